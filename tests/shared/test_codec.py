@@ -1,0 +1,44 @@
+"""The JSON codec: round trips, and what it says of values and bytes that do not fit."""
+
+import sys
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from terzetto.codec import json_codec
+from terzetto.errors import InvalidPayloadError, MissingExtraError
+
+
+@attrs.frozen
+class UserCreated:
+    """An event of an application."""
+
+    name: str
+    age: int
+
+
+@given(name=st.text(), age=st.integers(min_value=-(2**63), max_value=2**63 - 1))
+def test_what_was_encoded_is_decoded(name: str, age: int) -> None:
+    codec = json_codec(UserCreated)
+    assert codec.decode(codec.encode(UserCreated(name, age))) == UserCreated(name, age)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b'{"name": "Ada"}', b"\xff", b'{"name":1,"age":1}']
+)
+def test_bytes_that_do_not_fit_are_refused(data: bytes) -> None:
+    with pytest.raises(InvalidPayloadError, match="not the JSON of a UserCreated"):
+        json_codec(UserCreated).decode(data)
+
+
+def test_a_value_that_is_no_json_is_refused() -> None:
+    with pytest.raises(InvalidPayloadError, match="object cannot be written as JSON"):
+        json_codec(object).encode(object())
+
+
+def test_without_msgspec_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "msgspec", None)
+    with pytest.raises(MissingExtraError, match="extra `json`"):
+        json_codec(UserCreated)
