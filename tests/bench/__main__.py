@@ -1,0 +1,72 @@
+"""The command behind `nox -s bench`: choose cases, run them, print and write what they say.
+
+Usage: ``nox -s bench -- [WORD ...] [--list] [--rounds N] [--json FILE]``. Words
+choose the cases whose names contain one of them. Exits with 1 if ours fails in
+a case; a peer that is missing or fails is named and does no harm.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from tests.bench.harness import Case
+from tests.bench.report import Record, format_record, summarise
+from tests.bench.runner import run_case
+
+
+def load_cases() -> list[Case]:
+    """Return the cases of every `cases_<room>.py` beside this module."""
+    names = sorted(path.stem for path in Path(__file__).parent.glob("cases_*.py"))
+    return [case for name in names for case in importlib.import_module(f"tests.bench.{name}").CASES]
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="nox -s bench --", description="Measure against peers.")
+    parser.add_argument("words", nargs="*", help="cases whose names contain one of these")
+    parser.add_argument("--list", action="store_true", help="name the cases and leave")
+    parser.add_argument("--rounds", type=int, default=5, help="turns that count, per contender")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    return parser.parse_args(arguments)
+
+
+async def run_all(cases: Sequence[Case], rounds: int) -> list[Record]:
+    """Run the cases one after the other, and print what each says when it ends."""
+    records: list[Record] = []
+    for case in cases:
+        for record in summarise(case, await run_case(case, rounds)):
+            print(format_record(record), flush=True)
+            records.append(record)
+    return records
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the command line asks for; return the exit code."""
+    options = parse(arguments)
+    words: list[str] = options.words
+    cases = [case for case in load_cases() if not words or any(word in case.name for word in words)]
+    if not cases:
+        print("no case has such a name; --list names them all", file=sys.stderr)
+        return 2
+    if options.list:
+        print("\n".join(case.name for case in cases))
+        return 0
+    print(
+        f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores, "
+        f"median of {options.rounds} rounds; x is over 1 where Terzetto is ahead"
+    )
+    records = trio.run(run_all, cases, options.rounds)
+    if options.json is not None:
+        options.json.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+    return 1 if any("error" in record for record in records) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,136 @@
+"""The bench itself: its arithmetic, and that each way a contender can fail is told by name."""
+
+import signal
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+
+import attrs
+import pytest
+
+from tests.bench.__main__ import load_cases
+from tests.bench.harness import AsyncMeasure, Case, Contender, Figures, Line, Measure, Setting
+from tests.bench.report import find_ratio, format_record, summarise
+from tests.bench.runner import run_case
+
+HERE = "tests.tooling.test_bench"
+
+
+@asynccontextmanager
+async def on_trio(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    async def measure() -> Figures:
+        return {"rate": 200.0, "p50": 1.0}
+
+    assert setting.name
+    print("a contender may print what it likes")
+    yield measure
+
+
+@contextmanager
+def plain(_setting: Setting) -> Generator[Measure]:
+    yield lambda: {"rate": 50.0}
+
+
+@contextmanager
+def raising(_setting: Setting) -> Generator[Measure]:
+    def measure() -> Figures:
+        raise RuntimeError("out of luck")
+
+    yield measure
+
+
+@contextmanager
+def killed(_setting: Setting) -> Generator[Measure]:
+    def measure() -> Figures:
+        signal.raise_signal(signal.SIGKILL)
+        return {}
+
+    yield measure
+
+
+def make_case(*peers: Contender, ours: str = f"{HERE}:on_trio") -> Case:
+    return Case(
+        name="some.case",
+        units={"rate": "things/s", "p50": "ms"},
+        ours=Contender("terzetto", ours),
+        peers=peers,
+        goals={"plain": 3.0},
+    )
+
+
+def test_ratios_are_over_1_where_ours_is_ahead() -> None:
+    assert find_ratio("things/s", 200.0, 100.0) == 2.0
+    assert find_ratio("ms", 2.0, 6.0) == 3.0
+
+
+def test_medians_and_ratios_stand_in_the_records() -> None:
+    ours = Line(Contender("terzetto", ""), turns=[{"rate": 9.0}, {"rate": 4.0}, {"rate": 5.0}])
+    peer = Line(Contender("plain", ""), turns=[{"rate": 1.0}, {"rate": 3.0}, {"rate": 2.0}])
+    case = Case(
+        name="c", units={"rate": "x/s"}, ours=ours.contender, peers=[peer.contender], goals={}
+    )
+
+    (record,) = summarise(case, [ours, peer])
+
+    assert (record["name"], record["unit"], record["median"]) == ("c", "x/s", 5.0)
+    assert record["peers"][0].get("median") == 2.0
+    assert record["peers"][0].get("ratio") == 2.5
+
+
+async def test_contenders_take_their_turns_in_processes_of_their_own() -> None:
+    case = make_case(Contender("plain", f"{HERE}:plain", loop="none", packages=["trio"]))
+
+    lines = await run_case(case, rounds=2)
+
+    assert [len(line.turns) for line in lines] == [2, 2]
+    rate, p50 = summarise(case, lines)
+    assert rate["median"] == 200.0
+    assert rate["peers"][0].get("ratio") == 4.0
+    assert rate["peers"][0].get("goal") == 3.0
+    assert p50["name"] == "some.case.p50"
+    assert p50["peers"] == []
+    assert "(goal 3)" in format_record(rate)
+
+
+@pytest.mark.parametrize(
+    ("contender", "told"),
+    [
+        (Contender("absent", "tests.bench.no_such_peer:run"), "missing: No module named"),
+        (Contender("absent", f"{HERE}:plain", packages=["no-such-peer"]), "is not installed"),
+        (Contender("raising", f"{HERE}:raising", loop="none"), "failed: RuntimeError: out of luck"),
+        (Contender("killed", f"{HERE}:killed", loop="none"), "failed: its process ended with -9"),
+    ],
+)
+async def test_a_peer_that_cannot_take_part_is_named(contender: Contender, told: str) -> None:
+    lines = await run_case(make_case(contender), rounds=1)
+
+    record, _ = summarise(make_case(contender), lines)
+
+    assert record["median"] == 200.0
+    assert "error" not in record
+    assert contender.name in format_record(record)
+    assert told in format_record(record)
+
+
+async def test_ours_that_fails_is_an_error_of_the_case() -> None:
+    case = make_case(ours=f"{HERE}:no_such_function")
+
+    record, _ = summarise(case, await run_case(case, rounds=1))
+
+    assert record["median"] is None
+    assert "no_such_function" in record.get("error", "")
+
+
+def test_the_names_of_all_cases_differ() -> None:
+    names = [case.name for case in load_cases()]
+
+    assert len(names) == len(set(names))
+    assert {"actor.ask", "actor.tell", "redis.xadd.100tasks"} <= set(names)
+
+
+async def test_a_case_without_its_server_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    case = attrs.evolve(make_case(), server=True)
+
+    record, _ = summarise(case, await run_case(case, rounds=1))
+
+    assert record.get("error") == "no redis-server on PATH"

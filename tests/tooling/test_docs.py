@@ -1,0 +1,87 @@
+"""The documentation keeps up: promises point to tests that exist, commands are what CI runs."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+_TEST_LINK = re.compile(r"\[`(tests/[^`:]+)((?:::\w+)*)`\]\(([^)]*)\)")
+_SHELL_BLOCK = re.compile(r"^```(?:console|shell|sh|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_SET_UP = "python3 -m venv .venv && .venv/bin/python -m pip install --quiet nox && "
+
+
+def list_test_names(path: Path) -> set[str]:
+    """Return ``name`` and ``Class::name`` of what is defined in the test file at `path`."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names.update(
+                f"{node.name}::{inner.name}"
+                for inner in node.body
+                if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef)
+            )
+        elif isinstance(node, ast.Assign):  # a state machine's test: TestX = Machine.TestCase
+            names.update(target.id for target in node.targets if isinstance(target, ast.Name))
+    return names
+
+
+def find_broken_links(page: str) -> list[str]:
+    """Return the links of a `page` to tests that do not exist, or that lead elsewhere."""
+    broken: list[str] = []
+    for file, test, target in _TEST_LINK.findall(page):
+        path = ROOT / file
+        leads_there = target.partition("#")[0].endswith(file)
+        known = path.is_file() and (not test or test.removeprefix("::") in list_test_names(path))
+        if not (leads_there and known):
+            broken.append(f"{file}{test} -> {target}")
+    return broken
+
+
+def list_shell_blocks(text: str) -> list[str]:
+    """Return what stands in the shell blocks of the Markdown `text`."""
+    return [block.strip() for block in _SHELL_BLOCK.findall(text)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_each_link_to_a_test_leads_to_one_that_exists(page: Path) -> None:
+    assert find_broken_links(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "[`tests/tooling/test_docs.py::test_missing`](../tests/tooling/test_docs.py)",
+        "[`tests/no_such_file.py`](../tests/no_such_file.py)",
+        "[`tests/tooling/test_docs.py`](../tests/tooling/test_bench.py)",
+    ],
+)
+def test_a_link_that_leads_nowhere_is_seen(link: str) -> None:
+    assert len(find_broken_links(f"It never loses any ({link}).")) == 1
+
+
+def test_every_promise_is_linked_to_a_test() -> None:
+    page = (ROOT / "docs" / "semantics.md").read_text(encoding="utf-8")
+    promises = [item for item in re.split(r"\n(?=[-*] )", page) if item.startswith(("- ", "* "))]
+
+    assert [item for item in promises if not _TEST_LINK.search(item)] == []
+
+
+def test_the_readme_opens_with_the_two_commands_and_the_contributors_third() -> None:
+    first, second, third = list_shell_blocks((ROOT / "README.md").read_text(encoding="utf-8"))[:3]
+
+    assert first == f"{_SET_UP}.venv/bin/nox -s demo"
+    assert second == f"{_SET_UP}.venv/bin/nox -s tests"
+    assert third == ".venv/bin/nox -s lint types docs examples"
+
+
+def test_ci_runs_the_second_and_the_third_command_of_the_readme() -> None:
+    _, second, third = list_shell_blocks((ROOT / "README.md").read_text(encoding="utf-8"))[:3]
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+    commands = [line for line in script if line and not line.startswith(("#", "set ", "cd "))]
+    assert commands == [second, third]
