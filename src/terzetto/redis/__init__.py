@@ -1,0 +1,48 @@
+"""The trio-native client of Redis: fast, cancellable, unshaken by outages.
+
+`connect` opens a `Redis`, which has all of redis-py's commands over one shared,
+pipelined connection, links of one's own for what blocks, and subscriptions.
+"""
+
+from terzetto.redis._client import Redis
+from terzetto.redis._connect import connect
+from terzetto.redis._dedicated import Dedicated
+from terzetto.redis._errors import (
+    AuthError,
+    ConnectError,
+    LinkClosedError,
+    LinkError,
+    LinkLostError,
+    ReplyError,
+    UrlError,
+    WrongLinkError,
+)
+from terzetto.redis._link import LinkStatus, State
+from terzetto.redis._pubsub import Gap, Message, Subscription
+from terzetto.redis._script import Script
+from terzetto.redis._url import CredentialProvider, Credentials
+from terzetto.redis._wire import Arg, Reply
+
+__all__ = [
+    "Arg",
+    "AuthError",
+    "ConnectError",
+    "CredentialProvider",
+    "Credentials",
+    "Dedicated",
+    "Gap",
+    "LinkClosedError",
+    "LinkError",
+    "LinkLostError",
+    "LinkStatus",
+    "Message",
+    "Redis",
+    "Reply",
+    "ReplyError",
+    "Script",
+    "State",
+    "Subscription",
+    "UrlError",
+    "WrongLinkError",
+    "connect",
+]

@@ -1,0 +1,227 @@
+"""The client: redis-py's commands over Terzetto's links.
+
+`Redis` is made by `connect` (`_connect.py`). It owns one shared link for
+everything that neither blocks nor changes the connection, a link for each
+`open_dedicated`, and one for pub/sub from the first subscription on.
+
+The road of a command: `execute` -> `Link.request` -> the caller sleeps -> the
+link's reader resumes it. No mailbox, no lock, no task is between.
+"""
+
+import inspect
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Literal, cast
+
+import trio
+from redis._parsers.encoders import Encoder
+from redis._parsers.response_callbacks import get_response_callbacks
+from redis.client import EMPTY_RESPONSE, NEVER_DECODE
+from redis.commands import AsyncCoreCommands
+from redis.event import EventDispatcher
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from terzetto.errors import InvalidOptionError
+from terzetto.redis._actors import Keeper
+from terzetto.redis._commands import Road, check_unit, road_of
+from terzetto.redis._dedicated import Dedicated
+from terzetto.redis._errors import WrongLinkError
+from terzetto.redis._link import Link, LinkStatus, State, replies_of
+from terzetto.redis._pubsub import Hub, Kind, Subscription
+from terzetto.redis._script import Script
+from terzetto.redis._url import Options
+from terzetto.redis._wire import Arg, Reply, pack, plain
+
+_callbacks: Final[dict[str, Callable[..., Any]]] = get_response_callbacks(
+    user_protocol=3, legacy_responses=False
+)
+
+
+class Redis(AsyncCoreCommands):
+    """A client of one Redis server, for any number of tasks.
+
+    The methods of redis-py's `AsyncCoreCommands` (`get`, `hset`, `xadd`, ...)
+    are there with redis-py's return values; `execute` and its kin give plain
+    RESP3 replies. Replies are bytes, never str.
+
+    Every call may be cancelled at any time. A command that was not yet written
+    is then never sent; one that was runs on the server without a witness.
+    An outage is waited out by what was not yet written, so give calls a
+    deadline (`trio.fail_after`) if they should not wait for ever.
+    """
+
+    _is_async_client: Literal[True] = True
+    _event_dispatcher = EventDispatcher()  # redis-py's protocol asks for one; nothing is dispatched
+
+    def __init__(self, options: Options, link: Link, keeper: Keeper) -> None:
+        self._options = options
+        self._link = link
+        self._keeper = keeper
+        self._hub = Hub(options)
+        self._hub_lock = trio.Lock()
+        self._hub_runs = False
+        self.encoder = Encoder("utf-8", "surrogateescape", decode_responses=False)  # type: ignore[no-untyped-call] # redis-py's
+        self.response_callbacks = dict(_callbacks)
+
+    def __repr__(self) -> str:
+        return f"<Redis {self.url} {self.state}>"
+
+    def get_encoder(self) -> Encoder:
+        """Return redis-py's encoder; some of its commands ask for it."""
+        return self.encoder
+
+    @property
+    def url(self) -> str:
+        """Where the client is connected to, without user name and password."""
+        return self._options.url
+
+    @property
+    def db(self) -> int:
+        """The number of the database."""
+        return self._options.db
+
+    @property
+    def state(self) -> State:
+        """The state of the shared link: "connected", "reconnecting" or "closed"."""
+        return self._link.status.state
+
+    @property
+    def status(self) -> LinkStatus:
+        """The state of the shared link, since when, and why."""
+        return self._link.status
+
+    async def wait_connected(self) -> None:
+        """Wait until the shared link is connected; raises `LinkClosedError` if it is closed."""
+        await self._link.wait_connected()
+
+    async def wait_changed(self) -> LinkStatus:
+        """Wait for the next change of `status` and return it."""
+        return await self._link.wait_changed()
+
+    async def execute(self, *args: Arg) -> Reply:
+        """Run one command over the shared link and return its RESP3 reply.
+
+        A str is sent as UTF-8 with surrogateescape.
+
+        Raises:
+            redis.exceptions.RedisError: the server's error reply.
+            LinkLostError: the connection was lost after the command was written;
+                reading commands are sent again instead.
+            LinkClosedError: the client's block has been left.
+            WrongLinkError: the command cannot share a link.
+            InvalidPayloadError: an argument cannot be sent.
+        """
+        data = pack(args)
+        road = road_of(args)
+        if road is Road.BLOCKS:
+            raise WrongLinkError(f"{args[0]!r} waits on the server: use open_dedicated()")
+        reply = await self._link.request(data, repeatable=road is Road.READ)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def execute_many(self, commands: Sequence[Sequence[Arg]]) -> list[Reply | RedisError]:
+        """Run commands in order with one write; no command of others comes between.
+
+        Error replies stand in their places. MULTI may stand first and EXEC last.
+
+        Raises:
+            LinkLostError, LinkClosedError, WrongLinkError, InvalidPayloadError: as in `execute`;
+                nothing is known then of any of the replies.
+        """
+        units = [tuple(command) for command in commands]
+        data = b"".join([pack(unit) for unit in units])
+        check_unit(units)
+        if not units:
+            await trio.lowlevel.checkpoint()
+            return []
+        return replies_of(await self._link.request(data, len(units)), len(units))
+
+    async def run_script(
+        self, script: Script, *, keys: Sequence[Arg] = (), args: Sequence[Arg] = ()
+    ) -> Reply:
+        """Run a Lua script by its digest; send it whole if the server does not know it.
+
+        Raises:
+            redis.exceptions.RedisError: the script's own error, or the server's.
+            LinkLostError, LinkClosedError, InvalidPayloadError: as in `execute`.
+        """
+        reply = await self._link.request(pack(("EVALSHA", script.sha, len(keys), *keys, *args)))
+        if isinstance(reply, NoScriptError):
+            reply = await self._link.request(pack(("EVAL", script.source, len(keys), *keys, *args)))
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's
+        """Run a command as redis-py's methods ask for it, and shape its reply as they do.
+
+        Raises what `execute` raises.
+        """
+        name = args[0].decode() if isinstance(args[0], bytes) else str(args[0])
+        words: tuple[Arg, ...] = tuple(name.split()) + args[1:] if " " in name else args
+        try:
+            reply = await self.execute(*words)
+        except ResponseError:
+            if EMPTY_RESPONSE in options:
+                return options[EMPTY_RESPONSE]
+            raise
+        options.pop(EMPTY_RESPONSE, None)
+        options.pop(NEVER_DECODE, None)
+        options.pop("keys", None)
+        callback = self.response_callbacks.get(name.upper())
+        if callback is None:
+            return reply
+        shaped = callback(reply, **options)
+        if inspect.isawaitable(shaped):
+            return await shaped
+        return shaped
+
+    @asynccontextmanager
+    async def open_dedicated(self, name: str) -> AsyncGenerator[Dedicated, None]:
+        """Open a link of one's own for the time of a block, for commands that block.
+
+        `name` appears in logs and in reprs. The link is opened in the background;
+        the first call waits for it.
+        """
+        link = Link(self._options)
+        async with self._keeper.keep_for_block(link, name):
+            yield Dedicated(link, name)
+
+    @asynccontextmanager
+    async def subscribe(
+        self,
+        *channels: str | bytes,
+        patterns: Sequence[str | bytes] = (),
+        sharded: bool = False,
+        buffer_size: int = 1000,
+    ) -> AsyncGenerator[Subscription, None]:
+        """Subscribe to channels and patterns for the time of a block.
+
+        Entering waits for the server's confirmation. The subscription is iterated:
+        it yields `Message`, and `Gap` where messages may be missing, because there
+        was an outage or more than `buffer_size` messages were not read in time.
+        An outage is never an error.
+
+        Raises:
+            InvalidOptionError: nothing to subscribe to, or `buffer_size` is below 1.
+            redis.exceptions.RedisError: the server refuses it (such as NoPermissionError).
+            LinkClosedError: the client's block has been left.
+        """
+        kind = Kind.SHARD if sharded else Kind.CHANNEL
+        keys = [(kind, _channel(channel)) for channel in channels]
+        keys += [(Kind.PATTERN, _channel(pattern)) for pattern in patterns]
+        if not keys:
+            raise InvalidOptionError("subscribe() to nothing: name a channel or a pattern")
+        if buffer_size < 1:
+            raise InvalidOptionError(f"buffer_size is {buffer_size}: it has to be 1 or more")
+        async with self._hub_lock:
+            if not self._hub_runs:
+                await self._keeper.keep_hub(self._hub)
+                self._hub_runs = True
+        async with self._hub.subscribe(list(dict.fromkeys(keys)), buffer_size) as subscription:
+            yield subscription
+
+
+def _channel(channel: str | bytes) -> bytes:
+    return cast("bytes", plain(channel))

@@ -1,0 +1,199 @@
+"""Which road a command takes: what shares a link, what needs one of its own, what none allows.
+
+The multiplexed link carries the commands of all tasks in one stream, so a
+command that blocks would hold up everybody, and one that changes the state of
+its connection (MULTI, SELECT, SUBSCRIBE, CLIENT REPLY) would change it for
+everybody. Pure; asked by `_client.py` for each command, so the answer is a
+dict look-up.
+"""
+
+import enum
+import math
+from typing import Final
+
+from redis.commands import READ_COMMANDS
+
+from terzetto.redis._errors import WrongLinkError
+from terzetto.redis._wire import Arg
+
+
+class Road(enum.Enum):
+    """How a command goes to the server."""
+
+    WRITE = enum.auto()
+    """Over the shared link; never sent twice."""
+    READ = enum.auto()
+    """Over the shared link; changes nothing, so it may be sent again after an outage."""
+    BLOCKS = enum.auto()
+    """Waits on the server: over a link of its own."""
+    ASK_ARGUMENTS = enum.auto()
+    """Depends on the arguments: `road_of` looks at them."""
+    REFUSED = enum.auto()
+    """Would change the shared link for everybody."""
+
+
+_READS: Final = READ_COMMANDS | {
+    "COMMAND",
+    "ECHO",
+    "INFO",
+    "LASTSAVE",
+    "OBJECT",
+    "PING",
+    "PUBSUB",
+    "ROLE",
+    "SORT_RO",
+    "TIME",
+    "TOUCH",
+    "XINFO",
+}
+
+_BLOCKS: Final = frozenset(
+    {
+        "BLMOVE",
+        "BLMPOP",
+        "BLPOP",
+        "BRPOP",
+        "BRPOPLPUSH",
+        "BZMPOP",
+        "BZPOPMAX",
+        "BZPOPMIN",
+        "WAIT",
+        "WAITAOF",
+    }
+)
+
+_INSTEAD: Final = {
+    "AUTH": "give `username` and `password` to connect()",
+    "ASKING": "the cluster's client sends it by itself",
+    "DISCARD": "use transaction()",
+    "EXEC": "use transaction()",
+    "HELLO": "the link has greeted the server when it was opened",
+    "MONITOR": "run it with redis-cli: it turns a link into a one-way street",
+    "MULTI": "use transaction(), or execute_many() with MULTI first and EXEC last",
+    "PSUBSCRIBE": "use subscribe(patterns=...)",
+    "PSYNC": "it is for replicas",
+    "PUNSUBSCRIBE": "leave the block of the subscription",
+    "QUIT": "leave the block of connect()",
+    "READONLY": "the cluster's client sends it by itself",
+    "READWRITE": "the cluster's client sends it by itself",
+    "REPLCONF": "it is for replicas",
+    "RESET": "leave the block of connect() and open another",
+    "SELECT": "give `db` to connect(), or use open_dedicated()",
+    "SSUBSCRIBE": "use subscribe(sharded=True)",
+    "SUBSCRIBE": "use subscribe()",
+    "SUNSUBSCRIBE": "leave the block of the subscription",
+    "SYNC": "it is for replicas",
+    "UNSUBSCRIBE": "leave the block of the subscription",
+    "UNWATCH": "use transaction()",
+    "WATCH": "use transaction()",
+}
+
+_ON_DEDICATED: Final = frozenset(
+    {"DISCARD", "EXEC", "MULTI", "READONLY", "READWRITE", "SELECT", "UNWATCH", "WATCH"}
+)
+_BY_ARGUMENT: Final = frozenset({"CLIENT", "XREAD", "XREADGROUP"})
+_CACHE_LIMIT: Final = 2000  # names are few; a caller who makes them up must not fill the memory
+
+_roads: dict[Arg, Road] = {}
+
+
+def upper_name(name: Arg) -> str:
+    """Return the first word of a command's name in upper case."""
+    text = name.decode("latin-1") if isinstance(name, bytes) else str(name)
+    return text.partition(" ")[0].upper()
+
+
+def road_of(args: tuple[Arg, ...]) -> Road:
+    """Return the road of a command: never `ASK_ARGUMENTS`.
+
+    Raises:
+        WrongLinkError: it must not go over a shared link.
+    """
+    name = args[0]
+    road = _roads.get(name)
+    if road is None:
+        road = _classify(upper_name(name))
+        if len(_roads) < _CACHE_LIMIT:
+            _roads[name] = road
+    if road is Road.ASK_ARGUMENTS:
+        return _by_arguments(args)
+    if road is Road.REFUSED:
+        word = upper_name(name)
+        raise WrongLinkError(f"{word} cannot go over a shared link: {_INSTEAD[word]}")
+    return road
+
+
+def check_dedicated(args: tuple[Arg, ...]) -> None:
+    """Raise `WrongLinkError` for what even a link of one's own cannot carry."""
+    word = upper_name(args[0])
+    if word in _INSTEAD and word not in _ON_DEDICATED:
+        raise WrongLinkError(f"{word} cannot go over a dedicated link: {_INSTEAD[word]}")
+    if word == "CLIENT":
+        _by_arguments(args)
+
+
+def blocking_time(args: tuple[Arg, ...]) -> float:
+    """Return for how many seconds the command asks the server to wait; inf for ever."""
+    word = upper_name(args[0])
+    if word in {"XREAD", "XREADGROUP"}:
+        words = [upper_name(arg) for arg in args[:8]]
+        place = words.index("BLOCK") + 1 if "BLOCK" in words[:-1] else 0
+        return _seconds(args[place], 1000) if place else 0.0
+    if word not in _BLOCKS or not args[1:]:
+        return 0.0
+    if word in {"BLMPOP", "BZMPOP"}:
+        return _seconds(args[1], 1)
+    return _seconds(args[-1], 1000 if word in {"WAIT", "WAITAOF"} else 1)
+
+
+def _seconds(arg: Arg, scale: int) -> float:
+    try:
+        return float(arg) / scale or math.inf
+    except ValueError:
+        return 0.0  # the server will say what is wrong with it
+
+
+def check_unit(commands: list[tuple[Arg, ...]]) -> None:
+    """Raise `WrongLinkError` unless the commands leave a shared link as they found it.
+
+    MULTI is allowed when its EXEC or DISCARD comes later in the same unit.
+    """
+    inside = False
+    for args in commands:
+        word = upper_name(args[0])
+        if word == "MULTI" and not inside:
+            inside = True
+        elif word in {"EXEC", "DISCARD"} and inside:
+            inside = False
+        elif road_of(args) is Road.BLOCKS and not inside:
+            raise WrongLinkError(f"{word} would hold up a shared link: use open_dedicated()")
+    if inside:
+        raise WrongLinkError("MULTI without EXEC would catch the commands of others: add EXEC")
+
+
+def _classify(word: str) -> Road:
+    if word in _BY_ARGUMENT:
+        return Road.ASK_ARGUMENTS
+    if word in _INSTEAD:
+        return Road.REFUSED
+    if word in _BLOCKS:
+        return Road.BLOCKS
+    return Road.READ if word in _READS else Road.WRITE
+
+
+def _by_arguments(args: tuple[Arg, ...]) -> Road:
+    words = [upper_name(part) for arg in args[:8] for part in _parts(arg)]
+    if words[0] == "CLIENT":
+        if words[1:2] == ["REPLY"]:
+            raise WrongLinkError("CLIENT REPLY takes replies away that others wait for: do without")
+        return Road.WRITE
+    for word in words[1:]:
+        if word == "BLOCK":
+            return Road.BLOCKS
+        if word == "STREAMS":
+            break
+    return Road.READ if words[0] == "XREAD" else Road.WRITE
+
+
+def _parts(arg: Arg) -> list[Arg]:
+    return list(arg.split()) if isinstance(arg, (str, bytes)) else [arg]

@@ -1,0 +1,109 @@
+"""`connect`: from a URL to a client that works."""
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from terzetto.redis._actors import open_keeper
+from terzetto.redis._client import Redis
+from terzetto.redis._connection import open_connection
+from terzetto.redis._errors import UrlError
+from terzetto.redis._link import Link
+from terzetto.redis._url import CredentialProvider, Options, parse_url, split_url
+
+URL_VARIABLE: Final = "REDIS_URL"
+
+
+@asynccontextmanager
+async def connect(
+    url: str | None = None,
+    *,
+    db: int | None = None,
+    username: str | None = None,
+    password: str | None = None,
+    credentials: CredentialProvider | None = None,
+    client_name: str | None = None,
+    connect_timeout: float | None = None,
+    server_timeout: float | None = None,
+    health_check_interval: float | None = None,
+    max_in_flight: int | None = None,
+    max_reply_bytes: int | None = None,
+    max_backoff: float | None = None,
+) -> AsyncGenerator[Redis, None]:
+    """Connect to Redis for the time of a block.
+
+    Args:
+        url: ``redis://[[user]:password@]host[:port][/db]``, ``unix:///path[?db=n]``,
+            ``embedded://`` (a private server for this block) or ``embedded:///dir``
+            (a server shared by all who name that directory). None: the environment
+            variable REDIS_URL.
+        db: number of the database; it wins over the URL's, as all options do.
+        username: for servers with access control lists.
+        password: its password, or the server's.
+        credentials: a function, async or not, that returns user name and password;
+            it is asked each time a connection is opened.
+        client_name: what CLIENT LIST shows.
+        connect_timeout: seconds for opening a connection (default 5).
+        server_timeout: seconds that the server may be silent while it owes a reply,
+            before the connection counts as lost (default 15).
+        health_check_interval: seconds of silence after which an idle link is tried
+            with a PING (default 15).
+        max_in_flight: requests that may wait for replies on one link; more wait for
+            room (default 20,000).
+        max_reply_bytes: the longest reply; a longer one ends the connection (default
+            600 MiB, a little over what one Redis string may be).
+        max_backoff: the longest wait between attempts to reconnect, in seconds (default 2).
+
+    Leaving the block closes all links. An exception of the block comes out as it is.
+
+    Raises:
+        UrlError: no URL and no REDIS_URL, or one that cannot be understood.
+        AuthError: the server refuses the credentials.
+        ConnectError: the server cannot be reached.
+        terzetto.server.ServerNotFoundError: ``embedded://`` without a server program.
+    """
+    if url is None:
+        url = os.environ.get(URL_VARIABLE) or None
+    if url is None:
+        raise UrlError(f"no URL: give one to connect(), or set {URL_VARIABLE}")
+    overrides = {
+        "db": db,
+        "username": username,
+        "password": password,
+        "credentials": credentials,
+        "client_name": client_name,
+        "connect_timeout": connect_timeout,
+        "server_timeout": server_timeout,
+        "health_check_interval": health_check_interval,
+        "max_in_flight": max_in_flight,
+        "max_reply_bytes": max_reply_bytes,
+        "max_backoff": max_backoff,
+    }
+    async with AsyncExitStack() as stack:
+        parts = split_url(url)
+        if parts.scheme == "embedded":
+            url = await stack.enter_async_context(_embedded(parts.netloc, parts.path))
+        yield await stack.enter_async_context(_open(parse_url(url, **overrides)))
+
+
+@asynccontextmanager
+async def _embedded(netloc: str, path: str) -> AsyncGenerator[str, None]:
+    if netloc:
+        raise UrlError("embedded:// takes no host: write embedded:// or embedded:///directory")
+    from terzetto.server import open_embedded  # noqa: PLC0415 - only who embeds a server needs it
+
+    async with open_embedded(Path(unquote(path)) if path else None) as server:
+        yield server.url
+
+
+@asynccontextmanager
+async def _open(options: Options) -> AsyncGenerator[Redis, None]:
+    first = await open_connection(options)
+    link = Link(options)
+    async with open_keeper() as keeper:
+        await keeper.keep(link, first)
+        await link.wait_connected()
+        yield Redis(options, link, keeper)

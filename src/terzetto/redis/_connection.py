@@ -1,0 +1,146 @@
+"""Opening one connection: the socket, the greeting, and the errors in between.
+
+`open_connection` is the only place that sees a password. What it returns is
+ready for commands: authenticated, named, on its database, and past LOADING.
+Called by `connect` for the first connection, and by every link afterwards.
+"""
+
+import inspect
+from importlib.metadata import PackageNotFoundError, version
+from typing import cast
+
+import attrs
+import hiredis
+import trio
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+
+from terzetto.redis._errors import AuthError, ConnectError, LinkError
+from terzetto.redis._io import Transport, open_transport
+from terzetto.redis._url import Credentials, Options
+from terzetto.redis._wire import NEED_MORE, Arg, Push, Reply, new_reader, pack_many
+
+_LOADING_PAUSE = 0.05  # seconds between looks at a server that is loading its data
+
+
+def _library_version() -> str:
+    try:
+        return version("terzetto")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@attrs.define(kw_only=True, eq=False)
+class Connection:
+    """A socket on which the server has been greeted."""
+
+    transport: Transport
+    reader: hiredis.Reader
+    client_id: int
+    """The server's number for this connection, for CLIENT UNBLOCK."""
+
+
+async def open_connection(options: Options) -> Connection:
+    """Open a connection and greet the server.
+
+    Waits at most `options.connect_timeout` seconds, also for a server that is
+    still loading its data. Cancelling leaves nothing open.
+
+    Raises:
+        AuthError: the credentials are wrong or missing.
+        ConnectError: anything else; its cause is chained.
+    """
+    where = options.endpoint
+    with trio.move_on_after(options.connect_timeout):
+        while True:
+            try:
+                return await _open_once(options)
+            except BusyLoadingError:
+                await trio.sleep(_LOADING_PAUSE)
+            except LinkError:
+                raise
+            except AuthenticationError as error:
+                raise AuthError(
+                    f"{where} refuses the credentials ({error}): check user name and password"
+                ) from error
+            except OSError as error:
+                raise ConnectError(
+                    f"{where} cannot be reached ({error}): is the server running there?"
+                ) from error
+            except (trio.BrokenResourceError, RedisError) as error:
+                raise ConnectError(f"{where} does not greet as Redis does ({error})") from error
+    raise ConnectError(
+        f"{where} did not answer within {options.connect_timeout:g} s: is the server overloaded?"
+    )
+
+
+async def _open_once(options: Options) -> Connection:
+    credentials = await _credentials(options)
+    transport = await open_transport(options.endpoint)
+    greeted = False
+    try:
+        connection = await _greet(transport, options, credentials)
+        greeted = True
+        return connection
+    finally:
+        if not greeted:
+            transport.close()
+
+
+async def _credentials(options: Options) -> Credentials:
+    if options.credentials is None:
+        return options.username, options.password
+    answer = options.credentials()
+    if inspect.isawaitable(answer):
+        answer = await answer
+    return answer
+
+
+async def _greet(transport: Transport, options: Options, credentials: Credentials) -> Connection:
+    username, password = credentials
+    hello: list[Arg] = ["HELLO", "3"]
+    if password is not None or username is not None:
+        hello += ["AUTH", username or "default", password or ""]
+    if options.client_name is not None:
+        hello += ["SETNAME", options.client_name]
+    commands: list[list[Arg]] = [
+        hello,
+        ["CLIENT", "SETINFO", "LIB-NAME", "terzetto"],
+        ["CLIENT", "SETINFO", "LIB-VER", _library_version()],
+        ["PING"],
+    ]
+    if options.db:
+        commands.append(["SELECT", options.db])
+    await transport.send_all(pack_many(commands))
+    reader = new_reader()
+    hello_reply, _, _, ping_reply, *rest = await _replies(transport, reader, len(commands))
+    if isinstance(hello_reply, ResponseError) and not isinstance(hello_reply, NoPermissionError):
+        raise ConnectError(
+            f"{options.endpoint} does not speak RESP3 ({hello_reply}): it takes Redis 6 or later"
+        ) from hello_reply
+    # CLIENT SETINFO is unknown before Redis 7.2 and may be forbidden: it may fail.
+    for reply in (hello_reply, ping_reply, *rest):
+        if isinstance(reply, RedisError) and not isinstance(reply, NoPermissionError):
+            raise reply
+    facts = cast("dict[bytes, object]", hello_reply if isinstance(hello_reply, dict) else {})
+    number = facts.get(b"id", 0)
+    return Connection(
+        transport=transport, reader=reader, client_id=number if isinstance(number, int) else 0
+    )
+
+
+async def _replies(transport: Transport, reader: hiredis.Reader, count: int) -> list[Reply]:
+    replies: list[Reply] = []
+    while True:
+        while (reply := reader.gets()) is not NEED_MORE:
+            if not isinstance(reply, Push):
+                replies.append(reply)
+        if len(replies) >= count:
+            return replies
+        if not await transport.receive_into(reader):
+            raise trio.BrokenResourceError("the server closed the connection")

@@ -1,0 +1,88 @@
+"""A link of one's own, for what blocks or holds state on the connection.
+
+It is a whole `Link`, with its own reconnecting, and one caller at a time. A
+cancelled call leaves its place in the queue of the link, so nothing slips: the
+next call waits until the server has answered the cancelled one.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+import trio
+from redis.exceptions import RedisError
+
+from terzetto.redis._commands import blocking_time, check_dedicated
+from terzetto.redis._link import Link, replies_of
+from terzetto.redis._wire import Arg, Reply, pack
+
+
+class Dedicated:
+    """A link that serves one caller; made by `Redis.open_dedicated`."""
+
+    def __init__(self, link: Link, name: str) -> None:
+        self._link = link
+        self.name = name
+        self._busy = False
+
+    def __repr__(self) -> str:
+        return f"<Dedicated {self.name} {self._link!r}>"
+
+    @property
+    def link(self) -> Link:
+        """The link underneath: its `status`, and `wait_connected`."""
+        return self._link
+
+    async def execute(self, *args: Arg) -> Reply:
+        """Run one command, blocking ones too, and return its reply.
+
+        A command that waits on the server (XREAD BLOCK, BLPOP) may do so for the
+        time it names. Cancelling is safe; the reply of a cancelled command is
+        dropped when it comes, and the next call waits for that.
+
+        Raises:
+            redis.exceptions.RedisError: the server's error reply.
+            LinkLostError: the connection was lost while the command ran.
+            LinkClosedError: the block has been left.
+            WrongLinkError: no shared or dedicated link can carry this command.
+            trio.BusyResourceError: another task is using this link.
+        """
+        data = pack(args)
+        check_dedicated(args)
+        with self._hold(blocking_time(args)):
+            reply = await self._link.request(data)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def execute_many(self, commands: Sequence[Sequence[Arg]]) -> list[Reply | RedisError]:
+        """Run commands in order with one write; error replies stand in their places.
+
+        Cancelling is as in `execute`.
+
+        Raises:
+            LinkLostError, LinkClosedError, WrongLinkError, trio.BusyResourceError: as in `execute`.
+        """
+        units = [tuple(command) for command in commands]
+        data = b"".join([pack(unit) for unit in units])
+        for unit in units:
+            check_dedicated(unit)
+        if not units:
+            await trio.lowlevel.checkpoint()
+            return []
+        with self._hold(sum(blocking_time(unit) for unit in units)):
+            replies = await self._link.request(data, len(units))
+        return replies_of(replies, len(units))
+
+    @contextmanager
+    def _hold(self, patience: float) -> Generator[None, None, None]:
+        if self._busy:
+            raise trio.BusyResourceError(
+                f"another task is using the dedicated link {self.name!r}: open one for each task"
+            )
+        self._busy = True
+        self._link.patience = max(self._link.patience, patience)
+        try:
+            yield
+            self._link.patience = 0.0  # a cancelled command may go on waiting, so not in `finally`
+        finally:
+            self._busy = False

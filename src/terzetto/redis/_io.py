@@ -1,0 +1,107 @@
+"""The transport under a link: a socket that reads and writes without trio's stream layers.
+
+A plain socket (TCP or unix) is used non-blocking, with trio only to wait: that
+halves the cost of a read. Whoever holds the transport calls `close` exactly
+once; a task that waits at that moment gets `trio.ClosedResourceError`.
+"""
+
+import contextlib
+import socket
+from typing import Protocol
+
+import hiredis
+import trio
+
+from terzetto.redis._url import Endpoint
+
+READ_SIZE = 256 * 1024
+"""The most bytes that one read takes from a socket."""
+
+
+class Transport(Protocol):
+    """What a link needs of its socket."""
+
+    can_send_now: bool
+    """True if `send_now` may be used from any task; False where only one task may write."""
+
+    def send_now(self, data: bytes | memoryview, /) -> int:
+        """Send what the system takes without waiting; return the number of bytes."""
+        ...
+
+    async def wait_writable(self) -> None:
+        """Wait until `send_now` can take bytes again."""
+        ...
+
+    async def send_all(self, data: bytes, /) -> None:
+        """Send everything; for transports where `can_send_now` is False."""
+        ...
+
+    async def receive_into(self, reader: hiredis.Reader, /) -> int:
+        """Feed the next bytes to `reader`; return how many came, 0 at the end of the stream."""
+        ...
+
+    def close(self) -> None:
+        """Close the socket at once."""
+        ...
+
+
+class SocketTransport:
+    """A transport over a plain socket."""
+
+    can_send_now = True
+
+    def __init__(self, plain: socket.socket) -> None:
+        """Take over `plain`, which becomes non-blocking."""
+        plain.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        self._socket = plain
+        self._fd = plain.fileno()
+        self._buffer = bytearray(READ_SIZE)
+
+    def send_now(self, data: bytes | memoryview, /) -> int:
+        """Send what the system takes; raises OSError if the socket is broken."""
+        try:
+            return self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+
+    async def wait_writable(self) -> None:
+        """Wait until the socket takes bytes; cancelling is harmless."""
+        await trio.lowlevel.wait_writable(self._fd)
+
+    async def send_all(self, data: bytes, /) -> None:
+        """Send everything; a cancelled call leaves an unknown part unsent."""
+        view = memoryview(data)
+        while view:
+            sent = self.send_now(view)
+            if not sent:
+                await self.wait_writable()
+            view = view[sent:]
+
+    async def receive_into(self, reader: hiredis.Reader, /) -> int:
+        """Wait for bytes and feed them to `reader`; cancelling loses none."""
+        while True:
+            await trio.lowlevel.wait_readable(self._fd)
+            with contextlib.suppress(BlockingIOError, InterruptedError):
+                count = self._socket.recv_into(self._buffer)
+                if count:
+                    reader.feed(self._buffer, 0, count)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - takes any buffer
+                return count
+
+    def close(self) -> None:
+        """Close the socket and wake whoever waits on it."""
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._fd)
+            self._socket.close()
+
+
+async def open_transport(endpoint: Endpoint) -> Transport:
+    """Open a socket to `endpoint`; OSError if that cannot be done.
+
+    Cancelling leaves nothing open.
+    """
+    if endpoint.path is not None:
+        stream = await trio.open_unix_socket(endpoint.path)
+    else:
+        stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return SocketTransport(socket.socket(fileno=stream.socket.detach()))

@@ -1,0 +1,460 @@
+"""One connection to one server, kept alive, and the queue of requests on it.
+
+Theory of operation
+-------------------
+A request lives in one of two queues. In `_queue` it has not been written; in
+`_written` it has, and its reply will come in exactly that order. Three tasks
+work on them while a connection is there:
+
+* the caller's own: it appends its request to `_queue` and sleeps. If the link
+  is idle (both queues empty) it writes the request itself, which saves a turn;
+* the writer gathers all that was queued in one turn of the scheduler, moves it
+  to `_written`, and sends it with one system call;
+* the reader feeds hiredis, and resumes the caller of the oldest written request
+  for each reply, directly through `trio.lowlevel.reschedule`.
+
+A caller that is cancelled empties its request (`task` becomes None). Not yet
+written, it is then never sent; written, it keeps its place, and its reply is
+dropped when it comes. So replies never slip to another caller.
+
+`run` connects, serves until the connection is lost, and connects again, until
+it is cancelled. At a loss, what had any byte left unsent goes back to the head
+of `_queue` (the server needs a command whole to run it), and so does what is
+safe to run twice; everything else in `_written` fails with
+`LinkLostError(may_have_run=True)`. What waits in `_queue` goes on waiting.
+
+Called by the client, the dedicated links and pub/sub, each with a link of its
+own; `_actors.py` puts `run` under supervision.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Literal, TypeAlias, cast
+
+import attrs
+import hiredis
+import outcome
+import trio
+from redis.exceptions import RedisError
+from trio.lowlevel import (
+    Abort,
+    RaiseCancelT,
+    Task,
+    checkpoint_if_cancelled,
+    current_task,
+    reschedule,
+    wait_task_rescheduled,
+)
+
+from terzetto.redis._backoff import Backoff
+from terzetto.redis._connection import Connection, open_connection
+from terzetto.redis._errors import ConnectError, LinkClosedError, LinkLostError, ReplyError
+from terzetto.redis._io import Transport
+from terzetto.redis._url import Options
+from terzetto.redis._wire import NEED_MORE, Push, Reply, pack
+
+State: TypeAlias = Literal["connected", "reconnecting", "closed"]
+
+_PING: Final = pack(("PING",))
+
+
+class Request:
+    """A place in the queue: one command, or several that share it, and who waits for it.
+
+    It stands in for an `outcome.Outcome` when its task is resumed: trio calls
+    `unwrap` and nothing else, and the request is there already.
+    """
+
+    __slots__ = ("collected", "count", "data", "epoch", "repeatable", "task", "value")
+
+    def __init__(self, task: Task | None, data: bytes, count: int, *, repeatable: bool) -> None:
+        self.task = task
+        self.data = data
+        self.count = count
+        self.repeatable = repeatable
+        self.epoch = 0
+        self.collected: list[Reply] = []
+        self.value: Reply = None
+
+    def unwrap(self) -> Reply:
+        return self.value
+
+    def abort(self, _: RaiseCancelT) -> Abort:
+        self.task = None
+        return Abort.SUCCEEDED
+
+    def resume(self, value: Reply) -> None:
+        """Wake the caller, if it still waits, with a reply or an error to raise."""
+        task = self.task
+        if task is not None:
+            self.task = None
+            self.value = value
+            reschedule(task, cast("outcome.Outcome[Reply]", self))
+
+
+@attrs.frozen(kw_only=True)
+class LinkStatus:
+    """What a link is doing.
+
+    Attributes:
+        state: "connected", "reconnecting" or "closed".
+        since: when it came into that state, by `trio.current_time()`.
+        attempts: attempts to reconnect that have failed in this outage.
+        error: why the connection was lost, or the last attempt failed; None while connected.
+    """
+
+    state: State
+    since: float
+    attempts: int = 0
+    error: Exception | None = None
+
+
+def _drop_push(_: list[Reply]) -> bool:
+    """Drop what the server says unasked: this link has subscribed to nothing."""
+    return True
+
+
+class Link:
+    """A kept connection; see the module's theory of operation."""
+
+    def __init__(
+        self,
+        options: Options,
+        *,
+        on_push: Callable[[list[Reply]], bool] = _drop_push,
+        on_status: Callable[[LinkStatus], None] | None = None,
+    ) -> None:
+        self.options = options
+        self.client_id = 0
+        self.patience = 0.0  # seconds that a blocking command may add to server_timeout
+        self.epoch = 0  # counts connections: state on the server belongs to one of them
+        self._on_push = on_push
+        self._on_status = on_status
+        self._queue: deque[Request] = deque()
+        self._written: deque[Request] = deque()
+        self._room = trio.lowlevel.ParkingLot()
+        self._max = options.max_in_flight
+        self._rest = memoryview(b"")  # what the system would not take yet
+        self._transport: Transport | None = None
+        self._send_now: Callable[[bytes], int] | None = None  # None: only the writer may send
+        self._writer: Task | None = None  # the writer, while it sleeps
+        self._scope = trio.CancelScope()
+        self._loss: Exception | None = None
+        self._reads = 0  # counted so that the watch sees whether the server says anything
+        self._changed = trio.Event()
+        self.status = LinkStatus(state="reconnecting", since=trio.current_time())
+
+    def __repr__(self) -> str:
+        return (
+            f"<Link {self.options.url} {self.status.state}, "
+            f"{len(self._queue)} queued, {len(self._written)} written>"
+        )
+
+    # The caller's side
+
+    async def request(
+        self, data: bytes, count: int = 1, *, repeatable: bool = False, epoch: int = 0
+    ) -> Reply:
+        """Send packed commands; return the reply, or a list of them if `count` is not 1.
+
+        Errors are returned, not raised: error replies, `LinkLostError` if the
+        connection was lost after the request was written or `epoch` is over, and
+        `LinkClosedError` if the link was closed before that. With `epoch`, the
+        request is for that connection only. Cancelling withdraws what is not
+        written yet, and leaves the rest to run without a witness.
+        """
+        queue, written = self._queue, self._written
+        if len(queue) + len(written) >= self._max or self._room:
+            await self._wait_for_room()
+        request = Request(current_task(), data, count, repeatable=repeatable)
+        if epoch:
+            request.epoch = epoch
+        send = self._send_now
+        if send is not None and not written and not queue:
+            await checkpoint_if_cancelled()
+            if self._send_now is send and epoch in (0, self.epoch):
+                self._write_through(request, send)
+                return await wait_task_rescheduled(request.abort)
+        if self.status.state == "closed":
+            return LinkClosedError("the link to Redis has been closed: open another")
+        if epoch not in (0, self.epoch):
+            return _lost("the connection that this belongs to is gone", may_have_run=False)
+        queue.append(request)
+        writer = self._writer
+        if writer is not None:
+            self._writer = None
+            reschedule(writer)
+        return await wait_task_rescheduled(request.abort)
+
+    def drop(self, error: Exception) -> None:
+        """Give the connection up, as if it had been lost by `error`; the link opens another."""
+        if self._transport is not None and self._loss is None:
+            self._loss = error
+            self._send_now = None
+            self._scope.cancel()
+
+    async def wait_connected(self) -> None:
+        """Wait until there is a connection; raises `LinkClosedError` if the link is closed."""
+        while self.status.state != "connected":
+            if self.status.state == "closed":
+                raise LinkClosedError("the link to Redis has been closed: open another")
+            await self._changed.wait()
+
+    async def wait_changed(self) -> LinkStatus:
+        """Wait for the next change of `status` and return it."""
+        await self._changed.wait()
+        return self.status
+
+    async def _wait_for_room(self) -> None:
+        # Cancelled requests that wait for a connection take up no room.
+        live = [request for request in self._queue if request.task is not None]
+        self._queue.clear()
+        self._queue.extend(live)
+        if len(self._queue) + len(self._written) >= self._max or self._room:
+            await self._room.park()
+
+    def _write_through(self, request: Request, send: Callable[[bytes], int]) -> None:
+        """Write a request from its caller's own task: nobody else waits for anything."""
+        try:
+            sent = send(request.data)
+        except OSError as error:
+            self._queue.append(request)
+            self.drop(error)
+        else:
+            self._written.append(request)
+            if sent < len(request.data):
+                self._hold(memoryview(request.data)[sent:])
+
+    # The connection's life
+
+    async def run(self, first: Connection | None = None) -> None:
+        """Keep the link connected, on `first` to begin with, until cancelled; then close it."""
+        connection = first
+        try:
+            while True:
+                if connection is None:
+                    connection = await self._reconnect()
+                await self._serve(connection)
+                connection = None
+        finally:
+            self._close()
+
+    async def _reconnect(self) -> Connection:
+        backoff = Backoff(ceiling=self.options.max_backoff)
+        while True:
+            try:
+                return await open_connection(self.options)
+            except ConnectError as error:
+                delay = backoff.next_delay()
+                self._set_status("reconnecting", backoff.attempts, error)
+            await trio.sleep(delay)
+
+    async def _serve(self, connection: Connection) -> None:
+        transport = connection.transport
+        self._attach(connection)
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write, transport)
+                    nursery.start_soon(self._watch)
+                    await self._read(transport, connection.reader)
+        finally:
+            self._detach(transport)
+
+    def _attach(self, connection: Connection) -> None:
+        self.epoch += 1
+        self.client_id = connection.client_id
+        self._loss = None
+        self._scope = trio.CancelScope()
+        self._rest = memoryview(b"")
+        self._transport = connection.transport
+        self._allow_send()
+        self._set_status("connected")
+
+    def _detach(self, transport: Transport) -> None:
+        """Sort what was under way into what waits for the next connection and what is lost."""
+        transport.close()
+        self._transport = self._send_now = self._writer = None
+        error = self._loss
+        self._loss = None
+        keep: deque[Request] = deque()
+        unsent = len(self._rest)
+        while unsent > 0:
+            request = self._written.pop()
+            unsent -= len(request.data)
+            keep.appendleft(request)
+        safe = [request for request in self._written if request.repeatable]
+        lost = [request for request in self._written if not request.repeatable]
+        self._written.clear()
+        for request in safe:
+            request.collected.clear()
+        waiting = [*safe, *keep, *self._queue]
+        self._queue.clear()
+        for request in waiting:
+            if request.epoch:
+                request.resume(_lost(_reason(error), may_have_run=False))
+            elif request.task is not None:
+                self._queue.append(request)
+        for request in lost:
+            request.resume(_lost(_reason(error), may_have_run=True))
+        self._set_status("reconnecting", error=error)
+
+    def _close(self) -> None:
+        for request in self._queue:
+            request.resume(LinkClosedError("the link to Redis was closed; nothing was sent"))
+        self._queue.clear()
+        self._set_status("closed", error=self.status.error)
+        self._room.unpark_all()
+
+    def _set_status(self, state: State, attempts: int = 0, error: Exception | None = None) -> None:
+        since = self.status.since if state == self.status.state else trio.current_time()
+        self.status = LinkStatus(state=state, since=since, attempts=attempts, error=error)
+        self._changed.set()
+        self._changed = trio.Event()
+        if self._on_status is not None:
+            self._on_status(self.status)
+
+    # The three tasks of a connection
+
+    async def _write(self, transport: Transport) -> None:
+        try:
+            while True:
+                if self._rest:
+                    await transport.wait_writable()
+                    self._rest = self._rest[transport.send_now(self._rest) :]
+                    if not self._rest:
+                        self._allow_send()
+                elif not self._queue:
+                    self._writer = current_task()
+                    await wait_task_rescheduled(self._leave_writer)
+                elif data := self._take():
+                    if transport.can_send_now:
+                        self._rest = memoryview(data)  # should the send fail, all is unsent
+                        self._rest = self._rest[transport.send_now(data) :]
+                        if self._rest:
+                            self._send_now = None
+                    else:
+                        await transport.send_all(data)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.drop(error)
+
+    def _take(self) -> bytes:
+        live = [request for request in self._queue if request.task is not None]
+        self._queue.clear()
+        self._written.extend(live)
+        return live[0].data if len(live) == 1 else b"".join([request.data for request in live])
+
+    def _hold(self, rest: memoryview) -> None:
+        """Leave unsent bytes to the writer; nobody else may send before they have gone."""
+        self._rest = rest
+        self._send_now = None
+        self._wake_writer()
+
+    def _allow_send(self) -> None:
+        transport = self._transport
+        if transport is not None and transport.can_send_now and self._loss is None:
+            self._send_now = transport.send_now
+
+    def _wake_writer(self) -> None:
+        writer = self._writer
+        if writer is not None:
+            self._writer = None
+            reschedule(writer)
+
+    def _leave_writer(self, _: RaiseCancelT) -> Abort:
+        self._writer = None
+        return Abort.SUCCEEDED
+
+    async def _read(self, transport: Transport, reader: hiredis.Reader) -> None:
+        try:
+            await self._read_replies(transport, reader)
+        except (
+            OSError,
+            RedisError,
+            MemoryError,
+            trio.BrokenResourceError,
+            trio.ClosedResourceError,
+        ) as error:
+            self.drop(error)
+
+    async def _read_replies(  # noqa: C901 - the hot loop: a call for each reply would cost a third
+        self, transport: Transport, reader: hiredis.Reader
+    ) -> None:
+        gets, written, on_push = reader.gets, self._written, self._on_push
+        take, room = written.popleft, self._room
+        partial = 0
+        while True:
+            size = await transport.receive_into(reader)
+            if not size:
+                raise trio.BrokenResourceError("the server closed the connection")
+            self._reads += 1
+            reply = gets()
+            if reply is NEED_MORE:
+                partial += size
+                if partial > self.options.max_reply_bytes:
+                    raise ReplyError(
+                        f"a reply is longer than {self.options.max_reply_bytes} bytes: "
+                        "ask for less at once, or raise max_reply_bytes"
+                    )
+                continue
+            partial = 0
+            while reply is not NEED_MORE:
+                if type(reply) is not Push or not on_push(reply):
+                    if not written:
+                        raise ReplyError("the server sent a reply that nobody asked for")
+                    request = written[0]
+                    if request.count == 1:
+                        take()
+                        request.resume(reply)
+                    else:
+                        request.collected.append(reply)
+                        if len(request.collected) == request.count:
+                            take()
+                            request.resume(request.collected)
+                reply = gets()
+            if room:
+                room.unpark(count=max(0, self._max - len(written) - len(self._queue)))
+
+    async def _watch(self) -> None:
+        """Give up a server that says nothing while it owes a reply; ask one that is idle."""
+        options = self.options
+        tick = min(options.server_timeout, options.health_check_interval) / 4
+        heard, since, owing = self._reads, trio.current_time(), False
+        while True:
+            await trio.sleep(tick)
+            if self._reads != heard or owing != bool(self._written):
+                heard, since, owing = self._reads, trio.current_time(), bool(self._written)
+            silence = trio.current_time() - since
+            if owing and silence >= options.server_timeout + self.patience:
+                self.drop(_silent(silence))
+            elif not owing and silence >= options.health_check_interval:
+                with trio.move_on_after(options.server_timeout) as scope:
+                    await self.request(_PING)
+                if scope.cancelled_caught:
+                    self.drop(_silent(options.server_timeout))
+
+
+def replies_of(value: Reply, count: int) -> list[Reply]:
+    """Return what `Link.request` gave for `count` commands as a list; raise what is no reply."""
+    if isinstance(value, (LinkLostError, LinkClosedError)):
+        raise value
+    return [value] if count == 1 else value
+
+
+def _lost(reason: str, *, may_have_run: bool) -> LinkLostError:
+    outlook = (
+        "the command may have run: read back before sending it again"
+        if may_have_run
+        else "the command has not run: it can be sent again"
+    )
+    return LinkLostError(
+        f"the connection to Redis was lost ({reason}); {outlook}", may_have_run=may_have_run
+    )
+
+
+def _reason(error: Exception | None) -> str:
+    return "the link was closed" if error is None else str(error) or type(error).__name__
+
+
+def _silent(seconds: float) -> TimeoutError:
+    return TimeoutError(f"the server has said nothing for {seconds:.1f} s")

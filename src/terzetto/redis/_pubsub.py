@@ -1,0 +1,247 @@
+"""Publish and subscribe: one link for all subscriptions of a client.
+
+Theory of operation
+-------------------
+The server answers (un)subscribing with one push for each channel, in order with
+all other replies, so a request for n channels takes a place for n replies in the
+link's queue and `Hub.on_push` hands such pushes to it. Message pushes go straight
+into the buffers of the subscriptions.
+
+`_topics` says what this client wants. One lock keeps subscribing and
+unsubscribing apart, so the server's view follows in the same order. After a
+reconnect the hub subscribes again to every topic that has subscribers; when
+that is confirmed, each subscription gets a `Gap`, because messages may have
+been missed. An outage is never an error here.
+
+`_client.py` starts the hub at the first subscription.
+"""
+
+import enum
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, NoReturn, TypeAlias
+
+import attrs
+import trio
+from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule
+
+from terzetto.redis._errors import LinkClosedError
+from terzetto.redis._link import Link, replies_of
+from terzetto.redis._url import Options
+from terzetto.redis._wire import Reply, pack
+
+_CHECKPOINT_EVERY = 64  # a busy subscription lets others run after so many messages
+
+
+class Kind(enum.Enum):
+    """What a subscription names: the commands that begin and end it."""
+
+    CHANNEL = (b"SUBSCRIBE", b"UNSUBSCRIBE")
+    PATTERN = (b"PSUBSCRIBE", b"PUNSUBSCRIBE")
+    SHARD = (b"SSUBSCRIBE", b"SUNSUBSCRIBE")
+
+
+TopicKey: TypeAlias = tuple[Kind, bytes]
+
+_CONFIRMATIONS: Final = frozenset(
+    {b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe", b"ssubscribe"}
+)
+
+
+@attrs.frozen
+class Message:
+    """What was published: on which channel, which bytes, and by which pattern it was found."""
+
+    channel: bytes
+    data: bytes
+    pattern: bytes | None = None
+
+
+@attrs.frozen
+class Gap:
+    """Messages may be missing here: there was an outage, or the buffer was full."""
+
+
+class Subscription(AsyncIterator[Message | Gap]):
+    """The messages of some channels, in the order of the server; for one reader at a time."""
+
+    def __init__(self, keys: Sequence[TopicKey], buffer_size: int) -> None:
+        self.keys = keys
+        self._buffer_size = buffer_size
+        self._items: deque[Message | Gap] = deque()
+        self._reader: Task | None = None
+        self._end: Exception | None = None
+        self._taken = 0
+
+    def __repr__(self) -> str:
+        return f"<Subscription {len(self.keys)} topics, {len(self._items)} buffered>"
+
+    async def __anext__(self) -> Message | Gap:
+        """Wait for the next item; cancelling loses none.
+
+        Raises:
+            LinkClosedError: the block of the subscription or the client has been left.
+            redis.exceptions.RedisError: the server no longer allows the subscription.
+        """
+        items = self._items
+        if not items:
+            await self._wait()
+            return items.popleft()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._taken += 1
+        if not self._taken % _CHECKPOINT_EVERY:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return items.popleft()
+
+    async def read(self) -> list[Message | Gap]:
+        """Wait until there is something; return all that is there. Errors as in iterating."""
+        if self._items:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._wait()
+        batch = list(self._items)
+        self._items.clear()
+        return batch
+
+    async def _wait(self) -> None:
+        if self._end is not None:
+            await trio.lowlevel.checkpoint()
+            raise self._end
+        if self._reader is not None:
+            raise trio.BusyResourceError("another task is reading this subscription")
+        self._reader = current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._leave)
+        if not self._items and self._end is not None:
+            raise self._end
+
+    def _leave(self, _: RaiseCancelT) -> Abort:
+        self._reader = None
+        return Abort.SUCCEEDED
+
+    def put(self, message: Message) -> None:
+        """Add a message, or a gap instead of it if the buffer is full."""
+        if len(self._items) >= self._buffer_size:
+            self.put_gap()
+        else:
+            self._items.append(message)
+            self._wake()
+
+    def put_gap(self) -> None:
+        """Note that messages may be missing here."""
+        if not self._items or not isinstance(self._items[-1], Gap):
+            self._items.append(Gap())
+            self._wake()
+
+    def end(self, error: Exception) -> None:
+        """Let iterating raise `error` once the buffer is empty."""
+        if self._end is None:
+            self._end = error
+        self._wake()
+
+    def _wake(self) -> None:
+        reader = self._reader
+        if reader is not None:
+            self._reader = None
+            reschedule(reader)
+
+
+class Hub:
+    """All subscriptions of a client, on one link."""
+
+    def __init__(self, options: Options) -> None:
+        self.link = Link(options, on_push=self.on_push)
+        self._topics: dict[TopicKey, list[Subscription]] = {}
+        self._lock = trio.Lock()
+        self._left = trio.Event()
+        self._leaving: TopicKey | None = None
+
+    def on_push(self, push: list[Reply]) -> bool:
+        """Take a push; False if it answers the oldest request of the link."""
+        kind = push[0]
+        if kind == b"message":
+            key, message = (Kind.CHANNEL, push[1]), Message(push[1], push[2])
+        elif kind == b"pmessage":
+            key, message = (Kind.PATTERN, push[1]), Message(push[2], push[3], push[1])
+        elif kind == b"smessage":
+            key, message = (Kind.SHARD, push[1]), Message(push[1], push[2])
+        elif kind == b"sunsubscribe":
+            # The server also says it unasked, when a slot has moved away.
+            return self._leaving != (Kind.SHARD, push[1])
+        else:
+            return kind not in _CONFIRMATIONS
+        for subscription in self._topics.get(key, ()):
+            subscription.put(message)
+        return True
+
+    @asynccontextmanager
+    async def subscribe(
+        self, keys: Sequence[TopicKey], buffer_size: int
+    ) -> AsyncGenerator[Subscription, None]:
+        """Subscribe for the time of a block; entering waits for the server's word."""
+        subscription = Subscription(keys, buffer_size)
+        try:
+            async with self._lock:
+                new = [key for key in keys if not self._topics.get(key)]
+                for key in keys:
+                    self._topics.setdefault(key, []).append(subscription)
+                for _, reply in await self._ask(new):
+                    if isinstance(reply, Exception):
+                        raise reply
+            yield subscription
+        finally:
+            subscription.end(LinkClosedError("the block of the subscription has been left"))
+            for key in keys:
+                readers = self._topics.get(key, [])
+                if subscription in readers:
+                    readers.remove(subscription)
+            self._left.set()
+
+    async def run(self) -> NoReturn:
+        """Follow the link: subscribe again after an outage, unsubscribe from what none reads."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep)
+            await self._tidy()
+
+    def close(self) -> None:
+        """End all subscriptions: the client is closed."""
+        for readers in self._topics.values():
+            for subscription in readers:
+                subscription.end(LinkClosedError("the client's block has been left: open another"))
+
+    async def _ask(self, keys: Sequence[TopicKey]) -> list[tuple[TopicKey, Reply]]:
+        """Subscribe to topics; return each with the server's confirmation or error."""
+        if not keys:
+            return []
+        # One command for each, so that one that is refused does not take the others with it.
+        data = b"".join([pack((kind.value[0], name)) for kind, name in keys])
+        value = await self.link.request(data, len(keys), repeatable=True)
+        return list(zip(keys, replies_of(value, len(keys)), strict=True))
+
+    async def _keep(self) -> NoReturn:
+        epoch = 1  # before the second connection nothing can have been missed
+        while True:
+            await self.link.wait_connected()
+            if self.link.epoch > epoch:
+                epoch = self.link.epoch
+                wanted = [key for key, readers in self._topics.items() if readers]
+                for key, reply in await self._ask(wanted):
+                    for subscription in self._topics.get(key, ()):
+                        if isinstance(reply, Exception):
+                            subscription.end(reply)
+                        else:
+                            subscription.put_gap()
+            else:
+                await self.link.wait_changed()
+
+    async def _tidy(self) -> NoReturn:
+        while True:
+            await self._left.wait()
+            self._left = trio.Event()
+            async with self._lock:
+                for key in [key for key, readers in self._topics.items() if not readers]:
+                    del self._topics[key]
+                    self._leaving = key
+                    kind, name = key
+                    await self.link.request(pack((kind.value[1], name)), repeatable=True)
+                    self._leaving = None

@@ -1,0 +1,170 @@
+"""URLs and options of a client, checked before a socket is opened. Pure.
+
+A secret is held only in fields that no repr shows; `Options.url` has none.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeAlias
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+
+import attrs
+
+from terzetto.redis._errors import UrlError
+
+DEFAULT_PORT: Final = 6379
+SCHEMES: Final = ("redis", "unix", "embedded")
+
+Credentials: TypeAlias = tuple[str | None, str | None]
+"""User name and password; None for what the server does not ask for."""
+
+CredentialProvider: TypeAlias = Callable[[], Credentials | Awaitable[Credentials]]
+"""Asked for the credentials each time a link is opened."""
+
+
+@attrs.frozen(kw_only=True)
+class Endpoint:
+    """Where a server listens: a unix socket, or a host and a port."""
+
+    host: str = "localhost"
+    port: int = DEFAULT_PORT
+    path: str | None = None
+
+    def __str__(self) -> str:
+        """Return the endpoint as a URL without credentials."""
+        if self.path is not None:
+            return f"unix://{quote(self.path)}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"redis://{host}:{self.port}"
+
+
+def _positive(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
+    if value <= 0:
+        raise UrlError(f"{attribute.name} is {value}: it has to be greater than 0")
+
+
+def _not_negative(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
+    if value < 0:
+        raise UrlError(f"{attribute.name} is {value}: it may not be negative")
+
+
+def _at_least_one(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
+    if value < 1:
+        raise UrlError(f"{attribute.name} is {value}: it has to be 1 or more")
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """Everything a link has to know to connect and to guard itself; times are in seconds."""
+
+    endpoint: Endpoint = Endpoint()
+    username: str | None = None
+    password: str | None = attrs.field(default=None, repr=False)
+    credentials: CredentialProvider | None = attrs.field(default=None, repr=False)
+    db: int = attrs.field(default=0, validator=_not_negative)
+    client_name: str | None = None
+    connect_timeout: float = attrs.field(default=5.0, validator=_positive)
+    server_timeout: float = attrs.field(default=15.0, validator=_positive)
+    health_check_interval: float = attrs.field(default=15.0, validator=_positive)
+    max_in_flight: int = attrs.field(default=20_000, validator=_at_least_one)
+    max_reply_bytes: int = attrs.field(default=600 * 1024 * 1024, validator=_at_least_one)
+    max_backoff: float = attrs.field(default=2.0, validator=_positive)
+
+    @property
+    def url(self) -> str:
+        """The endpoint and database as a URL, without credentials."""
+        if self.endpoint.path is not None:
+            return f"{self.endpoint}?db={self.db}" if self.db else str(self.endpoint)
+        return f"{self.endpoint}/{self.db}"
+
+
+_QUERY: Final[Mapping[str, Callable[[str], object]]] = {
+    "db": int,
+    "client_name": str,
+    "connect_timeout": float,
+    "server_timeout": float,
+    "health_check_interval": float,
+    "max_in_flight": int,
+    "max_reply_bytes": int,
+    "max_backoff": float,
+}
+
+
+def parse_url(url: str, **overrides: object) -> Options:
+    """Return the options that a `redis://` or `unix://` URL stands for.
+
+    ``redis://[[user]:password@]host[:port][/db][?option=value...]`` and
+    ``unix://[[user]:password@]/path[?db=n&...]``, percent-encoded. An override
+    that is not None wins over the URL.
+
+    Raises:
+        UrlError: a part cannot be understood.
+    """
+    parts = split_url(url)
+    values: dict[str, object] = {}
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise UrlError("a unix:// URL needs a path: unix:///run/redis/redis.sock")
+        values["endpoint"] = Endpoint(path=unquote(parts.path))
+    elif parts.scheme == "redis":
+        values["endpoint"] = _tcp_endpoint(parts)
+        database = unquote(parts.path).strip("/")
+        if database:
+            values["db"] = _number("database", database, int)
+    else:
+        raise UrlError(f"a {parts.scheme}:// URL does not name one server")
+    if parts.username:
+        values["username"] = unquote(parts.username)
+    if parts.password:
+        values["password"] = unquote(parts.password)
+    values.update(_query(parts.query))
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    return Options(**values)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - each was parsed to its field's type
+
+
+def split_url(url: str) -> SplitResult:
+    """Return the parts of a URL whose scheme Terzetto knows.
+
+    Raises:
+        UrlError: there is no scheme, or an unknown one.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        # from None: the text of urlsplit's error may quote the password.
+        raise UrlError(f"the URL cannot be parsed ({type(error).__name__}): check it") from None
+    if parts.scheme not in SCHEMES:
+        raise UrlError(
+            f"the URL's scheme is {parts.scheme!r}: use one of "
+            + ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        )
+    return parts
+
+
+def _tcp_endpoint(parts: SplitResult) -> Endpoint:
+    try:
+        port = parts.port
+    except ValueError:
+        raise UrlError("the URL's port is no number from 1 to 65535: correct it") from None
+    return Endpoint(
+        host=unquote(parts.hostname) if parts.hostname else "localhost",
+        port=DEFAULT_PORT if port is None else port,
+    )
+
+
+def _query(query: str) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        convert = _QUERY.get(name)
+        if convert is None:
+            raise UrlError(
+                f"the URL has an unknown option {name!r}: the known ones are {', '.join(_QUERY)}"
+            )
+        values[name] = _number(name, text, convert)
+    return values
+
+
+def _number(name: str, text: str, convert: Callable[[str], object]) -> object:
+    try:
+        return convert(text)
+    except ValueError:
+        raise UrlError(f"the URL's {name} is {text!r}: it has to be a number") from None

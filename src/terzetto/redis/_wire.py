@@ -1,0 +1,84 @@
+"""Commands to bytes, bytes to replies. Pure: no trio, no socket.
+
+hiredis does both. What it refuses on the way out (a `bytearray`, a subclass, a
+str with surrogate escapes) is brought into a form that it takes, by a slower
+road. On the way in it bounds nesting, not size: `_link.py` counts bytes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias, cast
+
+import hiredis
+from redis._parsers.base import BaseParser
+from redis.exceptions import RedisError
+
+from terzetto.errors import InvalidPayloadError
+from terzetto.redis._errors import ReplyError
+
+Arg: TypeAlias = bytes | str | int | float
+"""What a command may be made of. A str is encoded as UTF-8 with surrogateescape."""
+
+Reply: TypeAlias = Any
+"""A RESP3 reply: bytes, int, float, bool, None, or a list, dict or set of these.
+
+Each command has a shape of its own, which its caller knows.
+"""
+
+NEED_MORE: Final = object()
+"""What `Reader.gets` returns while a reply is not complete."""
+
+Push = hiredis.PushNotification
+
+_pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
+_parse_error = cast(
+    "Callable[[str], RedisError]",
+    BaseParser.parse_error,  # pyright: ignore[reportUnknownMemberType] - redis-py leaves it untyped
+)
+
+
+def new_reader() -> hiredis.Reader:
+    """Return a parser of replies; error replies come out of it as redis-py's errors."""
+    return hiredis.Reader(
+        protocolError=ReplyError,
+        replyError=_parse_error,
+        notEnoughData=NEED_MORE,
+    )
+
+
+def pack(args: tuple[Arg, ...]) -> bytes:
+    """Return the bytes of one command.
+
+    Raises:
+        InvalidPayloadError: an argument is neither bytes, str, int nor float, or there is none.
+    """
+    try:
+        data = _pack(args)
+    except (TypeError, UnicodeEncodeError):
+        data = _pack(tuple(plain(arg) for arg in args))
+    if not args:
+        raise InvalidPayloadError("a command without a name: give at least one argument")
+    return data
+
+
+def pack_many(commands: Sequence[Sequence[Arg]]) -> bytes:
+    """Return the bytes of several commands, in order."""
+    return b"".join([pack(tuple(command)) for command in commands])
+
+
+def plain(arg: object) -> bytes | int | float:
+    """Return `arg` in a form that hiredis packs.
+
+    Raises:
+        InvalidPayloadError: it has no such form.
+    """
+    if isinstance(arg, str):
+        return str.encode(arg, "utf-8", "surrogateescape")
+    if isinstance(arg, (bytes, bytearray, memoryview)):
+        return bytes(cast("bytes", arg))
+    if isinstance(arg, int) and not isinstance(arg, bool):
+        return int(arg)
+    if isinstance(arg, float):
+        return float(arg)
+    raise InvalidPayloadError(
+        f"a {type(arg).__name__} cannot be sent to Redis: make it bytes, str, int or float"
+    )
