@@ -1,4 +1,4 @@
-"""What every test may ask for (`server`), and what every test is held to: no leaks.
+"""What every test may ask for (`server`, `redis`), and what every test is held to: no leaks.
 
 The leak check runs around each test. It makes the test process the one that
 adopts the orphans of its children, so that a server or guardian that outlives
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from terzetto.redis import Redis, connect
 from terzetto.server import EmbeddedServer, open_embedded
 
 LEAK_PATIENCE = 10.0  # seconds that what is on its way out may take
@@ -29,6 +30,13 @@ async def server() -> AsyncIterator[EmbeddedServer]:
     """Return a server of this test's own, on a unix socket and a TCP port."""
     async with open_embedded(port=0) as embedded:
         yield embedded
+
+
+@pytest.fixture
+async def redis(server: EmbeddedServer) -> AsyncIterator[Redis]:
+    """Return a client that is connected to `server`."""
+    async with connect(server.url) as client:
+        yield client
 
 
 def pytest_configure(config: pytest.Config) -> None:  # noqa: ARG001 - pytest names it
