@@ -1,0 +1,30 @@
+"""Worker pools: long-running jobs, routed by key over a fleet of nodes.
+
+    async with pool.open_node("email-pool", redis) as node:
+        await node.add_worker(handler)
+        await node.dispatch("user:123", payload)
+
+A node belongs to one process; its workers run jobs, and any node may dispatch,
+stop and notify them. The pool shares its place in Redis with Go's
+goa.design/pulse.
+"""
+
+from terzetto.pool._errors import (
+    DispatchUnknownError,
+    JobExistsError,
+    JobRetryError,
+    JobStartError,
+    MalformedBodyError,
+    PoolFullError,
+    PoolShutdownError,
+)
+
+__all__ = [
+    "DispatchUnknownError",
+    "JobExistsError",
+    "JobRetryError",
+    "JobStartError",
+    "MalformedBodyError",
+    "PoolFullError",
+    "PoolShutdownError",
+]
