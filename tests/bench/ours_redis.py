@@ -1,35 +1,64 @@
 """Our side of the link's cases."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from time import perf_counter
 
 import trio
 
-from terzetto.redis import connect
+from terzetto.redis import Script, connect
 from tests.bench.harness import AsyncMeasure, Figures, Setting, Stopwatch
-from tests.bench.work import EVENT, TASKS, percentiles_ms
+from tests.bench.work import EVENT, SCRIPT, TASKS, rate_and_delays
 
-EVENTS_EACH = 600
+CALLS_EACH = 600
+CALLS_ALONE = 10_000
+
+
+async def call_from_tasks(call: Callable[[], Awaitable[object]]) -> Figures:
+    """Let 100 tasks make their calls, each one after the other."""
+    delays: list[float] = []
+
+    async def run() -> None:
+        for _ in range(CALLS_EACH):
+            began = perf_counter()
+            await call()
+            delays.append(perf_counter() - began)
+
+    with Stopwatch() as watch:
+        async with trio.open_nursery() as nursery:
+            for _ in range(TASKS):
+                nursery.start_soon(run)
+    return rate_and_delays(delays, watch)
 
 
 @asynccontextmanager
 async def add_events(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
-    """100 tasks that share a client, each adding one event after the other."""
+    """100 tasks that share a client add events."""
     async with connect(setting.url) as redis:
+        key = f"{setting.name}:terzetto"
+        yield lambda: call_from_tasks(lambda: redis.execute("XADD", key, *EVENT))
 
-        async def add(delays: list[float]) -> None:
-            for _ in range(EVENTS_EACH):
-                began = perf_counter()
-                await redis.execute("XADD", f"{setting.name}:terzetto", *EVENT)
-                delays.append(perf_counter() - began)
+
+@asynccontextmanager
+async def run_scripts(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """100 tasks that share a client run a small script."""
+    async with connect(setting.url) as redis:
+        key = f"{setting.name}:terzetto"
+        script = Script(name="count", source=SCRIPT)
+        yield lambda: call_from_tasks(lambda: redis.run_script(script, keys=[key], args=["calls"]))
+
+
+@asynccontextmanager
+async def set_and_get(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """One task alone sets and gets, in turn."""
+    async with connect(setting.url) as redis:
+        key = f"{setting.name}:terzetto"
 
         async def measure() -> Figures:
-            delays: list[float] = []
             with Stopwatch() as watch:
-                async with trio.open_nursery() as nursery:
-                    for _ in range(TASKS):
-                        nursery.start_soon(add, delays)
-            return {"rate": len(delays) / watch.seconds, **percentiles_ms(delays)}
+                for _ in range(CALLS_ALONE // 2):
+                    await redis.execute("SET", key, "value")
+                    await redis.execute("GET", key)
+            return {"rate": CALLS_ALONE / watch.seconds}
 
         yield measure

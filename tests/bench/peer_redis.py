@@ -1,14 +1,15 @@
-"""The peers of the link: redis-py on asyncio with hiredis, and redis-benchmark as the ceiling."""
+"""The link's peers: redis-py with hiredis, on asyncio and alone, and redis-benchmark."""
 
 import asyncio
 import shutil
 import subprocess
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from time import perf_counter
 from typing import Any, cast
 
-from redis.asyncio import Redis
+import redis
+import redis.asyncio
 
 from tests.bench.harness import (
     AsyncMeasure,
@@ -18,33 +19,79 @@ from tests.bench.harness import (
     Setting,
     Stopwatch,
 )
-from tests.bench.work import EVENT, TASKS, percentiles_ms
+from tests.bench.work import EVENT, SCRIPT, TASKS, rate_and_delays
 
-# redis-py's own signature is partly unknown, so its client comes in as `Any`.
-open_client = cast("Any", Redis.from_url)  # pyright: ignore[reportUnknownMemberType] - as above
+# redis-py's own signatures are partly unknown, so its clients come in as `Any`.
+connect = cast("Any", redis.asyncio).Redis.from_url
+connect_plain = cast("Any", redis).Redis.from_url
 
-EVENTS_EACH = 60
+CALLS_EACH = 60
+CALLS_ALONE = 5_000
 CEILING_EVENTS = 300_000
+
+
+async def call_from_tasks(call: Callable[[], Awaitable[object]]) -> Figures:
+    """Let 100 tasks make their calls, each one after the other."""
+    delays: list[float] = []
+
+    async def run() -> None:
+        for _ in range(CALLS_EACH):
+            began = perf_counter()
+            await call()
+            delays.append(perf_counter() - began)
+
+    with Stopwatch() as watch:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(TASKS):
+                group.create_task(run())
+    return rate_and_delays(delays, watch)
 
 
 @asynccontextmanager
 async def add_events(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
-    """100 tasks that share a client, each adding one event after the other."""
-    async with open_client(setting.url) as redis:
+    """100 tasks that share a client add events."""
+    async with connect(setting.url) as client:
+        key = f"{setting.name}:redis-py"
+        yield lambda: call_from_tasks(lambda: client.execute_command("XADD", key, *EVENT))
 
-        async def add(delays: list[float]) -> None:
-            for _ in range(EVENTS_EACH):
-                began = perf_counter()
-                await redis.execute_command("XADD", f"{setting.name}:redis-py", *EVENT)
-                delays.append(perf_counter() - began)
+
+@asynccontextmanager
+async def run_scripts(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """100 tasks that share a client run a small script."""
+    async with connect(setting.url) as client:
+        key = f"{setting.name}:redis-py"
+        script = client.register_script(SCRIPT)
+        yield lambda: call_from_tasks(lambda: script(keys=[key], args=["calls"]))
+
+
+@asynccontextmanager
+async def set_and_get(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """One task alone sets and gets, in turn."""
+    async with connect(setting.url) as client:
+        key = f"{setting.name}:redis-py"
 
         async def measure() -> Figures:
-            delays: list[float] = []
             with Stopwatch() as watch:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(TASKS):
-                        group.create_task(add(delays))
-            return {"rate": len(delays) / watch.seconds, **percentiles_ms(delays)}
+                for _ in range(CALLS_ALONE // 2):
+                    await client.execute_command("SET", key, "value")
+                    await client.execute_command("GET", key)
+            return {"rate": CALLS_ALONE / watch.seconds}
+
+        yield measure
+
+
+@contextmanager
+def set_and_get_plain(setting: Setting) -> Generator[Measure]:
+    """One thread sets and gets, in turn, with the blocking client."""
+    with connect_plain(setting.url) as client:
+        key = f"{setting.name}:redis-py-plain"
+
+        def measure() -> Figures:
+            with Stopwatch() as watch:
+                for _ in range(CALLS_ALONE // 2):
+                    client.execute_command("SET", key, "value")
+                    client.execute_command("GET", key)
+            return {"rate": CALLS_ALONE / watch.seconds}
 
         yield measure
 

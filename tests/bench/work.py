@@ -1,15 +1,29 @@
-"""The work that several contenders share, so that all do the same."""
+"""The work that several contenders share, so that all do the same, and its arithmetic."""
 
 from collections.abc import Collection
 from statistics import quantiles
+
+from tests.bench.harness import Figures, Stopwatch
 
 TASKS = 100
 
 # What follows the key of an XADD: an event of 200 bytes on a stream capped at about 1,000.
 EVENT = ("MAXLEN", "~", "1000", "*", "n", "user.created", "p", "x" * 200)
 
+# A small script: one read and one write under one key.
+SCRIPT = """\
+-- Count a call. KEYS[1]: a hash. ARGV[1]: the field. Returns the count so far.
+local count = redis.call('HINCRBY', KEYS[1], ARGV[1], 1)
+redis.call('HSET', KEYS[1], 'last', ARGV[1])
+return count
+"""
 
-def percentiles_ms(delays: Collection[float]) -> dict[str, float]:
-    """Return the median and the 99th percentile of `delays` (seconds) in milliseconds."""
+
+def rate_and_delays(delays: Collection[float], watch: Stopwatch) -> Figures:
+    """Return the rate of calls that took `delays` (seconds), and their percentiles in ms."""
     cuts = quantiles(delays, n=100)
-    return {"p50": cuts[49] * 1e3, "p99": cuts[98] * 1e3}
+    return {
+        "rate": len(delays) / watch.seconds,
+        "p50": cuts[49] * 1e3,
+        "p99": cuts[98] * 1e3,
+    }
