@@ -28,7 +28,7 @@ _DIRECTIVE = re.compile(
     r"(?P<rest>[^#]*)"
 )
 _NEEDS_CODES = ("noqa", "ruff", "type", "pyright: ignore")
-_REASON = re.compile(r"\w{2,}\W+\w{2,}")
+_REASON = re.compile(r"[^\W\d_]{3,}")
 _SILENCED = re.compile(r'^\s*(?:"[^"]*"\s*=\s*\[)?\s*"(?P<rule>[A-Z]+[0-9]+|[A-Z]+)"\s*,?\s*\]?')
 
 
