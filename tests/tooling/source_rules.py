@@ -3,7 +3,7 @@
 - A `.py` file has at most 500 lines, and opens with a docstring.
 - A comment that silences a checker names the rule and gives a reason beside it.
 - A rule that `pyproject.toml` switches off has its reason beside it.
-- A Lua script opens with comments that say its KEYS, its ARGV and what it returns.
+- A Lua script opens with comments that say what KEYS and ARGV it takes and what it returns.
 
 Each function is pure, takes a file's text and yields what is wrong with it.
 """
@@ -84,15 +84,14 @@ def check_settings(text: str) -> Iterator[Fault]:
 
 def check_script(text: str) -> Iterator[Fault]:
     """Yield a fault if a Lua script does not open with what it takes and returns."""
-    head: list[str] = []
-    for line in text.splitlines():
-        if not line.startswith("--"):
-            break
-        head.append(line)
-    opening = "\n".join(head)
-    for word in ("KEYS", "ARGV", "eturns"):
-        if word not in opening:
-            yield Fault(1, f"the opening comment does not say {word.replace('eturns', 'returns')}")
+    lines = text.splitlines()
+    end = next((i for i, line in enumerate(lines) if not line.startswith("--")), len(lines))
+    opening, body = "\n".join(lines[:end]), "\n".join(lines[end:])
+    for table in ("KEYS", "ARGV"):
+        if table in body and table not in opening:
+            yield Fault(1, f"the opening comment does not describe {table}")
+    if "returns" not in opening.lower():
+        yield Fault(1, "the opening comment does not say what the script returns")
 
 
 def check_file(path: Path) -> Iterator[Fault]:
