@@ -23,11 +23,12 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from terzetto.errors import InvalidOptionError
 from terzetto.redis._actors import Keeper
-from terzetto.redis._commands import Road, check_unit, road_of
+from terzetto.redis._commands import Road, check_unit, road_of, shared
 from terzetto.redis._dedicated import Dedicated
 from terzetto.redis._errors import WrongLinkError
-from terzetto.redis._link import Link, LinkStatus, State, replies_of
+from terzetto.redis._link import Link, LinkStatus, State
 from terzetto.redis._pubsub import Hub, Kind, Subscription
+from terzetto.redis._request import replies_of
 from terzetto.redis._script import Script
 from terzetto.redis._url import Options
 from terzetto.redis._wire import Arg, Reply, pack, plain
@@ -112,10 +113,13 @@ class Redis(AsyncCoreCommands):
             InvalidPayloadError: an argument cannot be sent.
         """
         data = pack(args)
-        road = road_of(args)
-        if road is Road.BLOCKS:
-            raise WrongLinkError(f"{args[0]!r} waits on the server: use open_dedicated()")
-        reply = await self._link.request(data, repeatable=road is Road.READ)
+        repeatable = shared.get(args[0])
+        if repeatable is None:
+            road = road_of(args)
+            if road is Road.BLOCKS:
+                raise WrongLinkError(f"{args[0]!r} waits on the server: use open_dedicated()")
+            repeatable = road is Road.READ
+        reply = await self._link.request(data, repeatable)
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -135,7 +139,7 @@ class Redis(AsyncCoreCommands):
         if not units:
             await trio.lowlevel.checkpoint()
             return []
-        return replies_of(await self._link.request(data, len(units)), len(units))
+        return replies_of(await self._link.request_unit(data, len(units)))
 
     async def run_script(
         self, script: Script, *, keys: Sequence[Arg] = (), args: Sequence[Arg] = ()

@@ -96,6 +96,9 @@ _CACHE_LIMIT: Final = 2000  # names are few; a caller who makes them up must not
 
 _roads: dict[Arg, Road] = {}
 
+shared: Final[dict[Arg, bool]] = {}
+"""Names seen before that need no second look: True if the command may be sent again."""
+
 
 def upper_name(name: Arg) -> str:
     """Return the first word of a command's name in upper case."""
@@ -115,6 +118,8 @@ def road_of(args: tuple[Arg, ...]) -> Road:
         road = _classify(upper_name(name))
         if len(_roads) < _CACHE_LIMIT:
             _roads[name] = road
+            if road in {Road.READ, Road.WRITE}:
+                shared[name] = road is Road.READ
     if road is Road.ASK_ARGUMENTS:
         return _by_arguments(args)
     if road is Road.REFUSED:

@@ -12,7 +12,8 @@ import trio
 from redis.exceptions import RedisError
 
 from terzetto.redis._commands import blocking_time, check_dedicated
-from terzetto.redis._link import Link, replies_of
+from terzetto.redis._link import Link
+from terzetto.redis._request import replies_of
 from terzetto.redis._wire import Arg, Reply, pack
 
 
@@ -70,8 +71,8 @@ class Dedicated:
             await trio.lowlevel.checkpoint()
             return []
         with self._hold(sum(blocking_time(unit) for unit in units)):
-            replies = await self._link.request(data, len(units))
-        return replies_of(replies, len(units))
+            replies = await self._link.request_unit(data, len(units))
+        return replies_of(replies)
 
     @contextmanager
     def _hold(self, patience: float) -> Generator[None, None, None]:

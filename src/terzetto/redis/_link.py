@@ -29,17 +29,17 @@ own; `_actors.py` puts `run` under supervision.
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, Literal, TypeAlias
 
 import attrs
 import hiredis
-import outcome
 import trio
 from redis.exceptions import RedisError
 from trio.lowlevel import (
     Abort,
     RaiseCancelT,
     Task,
+    checkpoint,
     checkpoint_if_cancelled,
     current_task,
     reschedule,
@@ -48,48 +48,15 @@ from trio.lowlevel import (
 
 from terzetto.redis._backoff import Backoff
 from terzetto.redis._connection import Connection, open_connection
-from terzetto.redis._errors import ConnectError, LinkClosedError, LinkLostError, ReplyError
+from terzetto.redis._errors import ConnectError, LinkClosedError, ReplyError
 from terzetto.redis._io import Transport
+from terzetto.redis._request import Request, Unit, closed, lost
 from terzetto.redis._url import Options
 from terzetto.redis._wire import NEED_MORE, Push, Reply, pack
 
 State: TypeAlias = Literal["connected", "reconnecting", "closed"]
 
 _PING: Final = pack(("PING",))
-
-
-class Request:
-    """A place in the queue: one command, or several that share it, and who waits for it.
-
-    It stands in for an `outcome.Outcome` when its task is resumed: trio calls
-    `unwrap` and nothing else, and the request is there already.
-    """
-
-    __slots__ = ("collected", "count", "data", "epoch", "repeatable", "task", "value")
-
-    def __init__(self, task: Task | None, data: bytes, count: int, *, repeatable: bool) -> None:
-        self.task = task
-        self.data = data
-        self.count = count
-        self.repeatable = repeatable
-        self.epoch = 0
-        self.collected: list[Reply] = []
-        self.value: Reply = None
-
-    def unwrap(self) -> Reply:
-        return self.value
-
-    def abort(self, _: RaiseCancelT) -> Abort:
-        self.task = None
-        return Abort.SUCCEEDED
-
-    def resume(self, value: Reply) -> None:
-        """Wake the caller, if it still waits, with a reply or an error to raise."""
-        task = self.task
-        if task is not None:
-            self.task = None
-            self.value = value
-            reschedule(task, cast("outcome.Outcome[Reply]", self))
 
 
 @attrs.frozen(kw_only=True)
@@ -134,6 +101,9 @@ class Link:
         self._written: deque[Request] = deque()
         self._room = trio.lowlevel.ParkingLot()
         self._max = options.max_in_flight
+        self._limit = self._max  # 0 while there is a crowd, or the link is closed
+        self._closed = False
+        self._burst = False  # the last read woke several tasks: let the writer gather
         self._rest = memoryview(b"")  # what the system would not take yet
         self._transport: Transport | None = None
         self._send_now: Callable[[bytes], int] | None = None  # None: only the writer may send
@@ -152,38 +122,53 @@ class Link:
 
     # The caller's side
 
-    async def request(
-        self, data: bytes, count: int = 1, *, repeatable: bool = False, epoch: int = 0
-    ) -> Reply:
-        """Send packed commands; return the reply, or a list of them if `count` is not 1.
+    async def request(self, data: bytes, repeatable: bool = False) -> Reply:  # noqa: FBT001, FBT002 - by position, it is the hot path
+        """Send a packed command and return its reply.
 
-        Errors are returned, not raised: error replies, `LinkLostError` if the
-        connection was lost after the request was written or `epoch` is over, and
-        `LinkClosedError` if the link was closed before that. With `epoch`, the
-        request is for that connection only. Cancelling withdraws what is not
-        written yet, and leaves the rest to run without a witness.
+        Errors are returned, not raised: an error reply; `LinkLostError` if the
+        connection was lost after the request was written, unless `repeatable`
+        lets the link write it again; `LinkClosedError` if the link was closed
+        before. Cancelling withdraws what is not written yet, and leaves the rest
+        to run without a witness.
         """
-        queue, written = self._queue, self._written
-        if len(queue) + len(written) >= self._max or self._room:
-            await self._wait_for_room()
-        request = Request(current_task(), data, count, repeatable=repeatable)
-        if epoch:
-            request.epoch = epoch
+        request = Request(current_task(), data, repeatable)
         send = self._send_now
-        if send is not None and not written and not queue:
+        if send is not None and not self._written and not self._queue:
             await checkpoint_if_cancelled()
-            if self._send_now is send and epoch in (0, self.epoch):
+            if self._send_now is send:
                 self._write_through(request, send)
                 return await wait_task_rescheduled(request.abort)
-        if self.status.state == "closed":
-            return LinkClosedError("the link to Redis has been closed: open another")
-        if epoch not in (0, self.epoch):
-            return _lost("the connection that this belongs to is gone", may_have_run=False)
+        queue = self._queue
+        if len(queue) + len(self._written) >= self._limit:
+            await self._wait_for_room()
+            if self._closed:
+                return closed()
         queue.append(request)
         writer = self._writer
         if writer is not None:
             self._writer = None
             reschedule(writer)
+        return await wait_task_rescheduled(request.abort)
+
+    async def request_unit(
+        self, data: bytes, count: int, *, repeatable: bool = False, epoch: int = 0
+    ) -> Reply:
+        """Send `count` packed commands in one piece; return the list of their replies.
+
+        Error replies stand in the list; other errors are returned in its stead, as
+        in `request`. With `epoch` the unit is for that connection only:
+        `LinkLostError(may_have_run=False)` if it is over.
+        """
+        if len(self._queue) + len(self._written) >= self._limit:
+            await self._wait_for_room()
+            if self._closed:
+                return closed()
+        if epoch not in (0, self.epoch):
+            await checkpoint()
+            return lost("the connection that this belongs to is gone", may_have_run=False)
+        request = Unit(current_task(), data, count=count, repeatable=repeatable, epoch=epoch)
+        self._queue.append(request)
+        self._wake_writer()
         return await wait_task_rescheduled(request.abort)
 
     def drop(self, error: Exception) -> None:
@@ -206,11 +191,13 @@ class Link:
         return self.status
 
     async def _wait_for_room(self) -> None:
-        # Cancelled requests that wait for a connection take up no room.
+        """Wait until the queues are shorter; at once if cancelled requests can be thrown out."""
         live = [request for request in self._queue if request.task is not None]
         self._queue.clear()
         self._queue.extend(live)
-        if len(self._queue) + len(self._written) >= self._max or self._room:
+        full = len(live) + len(self._written) >= self._max
+        if not self._closed and (full or self._room):
+            self._limit = 0  # whoever comes later stands behind
             await self._room.park()
 
     def _write_through(self, request: Request, send: Callable[[bytes], int]) -> None:
@@ -284,25 +271,27 @@ class Link:
             unsent -= len(request.data)
             keep.appendleft(request)
         safe = [request for request in self._written if request.repeatable]
-        lost = [request for request in self._written if not request.repeatable]
+        gone = [request for request in self._written if not request.repeatable]
         self._written.clear()
         for request in safe:
-            request.collected.clear()
+            request.restart()
         waiting = [*safe, *keep, *self._queue]
         self._queue.clear()
         for request in waiting:
             if request.epoch:
-                request.resume(_lost(_reason(error), may_have_run=False))
+                request.resume(lost(_reason(error), may_have_run=False))
             elif request.task is not None:
                 self._queue.append(request)
-        for request in lost:
-            request.resume(_lost(_reason(error), may_have_run=True))
+        for request in gone:
+            request.resume(lost(_reason(error), may_have_run=True))
         self._set_status("reconnecting", error=error)
 
     def _close(self) -> None:
         for request in self._queue:
-            request.resume(LinkClosedError("the link to Redis was closed; nothing was sent"))
+            request.resume(closed())
         self._queue.clear()
+        self._closed = True
+        self._limit = 0
         self._set_status("closed", error=self.status.error)
         self._room.unpark_all()
 
@@ -352,8 +341,12 @@ class Link:
 
     def _allow_send(self) -> None:
         transport = self._transport
-        if transport is not None and transport.can_send_now and self._loss is None:
-            self._send_now = transport.send_now
+        free = transport is not None and not self._rest and not self._burst and self._loss is None
+        self._send_now = (
+            transport.send_now
+            if transport is not None and free and transport.can_send_now
+            else None
+        )
 
     def _wake_writer(self) -> None:
         writer = self._writer
@@ -377,11 +370,11 @@ class Link:
         ) as error:
             self.drop(error)
 
-    async def _read_replies(  # noqa: C901 - the hot loop: a call for each reply would cost a third
+    async def _read_replies(  # noqa: C901 - the hot loop: a call for each reply would cost a tenth
         self, transport: Transport, reader: hiredis.Reader
     ) -> None:
         gets, written, on_push = reader.gets, self._written, self._on_push
-        take, room = written.popleft, self._room
+        drop_first = written.popleft
         partial = 0
         while True:
             size = await transport.receive_into(reader)
@@ -390,30 +383,45 @@ class Link:
             self._reads += 1
             reply = gets()
             if reply is NEED_MORE:
-                partial += size
-                if partial > self.options.max_reply_bytes:
-                    raise ReplyError(
-                        f"a reply is longer than {self.options.max_reply_bytes} bytes: "
-                        "ask for less at once, or raise max_reply_bytes"
-                    )
+                partial = self._count(partial + size)
                 continue
             partial = 0
+            before = len(written)
             while reply is not NEED_MORE:
                 if type(reply) is not Push or not on_push(reply):
                     if not written:
                         raise ReplyError("the server sent a reply that nobody asked for")
                     request = written[0]
                     if request.count == 1:
-                        take()
-                        request.resume(reply)
-                    else:
-                        request.collected.append(reply)
-                        if len(request.collected) == request.count:
-                            take()
-                            request.resume(request.collected)
+                        drop_first()
+                        # As Request.resume does it, without the call.
+                        task = request.task
+                        if task is not None:
+                            request.task = None
+                            request.value = reply
+                            reschedule(task, request)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - it unwraps
+                    elif request.take(reply):
+                        drop_first()
                 reply = gets()
-            if room:
-                room.unpark(count=max(0, self._max - len(written) - len(self._queue)))
+            burst = before - len(written) > 1
+            if burst is not self._burst:
+                self._burst = burst
+                self._allow_send()
+            if self._room:
+                self._make_room()
+
+    def _count(self, partial: int) -> int:
+        limit = self.options.max_reply_bytes
+        if partial > limit:
+            raise ReplyError(
+                f"a reply is longer than {limit} bytes: ask for less, or raise max_reply_bytes"
+            )
+        return partial
+
+    def _make_room(self) -> None:
+        self._room.unpark(count=max(0, self._max - len(self._written) - len(self._queue)))
+        if not self._room:
+            self._limit = self._max
 
     async def _watch(self) -> None:
         """Give up a server that says nothing while it owes a reply; ask one that is idle."""
@@ -432,24 +440,6 @@ class Link:
                     await self.request(_PING)
                 if scope.cancelled_caught:
                     self.drop(_silent(options.server_timeout))
-
-
-def replies_of(value: Reply, count: int) -> list[Reply]:
-    """Return what `Link.request` gave for `count` commands as a list; raise what is no reply."""
-    if isinstance(value, (LinkLostError, LinkClosedError)):
-        raise value
-    return [value] if count == 1 else value
-
-
-def _lost(reason: str, *, may_have_run: bool) -> LinkLostError:
-    outlook = (
-        "the command may have run: read back before sending it again"
-        if may_have_run
-        else "the command has not run: it can be sent again"
-    )
-    return LinkLostError(
-        f"the connection to Redis was lost ({reason}); {outlook}", may_have_run=may_have_run
-    )
 
 
 def _reason(error: Exception | None) -> str:

@@ -27,7 +27,8 @@ import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule
 
 from terzetto.redis._errors import LinkClosedError
-from terzetto.redis._link import Link, replies_of
+from terzetto.redis._link import Link
+from terzetto.redis._request import replies_of
 from terzetto.redis._url import Options
 from terzetto.redis._wire import Reply, pack
 
@@ -215,8 +216,8 @@ class Hub:
             return []
         # One command for each, so that one that is refused does not take the others with it.
         data = b"".join([pack((kind.value[0], name)) for kind, name in keys])
-        value = await self.link.request(data, len(keys), repeatable=True)
-        return list(zip(keys, replies_of(value, len(keys)), strict=True))
+        value = await self.link.request_unit(data, len(keys), repeatable=True)
+        return list(zip(keys, replies_of(value), strict=True))
 
     async def _keep(self) -> NoReturn:
         epoch = 1  # before the second connection nothing can have been missed
@@ -243,5 +244,5 @@ class Hub:
                     del self._topics[key]
                     self._leaving = key
                     kind, name = key
-                    await self.link.request(pack((kind.value[1], name)), repeatable=True)
+                    await self.link.request(pack((kind.value[1], name)), True)  # noqa: FBT003
                     self._leaving = None

@@ -1,0 +1,107 @@
+"""A request on its way: what is sent, who waits, and how the waiting ends.
+
+Made by `Link.request` and `Link.request_unit`; resumed by the link's reader
+with a reply, or by the link with an error when the connection or the link ends.
+"""
+
+from typing import cast
+
+import outcome
+from redis.exceptions import RedisError
+from trio.lowlevel import Abort, RaiseCancelT, Task, reschedule
+
+from terzetto.redis._errors import LinkClosedError, LinkLostError
+from terzetto.redis._wire import Reply
+
+
+class Request:
+    """A place in the queue of a link, for one command.
+
+    It stands in for an `outcome.Outcome` when its task is resumed: trio calls
+    `unwrap` and nothing else, and the request is there already.
+    """
+
+    __slots__ = ("data", "repeatable", "task", "value")
+
+    count = 1
+    epoch = 0
+
+    def __init__(self, task: Task | None, data: bytes, repeatable: bool) -> None:  # noqa: FBT001 - by position, it is the hot path
+        self.task = task
+        self.data = data
+        self.repeatable = repeatable
+
+    def unwrap(self) -> Reply:
+        return self.value
+
+    def abort(self, _: RaiseCancelT) -> Abort:
+        """Let the caller go; the place in the queue stays."""
+        self.task = None
+        return Abort.SUCCEEDED
+
+    def resume(self, value: Reply) -> None:
+        """Wake the caller, if it still waits, with a reply or an error to raise."""
+        task = self.task
+        if task is not None:
+            self.task = None
+            self.value = value
+            reschedule(task, cast("outcome.Outcome[Reply]", self))
+
+    def take(self, reply: Reply) -> bool:
+        """Take a reply; True if it was the last one."""
+        self.resume(reply)
+        return True
+
+    def restart(self) -> None:
+        """Forget what came of it: it is sent again."""
+
+
+class Unit(Request):
+    """A place for several commands, which nothing comes between.
+
+    With `epoch` it belongs to that connection and is never sent on another.
+    """
+
+    __slots__ = ("count", "epoch", "replies")
+
+    def __init__(
+        self, task: Task, data: bytes, *, count: int, repeatable: bool, epoch: int
+    ) -> None:
+        super().__init__(task, data, repeatable)
+        self.count = count
+        self.epoch = epoch
+        self.replies: list[Reply] = []
+
+    def take(self, reply: Reply) -> bool:
+        self.replies.append(reply)
+        if len(self.replies) < self.count:
+            return False
+        self.resume(self.replies)
+        return True
+
+    def restart(self) -> None:
+        self.replies.clear()
+
+
+def lost(reason: str, *, may_have_run: bool) -> LinkLostError:
+    """Return the error of a request whose connection was lost."""
+    outlook = (
+        "the command may have run: read back before sending it again"
+        if may_have_run
+        else "the command has not run: it can be sent again"
+    )
+    return LinkLostError(
+        f"the connection to Redis was lost ({reason}); {outlook}", may_have_run=may_have_run
+    )
+
+
+def closed() -> LinkClosedError:
+    """Return the error of a request that comes too late."""
+    return LinkClosedError("the link to Redis is closed and nothing was sent: open another")
+
+
+def replies_of(value: Reply) -> list[Reply | RedisError]:
+    """Return what `Link.request_unit` gave as a list; raise it if it is an error instead."""
+    if isinstance(value, Exception):
+        raise value
+    return cast("list[Reply | RedisError]", value)
