@@ -1,0 +1,11 @@
+"""Replicated maps: every process reads its own copy, and every write is one atomic script.
+
+A map lives in Redis, under a name, and every process that has joined it keeps a copy
+that follows all changes. Go processes that use Pulse join the same maps. For rooms
+that write maps from scripts of their own, `content_key` and `updates_channel` say where
+a map is.
+"""
+
+from terzetto.rmap._keys import content_key, updates_channel
+
+__all__ = ["content_key", "updates_channel"]

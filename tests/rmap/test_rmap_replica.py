@@ -1,0 +1,447 @@
+"""The pure replica: each sign that it is wrong, and a model of a server that shows every one."""
+
+from collections.abc import Callable
+
+import attrs
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from terzetto.errors import InvalidPayloadError
+from terzetto.rmap._message import Message, Op
+from terzetto.rmap._replica import Change, Replica
+
+
+def no_malformed(data: bytes, error: InvalidPayloadError) -> None:
+    raise AssertionError(data) from error
+
+
+@attrs.define
+class Peer:
+    """A replica, with what it told."""
+
+    heard: list[tuple[Change, str | None]] = attrs.field(factory=list)
+    malformed: list[bytes] = attrs.field(factory=list)
+    replica: Replica[bytes] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.replica = Replica(
+            decode=self.decode,
+            on_change=lambda change, key: self.heard.append((change, key)),
+            on_malformed=lambda data, _: self.malformed.append(data),
+        )
+
+    def needs(self) -> bool:
+        return self.replica.needs_snapshot
+
+    @staticmethod
+    def decode(data: bytes) -> bytes:
+        if data == b"bad":
+            raise InvalidPayloadError("bad")
+        return data
+
+    def snapshot(self, revision: int, kind: str = "set", **values: str) -> None:
+        fields = {b"=rev": b"%d" % revision, b"=kind": kind.encode()}
+        fields |= {key.encode(): value.encode() for key, value in values.items()}
+        self.replica.apply_snapshot(self.replica.begin_snapshot(), fields)
+
+    def set(self, revision: int, key: str, value: str) -> None:
+        self.replica.receive(
+            Message(op=Op.SET, key=key.encode(), value=value.encode(), revision=revision).encode()
+        )
+
+    def delete(self, revision: int, key: str) -> None:
+        self.replica.receive(Message(op=Op.DELETE, key=key.encode(), revision=revision).encode())
+
+    def reset(self, revision: int, op: Op = Op.RESET) -> None:
+        self.replica.receive(Message(op=op, revision=revision).encode())
+
+
+def joined(revision: int, **values: str) -> Peer:
+    peer = Peer()
+    peer.snapshot(revision, **values)
+    assert not peer.needs()
+    assert peer.heard == []
+    return peer
+
+
+def test_messages_are_applied_and_told_in_order() -> None:
+    peer = joined(3, a="1")
+    peer.set(4, "b", "2")
+    peer.delete(5, "a")
+    assert peer.replica.values == {"b": b"2"}
+    peer.reset(6)
+    assert peer.replica.values == {}
+    peer.set(7, "c", "3")
+    peer.reset(8, Op.DESTROY)
+    assert peer.replica.values == {}
+    assert peer.replica.revision == 8
+    assert peer.heard == [
+        (Change.SET, "b"),
+        (Change.DELETE, "a"),
+        (Change.RESET, None),
+        (Change.SET, "c"),
+        (Change.RESET, None),
+    ]
+
+
+def test_an_old_message_does_not_overwrite_a_newer_snapshot() -> None:
+    peer = joined(5, a="new")
+    peer.set(4, "a", "old")
+    peer.set(5, "a", "new")
+    assert peer.replica.values == {"a": b"new"}
+    assert peer.heard == []
+    assert not peer.needs()
+
+
+def test_messages_during_a_snapshot_are_applied_on_top() -> None:
+    peer = joined(1, a="1")
+    peer.replica.gap()
+    number = peer.replica.begin_snapshot()
+    peer.set(2, "a", "2")
+    peer.delete(3, "a")
+    peer.set(4, "b", "4")
+    assert peer.replica.values == {"a": b"1"}
+    peer.replica.apply_snapshot(number, {b"=rev": b"3", b"=kind": b"del"})
+    assert peer.replica.values == {"b": b"4"}
+    assert peer.replica.revision == 4
+    assert peer.heard == [(Change.DELETE, None)]
+
+
+def test_a_skipped_revision_asks_for_a_snapshot() -> None:
+    peer = joined(1)
+    peer.set(3, "a", "3")
+    assert peer.needs()
+    assert peer.replica.values == {}
+    peer.set(4, "a", "4")
+    peer.snapshot(4, a="4", lost="2")
+    assert peer.replica.values == {"a": b"4", "lost": b"2"}
+    assert not peer.needs()
+    peer.set(5, "a", "5")
+    assert peer.replica.revision == 5
+
+
+def test_a_skip_below_the_snapshot_is_none() -> None:
+    peer = joined(9)
+    peer.set(5, "a", "5")
+    peer.set(8, "a", "8")
+    peer.set(10, "a", "10")
+    assert not peer.needs()
+    assert peer.replica.revision == 10
+
+
+def test_a_count_that_begins_again_is_a_new_epoch() -> None:
+    for live in (True, False):
+        peer = joined(7, old="1")
+        if live:
+            peer.set(8, "a", "8")
+        peer.set(1, "new", "1")
+        assert peer.needs(), live
+        peer.snapshot(1, new="1")
+        assert peer.replica.values == {"new": b"1"}
+        assert peer.replica.revision == 1
+        assert peer.replica.epoch == 1
+        assert peer.heard[-1] == (Change.RESET, None)
+        peer.set(2, "new", "2")
+        assert peer.replica.values == {"new": b"2"}
+
+
+def test_a_new_epoch_that_has_overtaken_ours_is_noticed() -> None:
+    peer = joined(3, old="1")
+    for revision in range(1, 6):
+        peer.set(revision, "new", str(revision))
+    assert peer.replica.values == {"old": b"1"}
+    assert peer.needs()
+    peer.snapshot(5, new="5")
+    assert peer.replica.values == {"new": b"5"}
+    assert peer.replica.epoch == 1
+
+
+def test_a_new_epoch_during_a_snapshot_asks_for_another() -> None:
+    peer = joined(1)
+    peer.replica.gap()
+    number = peer.replica.begin_snapshot()
+    peer.set(2, "a", "2")
+    peer.set(1, "b", "1")
+    peer.replica.apply_snapshot(number, {b"=rev": b"2", b"a": b"2"})
+    assert peer.needs()
+    peer.snapshot(1, b="1")
+    assert peer.replica.values == {"b": b"1"}
+    assert not peer.needs()
+
+
+def test_a_lower_snapshot_is_taken_whole() -> None:
+    peer = joined(9, a="9", b="9")
+    peer.replica.gap()
+    peer.snapshot(2, a="2")
+    assert peer.replica.values == {"a": b"2"}
+    assert peer.replica.revision == 2
+    assert peer.heard == [(Change.RESET, None)]
+
+
+def test_a_snapshot_from_before_a_gap_is_dropped() -> None:
+    peer = joined(1, a="1")
+    peer.replica.request_snapshot()
+    number = peer.replica.begin_snapshot()
+    peer.replica.gap()
+    peer.replica.apply_snapshot(number, {b"=rev": b"2"})
+    assert peer.needs()
+    assert peer.replica.values == {"a": b"1"}
+
+
+def test_the_kind_of_a_snapshot() -> None:
+    for kind, change in [
+        ("set", Change.SET),
+        ("del", Change.DELETE),
+        ("reset", Change.RESET),
+        ("destroy", Change.RESET),
+        ("else", Change.SET),
+    ]:
+        peer = joined(1)
+        peer.replica.gap()
+        peer.snapshot(2, kind)
+        assert peer.heard == [(change, None)], kind
+        peer.replica.gap()
+        peer.snapshot(2, kind)
+        assert peer.heard[1:] == [(Change.SET, None)], kind
+
+
+def test_a_deletion_that_was_missed_is_told() -> None:
+    peer = joined(1, a="1", b="1")
+    peer.replica.gap()
+    peer.snapshot(3, "set", b="2")
+    assert peer.heard == [(Change.DELETE, None)]
+
+
+def test_the_revision_of_the_server_is_compared_with_ours() -> None:
+    peer = joined(5)
+    here = peer.replica.position
+    assert peer.replica.check_revision(5, here)
+    assert not peer.replica.check_revision(6, here)
+    assert not peer.needs()
+    peer.set(6, "a", "6")
+    assert peer.replica.check_revision(5, here), "it was read before the sixth"
+    assert not peer.needs()
+    peer.replica.check_revision(4, here)
+    assert peer.needs()
+
+
+def test_malformed_messages_and_the_two_fields_change_nothing() -> None:
+    peer = joined(1, a="1")
+    for data in (b"", b"reset:*", b"set:\xff\xff\xff\xff", b"what:1"):
+        peer.replica.receive(data)
+    assert len(peer.malformed) == 4
+    peer.set(2, "=rev", "2")
+    peer.set(2, "=kind", "2")
+    peer.delete(2, "=rev")
+    assert peer.replica.values == {"a": b"1"}
+    assert peer.replica.revision == 1
+    assert peer.heard == []
+    assert not peer.needs()
+
+
+def test_a_value_that_cannot_be_decoded_is_kept_aside() -> None:
+    peer = joined(1, a="1", b="bad")
+    assert peer.replica.values == {"a": b"1"}
+    assert peer.replica.undecodable == {"b": b"bad"}
+    peer.set(2, "a", "bad")
+    assert peer.replica.values == {}
+    peer.set(3, "b", "good")
+    assert peer.replica.values == {"b": b"good"}
+    peer.delete(4, "a")
+    assert peer.replica.undecodable == {}
+
+
+def test_an_unreadable_revision_counts_as_zero() -> None:
+    peer = Peer()
+    peer.replica.apply_snapshot(peer.replica.begin_snapshot(), {b"=rev": b"x", b"a": b"1"})
+    assert peer.replica.revision == 0
+    assert peer.replica.values == {"a": b"1"}
+
+
+def wait(peer: Peer, revision: int, sent_at: int | None = None) -> Callable[[], bool]:
+    released: list[None] = []
+    position = attrs.evolve(
+        peer.replica.position,
+        revision=peer.replica.revision if sent_at is None else sent_at,
+    )
+    if peer.replica.wait_for_revision(revision, position, lambda: released.append(None)):
+        released.append(None)
+    return lambda: bool(released)
+
+
+def test_a_wait_ends_with_its_revision_or_a_later_one() -> None:
+    peer = joined(1)
+    second, third, fourth = wait(peer, 2), wait(peer, 3), wait(peer, 4)
+    assert not second()
+    peer.set(2, "a", "2")
+    assert second()
+    assert not third()
+    peer.set(3, "a", "3")
+    assert third()
+    peer.replica.gap()
+    assert not fourth()
+    peer.snapshot(9)
+    assert fourth()
+    assert wait(peer, 9, sent_at=8)()
+
+
+def test_a_wait_is_not_over_early_in_a_new_epoch() -> None:
+    peer = joined(1000)
+    waiting = wait(peer, 3)
+    assert not waiting()
+    assert peer.needs()
+    peer.snapshot(3)
+    assert waiting()
+
+
+def test_a_wait_is_not_over_by_a_snapshot_from_before_it() -> None:
+    peer = joined(1000)
+    peer.replica.request_snapshot()
+    number = peer.replica.begin_snapshot()
+    waiting = wait(peer, 3)
+    peer.replica.apply_snapshot(number, {b"=rev": b"1000"})
+    assert not waiting()
+    assert peer.needs()
+    peer.snapshot(3)
+    assert waiting()
+
+
+def test_a_wait_for_a_commit_that_the_server_lost_ends_too() -> None:
+    peer = joined(1000)
+    waiting = wait(peer, 1005)
+    peer.set(1, "a", "1")
+    peer.snapshot(1, a="1")
+    assert waiting()
+
+
+# --- a model -------------------------------------------------------------------------------
+
+
+class ReplicaMachine(RuleBasedStateMachine):
+    """One server and one replica; messages travel slowly, get lost, and the hash is flushed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peer = Peer()
+        self.content: dict[bytes, bytes] = {}
+        self.revision = 0
+        self.kind = b"set"
+        self.channel: list[bytes] = []
+        self.snapshot: tuple[int, dict[bytes, bytes]] | None = None
+        self.waits: list[Callable[[], bool]] = []
+        self.states = [self.visible()]
+        self.subscribed = False
+        self.flushed = self.lost = False
+
+    def visible(self) -> dict[str, bytes]:
+        return {key.decode(): value for key, value in self.content.items()}
+
+    def commit(self, op: Op, key: bytes = b"", value: bytes = b"") -> None:
+        self.revision += 1
+        self.kind = op.value
+        if self.subscribed:
+            self.channel.append(
+                Message(op=op, key=key, value=value, revision=self.revision).encode()
+            )
+        self.states.append(self.visible())
+
+    @rule(key=st.sampled_from([b"a", b"b", b"c"]), value=st.binary(max_size=2))
+    def set(self, key: bytes, value: bytes) -> None:
+        self.content[key] = value
+        self.commit(Op.SET, key, value)
+
+    @rule(key=st.sampled_from([b"a", b"b", b"c"]))
+    def delete(self, key: bytes) -> None:
+        if self.content.pop(key, None) is not None:
+            self.commit(Op.DELETE, key)
+
+    @rule(op=st.sampled_from([Op.RESET, Op.DESTROY]))
+    def reset(self, op: Op) -> None:
+        self.content.clear()
+        self.commit(op)
+
+    # All messages of a new epoch lost without a sign, up to the very revision where ours
+    # stands, is beyond any replica; so one subscription sees a flush or a loss.
+    @precondition(lambda self: not self.lost)
+    @rule()
+    def flush(self) -> None:
+        self.flushed = True
+        self.content.clear()
+        self.revision = 0
+        self.kind = b""
+        self.states.append({})
+
+    @rule()
+    def subscribe(self) -> None:
+        self.channel.clear()
+        self.subscribed = True
+        self.flushed = self.lost = False
+        self.peer.replica.gap()
+        self.snapshot = None
+
+    @rule(count=st.integers(1, 5))
+    def deliver(self, count: int) -> None:
+        for _ in range(min(count, len(self.channel))):
+            self.peer.replica.receive(self.channel.pop(0))
+
+    @precondition(lambda self: self.channel and not self.flushed)
+    @rule()
+    def lose(self) -> None:
+        self.lost = True
+        self.channel.pop(0)
+
+    @precondition(lambda self: self.subscribed)
+    @rule()
+    def read_snapshot(self) -> None:
+        fields = dict(self.content)
+        if self.revision:
+            fields |= {b"=rev": b"%d" % self.revision, b"=kind": self.kind}
+        self.snapshot = (self.peer.replica.begin_snapshot(), fields)
+
+    @precondition(lambda self: self.snapshot)
+    @rule()
+    def apply_snapshot(self) -> None:
+        assert self.snapshot is not None
+        self.peer.replica.apply_snapshot(*self.snapshot)
+        self.snapshot = None
+
+    @precondition(lambda self: self.peer.replica.snapshots_applied)
+    @rule(key=st.sampled_from([b"a", b"b"]), value=st.binary(max_size=2))
+    def set_and_wait(self, key: bytes, value: bytes) -> None:
+        sent_at = self.peer.replica.position
+        self.set(key, value)
+        released: list[None] = []
+        if self.peer.replica.wait_for_revision(
+            self.revision, sent_at, lambda: released.append(None)
+        ):
+            released.append(None)
+        self.waits.append(lambda: bool(released))
+
+    @rule()
+    def poll(self) -> None:
+        if not self.peer.replica.check_revision(self.revision, self.peer.replica.position):
+            self.peer.replica.request_snapshot()
+
+    @invariant()
+    def shows_only_states_that_were(self) -> None:
+        assert self.peer.replica.values in [{}, *self.states]
+
+    def teardown(self) -> None:
+        if not self.subscribed:
+            self.subscribe()
+        self.deliver(len(self.channel) or 1)
+        self.poll()
+        rounds = 0
+        while self.peer.needs():
+            self.read_snapshot()
+            self.apply_snapshot()
+            rounds += 1
+            assert rounds < 5
+        assert self.peer.replica.values == self.visible()
+        assert self.peer.replica.revision == self.revision
+        assert all(is_released() for is_released in self.waits)
+
+
+TestReplicaMachine = ReplicaMachine.TestCase
+TestReplicaMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
