@@ -1,6 +1,7 @@
 """Pykka's side of the actor cases: a `ThreadingActor`, used as its documentation shows."""
 
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pykka
@@ -9,6 +10,8 @@ from tests.bench.harness import Figures, Measure, Setting, Stopwatch
 
 TELLS = 20_000
 ASKS = 4_000
+ASKERS = 20
+ACTORS = 200
 
 
 class Counter(pykka.ThreadingActor):
@@ -54,3 +57,35 @@ def ask(_setting: Setting) -> Generator[Measure]:
 
     yield measure
     counter.stop()
+
+
+@contextmanager
+def ask_from_threads(_setting: Setting) -> Generator[Measure]:
+    """20 threads ask one actor, each one question after the other."""
+    counter = Counter.start()
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            counter.ask(1)
+
+    def measure() -> Figures:
+        with ThreadPoolExecutor(ASKERS) as threads, Stopwatch() as watch:
+            list(threads.map(run, [ASKS // ASKERS] * ASKERS))
+        return {"rate": ASKS / watch.seconds}
+
+    yield measure
+    counter.stop()
+
+
+@contextmanager
+def spawn(_setting: Setting) -> Generator[Measure]:
+    """Start actors, each with its thread, and take the time until the last one has started."""
+
+    def measure() -> Figures:
+        with Stopwatch() as watch:
+            started = [Counter.start() for _ in range(ACTORS)]
+        for counter in started:
+            counter.stop()
+        return {"rate": ACTORS / watch.seconds}
+
+    yield measure

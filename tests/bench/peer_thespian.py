@@ -12,6 +12,7 @@ from tests.bench.harness import Figures, Measure, Setting, Stopwatch
 
 TELLS = 20_000
 ASKS = 20_000
+ACTORS = 500
 
 thespian: Any = import_module("thespian.actors")
 
@@ -57,6 +58,22 @@ def ask(_setting: Setting) -> Generator[Measure]:
             for _ in range(ASKS):
                 system.ask(counter, 0)
         return {"rate": ASKS / watch.seconds}
+
+    yield measure
+    system.shutdown()
+
+
+@contextmanager
+def spawn(_setting: Setting) -> Generator[Measure]:
+    """Create actors in one system."""
+    system = thespian.ActorSystem()
+
+    def measure() -> Figures:
+        with Stopwatch() as watch:
+            created = [system.createActor(Counter) for _ in range(ACTORS)]
+        for counter in created:
+            system.tell(counter, thespian.ActorExitRequest())
+        return {"rate": ACTORS / watch.seconds}
 
     yield measure
     system.shutdown()
