@@ -95,7 +95,8 @@ async def _embedded(netloc: str, path: str) -> AsyncGenerator[str, None]:
         raise UrlError("embedded:// takes no host: write embedded:// or embedded:///directory")
     from terzetto.server import open_embedded  # noqa: PLC0415 - only who embeds a server needs it
 
-    async with open_embedded(Path(unquote(path)) if path else None) as server:
+    directory = Path(unquote(path, errors="surrogateescape")) if path else None
+    async with open_embedded(directory) as server:
         yield server.url
 
 

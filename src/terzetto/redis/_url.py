@@ -104,7 +104,7 @@ def parse_url(url: str, **overrides: object) -> Options:
     if parts.scheme == "unix":
         if not parts.path:
             raise UrlError("a unix:// URL needs a path: unix:///run/redis/redis.sock")
-        values["endpoint"] = Endpoint(path=unquote(parts.path))
+        values["endpoint"] = Endpoint(path=unquote(parts.path, errors="surrogateescape"))
     elif parts.scheme == "redis":
         values["endpoint"] = _tcp_endpoint(parts)
         database = unquote(parts.path).strip("/")

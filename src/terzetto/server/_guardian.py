@@ -269,12 +269,11 @@ class Guardian:
             with self._turn:
                 if self._ending.is_set():
                     return None
-                self._write_config()
-                with open_log(self._directory) as log:
+                with self._write_config() as config, open_log(self._directory) as log:
                     self._server = subprocess.Popen(  # noqa: S603 - the binary that find_server found
                         self._command,
                         cwd=self._directory,
-                        stdin=subprocess.DEVNULL,
+                        stdin=config,
                         stdout=log,
                         stderr=log,
                         pass_fds=[lock],
@@ -287,7 +286,11 @@ class Guardian:
             os.close(lock)
             fcntl.flock(self._hold, fcntl.LOCK_UN)
 
-    def _write_config(self) -> None:
+    def _write_config(self) -> BinaryIO:
+        """Write the configuration, and open it to be read from standard input.
+
+        By its path the server would not find it: it takes ``* ? [`` in it for a pattern.
+        """
         lines = [
             f"unixsocket {_quoted(self._socket)}",
             "unixsocketperm 600",
@@ -296,6 +299,7 @@ class Guardian:
         ]
         path = self._directory / CONFIG_FILE
         path.write_text("\n".join(lines) + "\n", encoding="ascii")
+        return path.open("rb")
 
     def _state(self, pid: int) -> dict[str, Any]:
         return State(pid=pid, port=self._port, socket=self._socket)._asdict()

@@ -64,13 +64,22 @@ class _Locks:
 
     @classmethod
     def of(cls, directory: Path) -> "_Locks":
-        return cls(
-            users=FileLock(directory / _guardian.USERS_LOCK),
-            guardian=FileLock(directory / _guardian.GUARDIAN_LOCK),
-            server=FileLock(directory / _guardian.SERVER_LOCK),
-            hold=FileLock(directory / _guardian.HOLD_LOCK),
-            leave=FileLock(directory / LEAVE_LOCK),
-        )
+        names = {
+            "users": _guardian.USERS_LOCK,
+            "guardian": _guardian.GUARDIAN_LOCK,
+            "server": _guardian.SERVER_LOCK,
+            "hold": _guardian.HOLD_LOCK,
+            "leave": LEAVE_LOCK,
+        }
+        locks: dict[str, FileLock] = {}
+        try:
+            for role, name in names.items():
+                locks[role] = FileLock(directory / name)
+        except OSError as error:
+            for lock in locks.values():
+                lock.close()
+            raise ServerStartError(f"{directory} cannot hold a server's data: {error}") from error
+        return cls(**locks)
 
     def close(self) -> None:
         # Users first: a guardian that waits for the hold must not find it free
@@ -164,7 +173,7 @@ async def open_embedded(
     cancelled, it leaves at once what it has joined. Leaving waits until the
     server has ended (15 s at most, even if cancelled; its guardian goes on alone).
     """
-    launch = Launch(command=(str(find_server()), _guardian.CONFIG_FILE), port=port)
+    launch = Launch(command=(str(find_server()), "-"), port=port)
     async with open_process(launch, directory) as server:
         yield server
 
