@@ -392,7 +392,7 @@ class Link:
                     if not written:
                         raise ReplyError("the server sent a reply that nobody asked for")
                     request = written[0]
-                    if request.count == 1:
+                    if type(request) is Request:
                         drop_first()
                         # As Request.resume does it, without the call.
                         task = request.task
