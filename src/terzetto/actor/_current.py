@@ -1,0 +1,59 @@
+"""Which actor the running code belongs to.
+
+Set once in the task of each life and inherited by the tasks that a handler
+starts in nurseries of its own; cleared in the actor's background tasks, for
+which the actor does not wait. Used to find ask cycles and by the default hooks.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
+from typing import Protocol
+
+from ._message import Message
+
+
+class Waiter(Protocol):
+    """What may wait for another in the tree: an actor's cell or a supervisor's."""
+
+    path: str
+
+    def waits_for(self) -> "Iterable[Waiter]":
+        """Return those that it cannot go on without."""
+        ...
+
+
+class Current(Waiter, Protocol):
+    """The cell of the running actor."""
+
+    waiting_on: "list[Waiter]"
+
+    def deadline(self) -> float:
+        """Return until when the asker of the message in hand waits, on trio's clock."""
+        ...
+
+    def bury(self, messages: Sequence[Message]) -> None:
+        """Make dead letters of messages that will not be handled."""
+        ...
+
+
+current_cell: ContextVar[Current | None] = ContextVar("terzetto.actor.current", default=None)
+
+
+def find_cycle(start: Waiter, target: Waiter) -> list[str] | None:
+    """Return the paths from `start` over `target` back to `start`, if waiting would close a ring.
+
+    The graph is searched from `target` along what each waits for now.
+    """
+    if target is start:
+        return [start.path, start.path]
+    trail: list[tuple[Waiter, list[str]]] = [(target, [start.path, target.path])]
+    seen = {id(target)}
+    while trail:
+        node, paths = trail.pop()
+        for following in node.waits_for():
+            if following is start:
+                return [*paths, start.path]
+            if id(following) not in seen:
+                seen.add(id(following))
+                trail.append((following, [*paths, following.path]))
+    return None

@@ -1,0 +1,224 @@
+"""The public face of a running supervisor."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast, overload
+
+import attrs
+
+from ._actor import Actor
+from ._cell import ActorCell
+from ._current import current_cell
+from ._errors import AskCycleError, SpecError, UnknownChildError
+from ._node import Node
+from ._ref import Ref
+from ._supervisor import Spec, SupervisorCell
+from ._tree import Child, Tree
+from ._types import Ending, Exit, Restart
+
+A = TypeVar("A", bound=Actor)
+T = TypeVar("T")
+
+
+def as_spec(child: object, options: dict[str, Any]) -> Spec:
+    """Return the spec that the arguments of a `spawn` stand for.
+
+    Raises:
+        SpecError: options beside a spec, or nothing that can be started.
+    """
+    if isinstance(child, Child | Tree):
+        if options:
+            raise SpecError(f"{', '.join(options)}: a spec has its options in itself")
+        return child  # pyright: ignore[reportUnknownVariableType] - a Child of anything
+    return Child(cast("Callable[[], Actor]", child), **options)
+
+
+@attrs.frozen(eq=False, repr=False)
+class Supervisor:
+    """A running supervisor: starts children, finds them, stops them."""
+
+    _cell: SupervisorCell
+
+    @property
+    def name(self) -> str:
+        """The supervisor's name."""
+        return self._cell.name
+
+    @property
+    def path(self) -> str:
+        """The names from the root down to the supervisor, joined by slashes."""
+        return self._cell.path
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """The names of its children, in order of start."""
+        return tuple(node.name for _, node in sorted(self._cell.nodes.items()))
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it has ended for good."""
+        return self._cell.exit is not None
+
+    @overload
+    async def spawn(
+        self,
+        child: Callable[[], A],
+        *,
+        name: str | None = None,
+        restart: Restart = "transient",
+        grace: float = 5.0,
+        mailbox: int = 100,
+        significant: bool = False,
+    ) -> Ref[A]: ...
+
+    @overload
+    async def spawn(self, child: Child[T]) -> T: ...
+
+    @overload
+    async def spawn(self, child: Tree) -> "Supervisor": ...
+
+    async def spawn(self, child: Any, **options: Any) -> Any:
+        """Start a child; returns once it has started (`Actor.started` has returned).
+
+        Takes a factory with the options of `Child`, or a `Child`, or a `Tree`;
+        gives a `Ref`, the child's face, or a `Supervisor`. When cancelled, the
+        child is stopped again.
+
+        Raises:
+            ChildNameError: the name is malformed or taken.
+            ChildLimitError: there are `max_children` already.
+            SpecError: an option is out of its range.
+            ActorStoppedError: the supervisor has stopped or is stopping.
+            AskCycleError: the child would have to wait for the one that spawns it.
+            Exception: what the child's start raised, as it is.
+        """
+        return await self._cell.spawn(as_spec(child, options))
+
+    @overload
+    def get(self, path: str, kind: type[A]) -> Ref[A]: ...
+
+    @overload
+    def get(self, path: str, kind: type[T]) -> T: ...
+
+    def get(self, path: str, kind: type[Any]) -> Any:
+        """Look up a child, or a child's child, by its names joined by slashes.
+
+        `kind` is the actor's class, and gives its ref; or the class of the
+        child's face, or `Supervisor`, and gives that.
+
+        Raises:
+            UnknownChildError: there is none, or it is of another type.
+        """
+        node: Node = self._cell
+        for name in path.split("/"):
+            node = _child(node, name)
+        if isinstance(node, ActorCell) and issubclass(kind, Actor):
+            if node.actor_type is not None and issubclass(node.actor_type, kind):
+                return Ref[Any](node)
+        elif isinstance(node.face, kind) and kind is not Ref:
+            return node.face
+        found = node.actor_type if isinstance(node, ActorCell) else Supervisor
+        raise UnknownChildError(
+            f"{node.path!r} is no {kind.__name__}: it is a "
+            f"{'child that has not started' if found is None else found.__name__}"
+        )
+
+    async def stop_child(self, name: str) -> Exit:
+        """Close one child; it stays listed, and `start_child` starts it anew.
+
+        Cancelling this stops the waiting, not the closing.
+
+        Raises:
+            UnknownChildError: there is no child of that name.
+        """
+        node = self._cell.find(name)
+        _refuse_own_end(node)
+        self._cell.kept.add(name)
+        self._cell.stop_child(node, Ending.CLOSE)
+        return await node.wait_stopped()
+
+    async def start_child(self, name: str) -> Any:  # noqa: ANN401 - a ref or a face; `get` has it typed
+        """Start a child that has stopped, in its old place; returns what `spawn` would.
+
+        It has a new mailbox; refs of the one that stopped stay stopped.
+
+        Raises:
+            UnknownChildError: there is no child of that name.
+            SpecError: it has not stopped.
+        """
+        node = self._cell.find(name)
+        if node.exit is None:
+            raise SpecError(f"{node.path!r} has not stopped: it is {node.state}")
+        return await self._cell.wait_up(self._cell.start_again(name))
+
+    async def restart_child(self, name: str) -> None:
+        """Stop one child and start it again; its mailbox stays. Returns once it is up.
+
+        It is not counted as a restart after a crash.
+
+        Raises:
+            UnknownChildError: there is no child of that name.
+            ActorStoppedError: it has stopped for good.
+        """
+        node = self._cell.find(name)
+        _refuse_own_end(node)
+        await self._cell.restart_and_wait(node)
+
+    async def remove_child(self, name: str) -> None:
+        """Close one child if it runs, and forget it: its name is free again.
+
+        Raises:
+            UnknownChildError: there is no child of that name.
+        """
+        node = self._cell.find(name)
+        if node.exit is None:
+            await self.stop_child(name)
+        self._cell.forget(name)
+
+    async def close(self) -> Exit:
+        """Stop all children, the last one first, and then the supervisor; work is handed back.
+
+        Cancelling this stops the waiting, not the closing.
+
+        Raises:
+            AskCycleError: one of its own actors calls this in a handler.
+        """
+        return await self._end(Ending.CLOSE)
+
+    async def shutdown(self) -> Exit:
+        """Let every child handle what it had accepted, the last one first, and then stop.
+
+        Cancelling this stops the waiting, not the draining.
+
+        Raises:
+            AskCycleError: one of its own actors calls this in a handler.
+        """
+        return await self._end(Ending.SHUTDOWN)
+
+    async def wait_stopped(self) -> Exit:
+        """Wait until it has ended for good; return why."""
+        return await self._cell.wait_stopped()
+
+    async def _end(self, ending: Ending) -> Exit:
+        _refuse_own_end(self._cell)
+        if self._cell.exit is None:
+            self._cell.system.stop(self._cell, ending)
+        return await self._cell.wait_stopped()
+
+    def __repr__(self) -> str:
+        return f"<Supervisor {self.path} {self._cell.state}, {len(self._cell.nodes)} children>"
+
+
+def _child(node: Node, name: str) -> Node:
+    if isinstance(node, ActorCell):
+        if node.children is None:
+            raise UnknownChildError(f"{node.path!r} has no child {name!r}; it has: none")
+        return node.children.find(name)
+    return cast("SupervisorCell", node).find(name)
+
+
+def _refuse_own_end(node: Node) -> None:
+    asker = current_cell.get()
+    if asker is not None and (asker.path + "/").startswith(node.path + "/"):
+        raise AskCycleError(
+            f"{asker.path!r} would wait for its own end: stop {node.path!r} from outside"
+        )

@@ -1,0 +1,151 @@
+"""A place in the tree: what actors and supervisors have in common, seen from above.
+
+A node outlives the lives that are run in it: it holds the name, the options
+and the state, and it resolves exactly once, with the final `Exit`. Its
+supervisor begins lives, asks them to end and hears how they ended.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from ._current import Waiter
+from ._events import Crashed, Restarted, Started, Stopped
+from ._types import Ending, Exit, LifeEnd, Restart, State
+
+if TYPE_CHECKING:
+    from ._supervisor import SupervisorCell
+    from ._system import System
+
+
+@attrs.define(eq=False, kw_only=True)
+class Node:
+    """The common part of `ActorCell` and `SupervisorCell`."""
+
+    name: str
+    path: str
+    system: "System"
+    parent: "SupervisorCell | None"
+    spec: Any
+    """The `Child` or `Tree` that it was made of; None for an actor's own supervisor."""
+
+    order: int = 0
+    restart: Restart = "transient"
+    significant: bool = False
+    state: State = "new"
+    restarts: int = 0
+    exit: Exit | None = None
+    last_error: BaseException | None = None
+    ending: Ending | None = None
+    face: Any = None
+    """What `spawn` returned for this node: a ref, or the face made of it."""
+
+    was_up: bool = False
+    is_up: bool = False
+    _stopped: trio.Event | None = None
+    _settled: trio.Event | None = None
+
+    def waits_for(self) -> Iterable[Waiter]:
+        """Return those that it cannot go on without."""
+        return ()
+
+    # For the supervisor ------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Begin a life."""
+        self.ending = None
+        self.state = "starting"
+        self.system.spawn(self.live, self.path)
+
+    async def live(self) -> None:
+        """Run one life, and report how it ended."""
+        raise NotImplementedError
+
+    def request(self, ending: Ending) -> None:
+        """Ask the running life to end in this way; a weaker request changes nothing."""
+        if self.ending is None or ending > self.ending:
+            self.ending = ending
+            if self.state not in ("stopped", "waiting"):
+                self.state = "stopping"
+            self.apply_ending()
+
+    def apply_ending(self) -> None:
+        """Make the running life see what `ending` says."""
+        raise NotImplementedError
+
+    def force(self) -> None:
+        """End the grace periods of the running life now."""
+        raise NotImplementedError
+
+    def bound(self) -> float:
+        """Return the seconds within which a requested end is reached."""
+        raise NotImplementedError
+
+    def note_started(self) -> None:
+        """Report that the life is up."""
+        self.is_up = True
+        if self.state == "starting":
+            self.state = "running"
+        if self.was_up:
+            self.restarts += 1
+            self.system.hub.emit(Restarted(path=self.path, restarts=self.restarts))
+        else:
+            self.was_up = True
+            self.system.hub.emit(Started(path=self.path))
+        if self.parent is not None:
+            self.parent.hear_started(self)
+        if self._settled is not None:
+            self._settled.set()
+
+    def note_ended(self, end: LifeEnd) -> None:
+        """Report that the life is over."""
+        self.is_up = False
+        self.state = "waiting"
+        if end.error is not None:
+            self.last_error = end.error
+            self.system.hub.emit(Crashed(path=self.path, error=end.error))
+        if self.parent is not None:
+            self.parent.hear_exited(self, end)
+        else:
+            self.system.root_ended(self, end)
+
+    @trio.lowlevel.enable_ki_protection
+    def finish(self, exit_: Exit) -> None:
+        """Resolve: no further life will come."""
+        if self.exit is not None:
+            return
+        self.exit = exit_
+        self.state = "stopped"
+        self.system.hub.emit(Stopped(path=self.path, exit=exit_))
+        if self._stopped is not None:
+            self._stopped.set()
+        if self._settled is not None:
+            self._settled.set()
+
+    # For anybody -------------------------------------------------------------------------
+
+    def expect_start(self) -> None:
+        """Let `wait_settled` wait for the next start, though this life is up."""
+        self.is_up = False
+        self._settled = None
+
+    async def wait_settled(self) -> None:
+        """Sleep until a start has succeeded, or the node has finished."""
+        if not self.is_up and self.exit is None:
+            if self._settled is None or self._settled.is_set():
+                self._settled = trio.Event()
+            await self._settled.wait()
+
+    async def wait_stopped(self) -> Exit:
+        """Sleep until the node has finished; return why."""
+        if self.exit is None:
+            if self._stopped is None:
+                self._stopped = trio.Event()
+            await self._stopped.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+        if self.exit is None:
+            raise AssertionError("a node resolves before it wakes its monitors")
+        return self.exit

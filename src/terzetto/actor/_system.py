@@ -1,0 +1,171 @@
+"""The root: the nursery that all tasks of a tree live in, and the block around it.
+
+Theory of operation
+-------------------
+The block opens a nursery in the caller's task, whose one child opens a second
+nursery under a shield; every task of the tree lives in the second. So a
+cancellation from outside reaches the caller's code, leaves the block, and there
+becomes a close: the shield gets its deadline, within which the actors stop in
+order. The first nursery never sees an exception of the caller's code, so
+nothing comes out wrapped in a group, and a `Cancelled` only passes through.
+
+When restarts are used up, the scope around the caller's code is cancelled and
+the last crash is raised from the block, unless that code raised by itself.
+
+Invariant: the shield has a deadline from the moment the block is left.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import attrs
+import trio
+
+from terzetto._shared._logging import Logger, default_logger
+
+from ._cell import ActorCell
+from ._context import Context
+from ._events import Hub
+from ._handle import Supervisor
+from ._node import Node
+from ._supervisor import SupervisorCell
+from ._tree import Tree
+from ._types import Ending, Exit, LifeEnd, Stop
+
+T = TypeVar("T")
+
+SLACK = 1.0  # seconds beyond the sum of grace periods before everything is cancelled
+
+
+@attrs.define(eq=False)
+class System:
+    """What the nodes of one root share."""
+
+    logger: Logger
+    hub: Hub = attrs.field(factory=Hub)
+    ended: trio.Event = attrs.field(factory=trio.Event)
+    failure: BaseException | None = None
+    body: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    shield: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
+    _nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Hold the nursery open until the tree has ended."""
+        with self.shield:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                await self.ended.wait()
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """The nursery of all tasks of the tree."""
+        if self._nursery is None:
+            raise AssertionError("the root opens its nursery first")
+        return self._nursery
+
+    def spawn(self, fn: Callable[..., Awaitable[object]], name: str, *args: Any) -> None:  # noqa: ANN401 - as trio's own
+        """Start a task of the tree."""
+        self.nursery.start_soon(fn, *args, name=name)
+
+    async def start(self, fn: Callable[..., Awaitable[object]], name: str) -> Any:  # noqa: ANN401 - as trio's own
+        """Start a task of the tree and wait until it says that it has started."""
+        return await self.nursery.start(fn, name=name)
+
+    def context_of(self, cell: ActorCell) -> Context[Any]:
+        """Return the context of one life."""
+        return Context(cell)
+
+    def face_of(self, cell: SupervisorCell) -> Supervisor:
+        """Return the public face of a supervisor."""
+        return Supervisor(cell)
+
+    def stop(self, node: Node, ending: Ending) -> None:
+        """Stop a node for good."""
+        if node.parent is not None:
+            node.parent.stop_child(node, ending)
+        else:
+            node.request(ending)
+
+    def root_ended(self, root: Node, end: LifeEnd) -> None:
+        """Hear that the root's life is over."""
+        root.finish(Exit(end.reason, end.error))
+        if end.error is not None:
+            self.failure = end.error
+            self.body.cancel()
+        self.ended.set()
+
+
+@attrs.define(eq=False)
+class Root(AbstractAsyncContextManager[T], Generic[T]):
+    """A block around a tree of its own; `_pick` chooses what ``as`` gives."""
+
+    _tree: Tree
+    _path: str
+    _pick: Callable[[SupervisorCell], T]
+    _logger: Logger | None = None
+    _system: System | None = None
+    _root: SupervisorCell | None = None
+    _manager: Any = None  # trio's NurseryManager has no public name
+
+    async def __aenter__(self) -> T:
+        system = self._system = System(self._logger or default_logger("actor"))
+        root = self._root = SupervisorCell(
+            name=self._tree.name,
+            path=self._path,
+            system=system,
+            parent=None,
+            tree=self._tree,
+            spec=self._tree,
+        )
+        root.face = Supervisor(root)
+        self._manager = trio.open_nursery()
+        nursery = await self._manager.__aenter__()
+        system.body.__enter__()
+        try:
+            await nursery.start(system.run)
+            root.begin()
+            await root.wait_settled()
+        except BaseException as error:
+            if not await self.__aexit__(type(error), error, error.__traceback__):
+                raise
+        if not root.was_up:
+            await self.__aexit__(None, None, None)
+        return self._pick(root)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        system, root = self._system, self._root
+        if system is None or root is None:
+            raise AssertionError("a block is entered before it is left")
+        try:
+            await self._close(system, root)
+            absorbed = system.body.__exit__(exc_type, exc, traceback)
+        finally:
+            await self._manager.__aexit__(None, None, None)
+        failure = system.failure
+        if failure is not None and (exc is None or absorbed):
+            context = failure.__context__
+            try:
+                raise failure
+            finally:
+                failure.__context__ = context  # the Cancelled of the block explains nothing
+        return bool(absorbed)
+
+    async def _close(self, system: System, root: SupervisorCell) -> None:
+        """Close the tree within its grace; beyond that, cancel what is left."""
+        if not system.ended.is_set():
+            root.request(Ending.CLOSE)
+            system.shield.deadline = trio.current_time() + root.bound() + SLACK
+            with trio.CancelScope(deadline=system.shield.deadline, shield=True):
+                await system.ended.wait()
+            if not system.ended.is_set():
+                root.finish(Exit(Stop.CLOSED))
+                system.ended.set()
+        system.hub.end()
