@@ -6,6 +6,21 @@ that write maps from scripts of their own, `content_key` and `updates_channel` s
 a map is.
 """
 
+from terzetto.rmap._join import child, join
 from terzetto.rmap._keys import content_key, updates_channel
+from terzetto.rmap._map import BYTES, BytesMap, Map
+from terzetto.rmap._replica import Change
+from terzetto.rmap._typed import Swap, TypedMap
 
-__all__ = ["content_key", "updates_channel"]
+__all__ = [
+    "BYTES",
+    "BytesMap",
+    "Change",
+    "Map",
+    "Swap",
+    "TypedMap",
+    "child",
+    "content_key",
+    "join",
+    "updates_channel",
+]

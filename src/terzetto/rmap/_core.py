@@ -1,0 +1,149 @@
+"""What a map's face and its actor share: the replica, the slots, and the road to Redis.
+
+A core lives as long as the face, over all restarts of the actor. The actor feeds it
+from Redis (`_actor`); the face reads it and writes through it (`_map`). Everything
+here runs in the one trio thread, and nothing but `run` waits.
+"""
+
+import time
+from typing import Any, Final, Generic, TypeVar
+
+import attrs
+import trio
+
+from terzetto._shared._logging import Logger
+from terzetto.actor import Ref
+from terzetto.errors import ClosedError, InvalidOptionError
+from terzetto.redis import Redis, Reply, Script
+from terzetto.rmap._replica import Change, Position, Replica
+from terzetto.rmap._slots import Slot
+
+V = TypeVar("V")
+
+MAX_EXPIRY: Final = 9_223_372_036
+"""The longest expiry, in seconds: what the Go peers can hold too."""
+
+
+@attrs.frozen(kw_only=True)
+class Expiry:
+    """When the server drops the map's content, as the scripts are told."""
+
+    seconds: int = 0
+    is_sliding: bool = False
+
+    @classmethod
+    def of(cls, ttl: float, *, sliding: bool) -> "Expiry":
+        """Cut `ttl`, in seconds, to whole ones, but at least one; 0 is none.
+
+        Raises:
+            InvalidOptionError: it is negative, not a number, or beyond 292 years.
+        """
+        if not 0 <= ttl <= MAX_EXPIRY:
+            raise InvalidOptionError(
+                f"ttl is {ttl}: give seconds from 0 (no expiry) to {MAX_EXPIRY}"
+            )
+        return cls(seconds=max(1, int(ttl)) if ttl else 0, is_sliding=sliding)
+
+    @property
+    def args(self) -> tuple[int, str]:
+        """ARGV[2] and ARGV[3] of every script."""
+        return self.seconds, "sliding" if self.is_sliding else "absolute"
+
+
+@attrs.define(kw_only=True, eq=False)
+class Core(Generic[V]):
+    """The state of one map in this process."""
+
+    name: str
+    redis: Redis
+    content_key: str
+    channel: str
+    expiry: Expiry
+    log: Logger
+    replica: Replica[V]
+    ref: Ref[Any] | None = attrs.field(default=None, init=False)
+    slots: dict[Slot[object], None] = attrs.field(factory=dict[Slot[object], None], init=False)
+    snapshot_wanted: trio.Event = attrs.field(factory=trio.Event, init=False)
+    is_frozen: bool = attrs.field(default=False, init=False)
+    is_unanswered: bool = attrs.field(default=False, init=False)
+    certain_at: float = attrs.field(factory=time.time, init=False)
+
+    # --- from the actor -----------------------------------------------------------------
+
+    def post(self, change: Change, key: str | None) -> None:
+        """Tell everybody who waits."""
+        for slot in self.slots:
+            slot.post(change, key)
+
+    def note_certain(self) -> None:
+        """The replica has just heard from the server that it is up to date."""
+        self.is_unanswered = False
+        if not self.replica.needs_snapshot:
+            self.certain_at = time.time()
+
+    def want_snapshot(self) -> None:
+        """Wake the actor if the replica needs a snapshot."""
+        if self.replica.needs_snapshot:
+            self.snapshot_wanted.set()
+
+    def thaw(self) -> None:
+        """Follow the server again, after the actor was started anew."""
+        self.is_frozen = False
+
+    def freeze(self) -> None:
+        """Keep the content as it is, readable, and let all who wait go."""
+        if not self.is_frozen:
+            self.is_frozen = True
+            self.replica.release_all()
+            for slot in self.slots:
+                slot.end()
+
+    # --- from the face ------------------------------------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody feeds the replica any more."""
+        return self.is_frozen or (self.ref is not None and self.ref.is_stopped)
+
+    @property
+    def stale_since(self) -> float | None:
+        """Unix time since which changes may have been missed; None while exact."""
+        is_certain = not (
+            self.is_closed
+            or self.is_unanswered
+            or self.replica.needs_snapshot
+            or self.redis.state != "connected"
+        )
+        return None if is_certain else self.certain_at
+
+    def check_open(self) -> None:
+        """Refuse what a frozen map cannot do.
+
+        Raises:
+            ClosedError: the map was left.
+        """
+        if self.is_closed:
+            raise ClosedError(
+                f"the map {self.name!r} was left: join it again to go on "
+                "(what was read stays readable, and reset and destroy still work)"
+            )
+
+    async def run(self, script: Script, *args: bytes | int) -> Reply:
+        """Run a script on the map; only this waits for Redis."""
+        return await self.redis.run_script(
+            script, keys=[self.content_key], args=[self.channel, *self.expiry.args, *args]
+        )
+
+    async def wait_for_revision(self, revision: int, sent_at: Position) -> None:
+        """Wait until the replica holds the commit `revision`, or a later state.
+
+        Raises:
+            ClosedError: the map was left meanwhile.
+        """
+        reached = trio.Event()
+        if self.is_closed or self.replica.wait_for_revision(revision, sent_at, reached.set):
+            await trio.lowlevel.checkpoint()
+        else:
+            self.want_snapshot()
+            await reached.wait()
+        self.check_open()

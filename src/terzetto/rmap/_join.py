@@ -1,0 +1,196 @@
+"""How a map is joined: as a block of its own, or as a child in somebody's tree."""
+
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, TypeVar, overload
+
+from terzetto._shared._logging import Logger, default_logger
+from terzetto.actor import Child, Ref, open_child
+from terzetto.codec import Codec
+from terzetto.errors import InvalidOptionError, InvalidPayloadError
+from terzetto.redis import Redis
+from terzetto.rmap._actor import MapActor
+from terzetto.rmap._core import Core, Expiry
+from terzetto.rmap._keys import content_key, updates_channel
+from terzetto.rmap._map import TEXT, BytesCodec, BytesMap, Map
+from terzetto.rmap._replica import Change, Replica
+from terzetto.rmap._typed import TypedMap
+
+V = TypeVar("V")
+
+
+@overload
+def child(
+    name: str,
+    redis: Redis,
+    *,
+    codec: None = None,
+    ttl: float = 0.0,
+    sliding: bool = False,
+    poll_interval: float = 10.0,
+    logger: Logger | None = None,
+) -> Child[Map]: ...
+@overload
+def child(
+    name: str,
+    redis: Redis,
+    *,
+    codec: BytesCodec,
+    ttl: float = 0.0,
+    sliding: bool = False,
+    poll_interval: float = 10.0,
+    logger: Logger | None = None,
+) -> Child[BytesMap]: ...
+@overload
+def child(
+    name: str,
+    redis: Redis,
+    *,
+    codec: Codec[V],
+    ttl: float = 0.0,
+    sliding: bool = False,
+    poll_interval: float = 10.0,
+    logger: Logger | None = None,
+) -> Child[TypedMap[V]]: ...
+def child(
+    name: str,
+    redis: Redis,
+    *,
+    codec: Codec[Any] | None = None,
+    ttl: float = 0.0,
+    sliding: bool = False,
+    poll_interval: float = 10.0,
+    logger: Logger | None = None,
+) -> Child[Any]:
+    """Return a map as a child for a tree of one's own; spawning it joins and returns the map.
+
+    The map survives restarts of its actor. The child may be started again after its end,
+    and is then the same map; it cannot be in two places at once. Takes and raises what
+    `join` does, but talks to Redis only when it is spawned.
+    """
+    if not poll_interval > 0:
+        raise InvalidOptionError(f"poll_interval is {poll_interval}: give more than 0 seconds")
+    values: Codec[Any] = TEXT if codec is None else codec
+    core = _core(name, redis, values, Expiry.of(ttl, sliding=sliding), logger)
+    face: TypedMap[Any]
+    if codec is None:
+        face = Map(core, values)
+    elif isinstance(codec, BytesCodec):
+        face = BytesMap(core, values)
+    else:
+        face = TypedMap(core, values)
+
+    def bind(ref: Ref[MapActor]) -> TypedMap[Any]:
+        core.ref = ref
+        return face
+
+    return Child(
+        partial(MapActor, core, poll_interval),
+        name=f"map {name}".replace("/", "|"),  # a child's name has no slash
+        face=bind,
+    )
+
+
+@overload
+def join(
+    name: str,
+    redis: Redis,
+    *,
+    codec: None = None,
+    ttl: float = 0.0,
+    sliding: bool = False,
+    poll_interval: float = 10.0,
+    logger: Logger | None = None,
+) -> AbstractAsyncContextManager[Map]: ...
+@overload
+def join(
+    name: str,
+    redis: Redis,
+    *,
+    codec: BytesCodec,
+    ttl: float = 0.0,
+    sliding: bool = False,
+    poll_interval: float = 10.0,
+    logger: Logger | None = None,
+) -> AbstractAsyncContextManager[BytesMap]: ...
+@overload
+def join(
+    name: str,
+    redis: Redis,
+    *,
+    codec: Codec[V],
+    ttl: float = 0.0,
+    sliding: bool = False,
+    poll_interval: float = 10.0,
+    logger: Logger | None = None,
+) -> AbstractAsyncContextManager[TypedMap[V]]: ...
+def join(
+    name: str,
+    redis: Redis,
+    *,
+    codec: Codec[Any] | None = None,
+    ttl: float = 0.0,
+    sliding: bool = False,
+    poll_interval: float = 10.0,
+    logger: Logger | None = None,
+) -> AbstractAsyncContextManager[TypedMap[Any]]:
+    """Join a replicated map for the time of a block; entering waits until it is here whole.
+
+    After the block the map stays as it was last, readable. A map whose restarts are used
+    up cancels the block, and its error comes out of it, unwrapped.
+
+    Args:
+        name: the map's name, 1 to 512 characters without spaces, NUL and ``* ? [ ]``.
+        redis: the client; its block must outlive this one.
+        codec: how values are stored: text by default (`Map`), `BYTES` for bytes
+            (`BytesMap`), or a codec such as `terzetto.codec.json_codec` makes (`TypedMap`).
+        ttl: seconds after which the server drops the content, cut to whole seconds but at
+            least 1; 0 for never. All who write to a map should give the same.
+        sliding: whether each operation starts the time anew; else the first one counts.
+        poll_interval: seconds between two looks at the server's revision, for changes that
+            no message tells of, such as an expiry.
+        logger: anything with the methods of structlog's bound loggers.
+
+    Raises:
+        InvalidNameError: `name` cannot name a map.
+        InvalidOptionError: `ttl` or `poll_interval` is out of its range.
+        redis.exceptions.ResponseError: something else than a map is at its place, or the
+            server does not allow to read it.
+        LinkClosedError: the client's block has been left.
+    """
+    return open_child(
+        child(
+            name,
+            redis,
+            codec=codec,
+            ttl=ttl,
+            sliding=sliding,
+            poll_interval=poll_interval,
+            logger=logger,
+        )
+    )
+
+
+def _core(
+    name: str, redis: Redis, codec: Codec[Any], expiry: Expiry, logger: Logger | None
+) -> Core[Any]:
+    log = (default_logger("rmap") if logger is None else logger).bind(map=name)
+
+    def report_malformed(data: bytes, error: InvalidPayloadError) -> None:
+        log.warning("passed over a malformed message", error=str(error), start=data[:40])
+
+    core: Core[Any]
+
+    def post(change: Change, key: str | None) -> None:
+        core.post(change, key)
+
+    core = Core(
+        name=name,
+        redis=redis,
+        content_key=content_key(name),
+        channel=updates_channel(name),
+        expiry=expiry,
+        log=log,
+        replica=Replica(decode=codec.decode, on_change=post, on_malformed=report_malformed),
+    )
+    return core
