@@ -1,0 +1,219 @@
+"""The bounded buffer between a polling loop and those who take events from it.
+
+No Redis here. The loop puts batches in as long as there is room; any number of
+tasks take events out, each event going to one of them. The loop asks `room`
+before it polls and sleeps on `wanted` while there is none, so a task that does
+not take stops the polling and nothing else.
+
+Events stay in the batches they arrived in: a batch came with one reply, so one
+claim and one time hold for all of it, and a sink renews or drops it as a whole.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+import attrs
+import trio
+from trio.lowlevel import ParkingLot, checkpoint, checkpoint_if_cancelled
+
+from terzetto.streaming._event import Event
+
+# A task that takes from a full buffer never has to wait, so it gives way to the
+# others by itself: a full checkpoint for every so many events.
+_EVENTS_PER_CHECKPOINT = 64
+
+
+@attrs.define(eq=False)
+class Batch:
+    """Events of one stream that came together.
+
+    Attributes:
+        stream: the stream's name.
+        events: those not taken yet, in order.
+        consumer: for which consumer of the group they were delivered; "" for a reader.
+        since: when its claim was made or last renewed, by `trio.current_time()`.
+    """
+
+    stream: str
+    events: deque[Event]
+    consumer: str = ""
+    since: float = 0.0
+
+
+class Signal:
+    """A flag that one task waits for and others raise; raising it twice is raising it once."""
+
+    __slots__ = ("_event", "_raised")
+
+    def __init__(self) -> None:
+        self._raised = False
+        self._event = trio.Event()
+
+    def raise_(self) -> None:
+        """Let the waiting task, or the next that comes to wait, go on."""
+        if not self._raised:
+            self._raised = True
+            self._event.set()
+
+    async def wait(self) -> None:
+        """Sleep until it is raised, and lower it."""
+        if not self._raised:
+            await self._event.wait()
+        else:
+            await checkpoint()
+        self._raised = False
+        self._event = trio.Event()
+
+
+class Buffer:
+    """A bounded queue of batches."""
+
+    def __init__(self, size: int, wanted: Signal, lapse: float | None = None) -> None:
+        """Make a buffer of `size` events.
+
+        Args:
+            size: how many events it holds at most.
+            wanted: raised when the loop should poll again.
+            lapse: a batch older than this many seconds is dropped untaken;
+                None keeps batches for ever.
+        """
+        self._size = size
+        self._wanted = wanted
+        self._lapse = lapse
+        self._batches: deque[Batch] = deque()
+        self._length = 0
+        self._taken = 0
+        self._waiting = ParkingLot()
+        self.lapsed = 0
+        self.last_taken = float("-inf")
+        self.is_closed = False
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def room(self) -> int:
+        """How many events a poll may bring; 0 until half of the buffer is free.
+
+        Polling for each place that becomes free would mean a round trip for
+        each event.
+        """
+        free = self._size - self._length
+        return free if free * 2 >= self._size else 0
+
+    @property
+    def free(self) -> int:
+        """How many more events fit."""
+        return self._size - self._length
+
+    @property
+    def tasks_waiting(self) -> int:
+        """How many tasks wait for an event at this moment."""
+        return len(self._waiting)
+
+    def batches(self) -> tuple[Batch, ...]:
+        """Return the batches that still have events, oldest first."""
+        return tuple(self._batches)
+
+    def put(self, batch: Batch) -> None:
+        """Add a batch; the loop has looked for room before it asked Redis for one."""
+        if batch.events and not self.is_closed:
+            self._batches.append(batch)
+            self._length += len(batch.events)
+            self._waiting.unpark(count=len(batch.events))
+
+    def drop(self, batch: Batch, ids: Iterable[str] | None = None) -> None:
+        """Take events out that are not ours any more: those with `ids`, or all of the batch."""
+        if batch not in self._batches:
+            return
+        before = len(batch.events)
+        if ids is None:
+            batch.events.clear()
+        else:
+            gone = set(ids)
+            batch.events = deque(event for event in batch.events if event.id not in gone)
+        self._length -= before - len(batch.events)
+        if not batch.events:
+            self._batches.remove(batch)
+        self._ask_for_more()
+
+    def drop_all(self) -> list[Batch]:
+        """Empty the buffer; return what was in it."""
+        dropped = list(self._batches)
+        self._batches.clear()
+        self._length = 0
+        self._ask_for_more()
+        return dropped
+
+    def close(self) -> None:
+        """Take no more; wake all who wait."""
+        self.is_closed = True
+        self._waiting.unpark_all()
+
+    def reopen(self) -> None:
+        """Take events again, after the component was started anew."""
+        self.is_closed = False
+
+    async def take(self) -> Event | None:
+        """Wait for an event; None when the buffer is closed and empty.
+
+        Cancelling takes nothing.
+        """
+        self._taken += 1
+        if self._taken % _EVENTS_PER_CHECKPOINT:
+            await checkpoint_if_cancelled()
+        else:
+            await checkpoint()
+        while (batch := self._first()) is None:
+            if self.is_closed:
+                return None
+            await self._sleep()
+        event = batch.events.popleft()
+        self._length -= 1
+        if not batch.events:
+            self._batches.popleft()
+        self._took()
+        return event
+
+    async def take_many(self, limit: int) -> list[Event] | None:
+        """Wait for events; return all there are, `limit` at most; None when closed and empty.
+
+        Cancelling takes nothing.
+        """
+        await checkpoint()
+        while self._first() is None:
+            if self.is_closed:
+                return None
+            await self._sleep()
+        taken: list[Event] = []
+        while len(taken) < limit and (batch := self._first()) is not None:
+            if len(taken) + len(batch.events) <= limit:
+                taken += batch.events
+                self._batches.popleft()
+            else:
+                taken += [batch.events.popleft() for _ in range(limit - len(taken))]
+        self._length -= len(taken)
+        self._took()
+        return taken
+
+    def _first(self) -> Batch | None:
+        while self._batches:
+            batch = self._batches[0]
+            if self._lapse is None or trio.current_time() - batch.since < self._lapse:
+                return batch
+            self.lapsed += len(batch.events)
+            self._length -= len(batch.events)
+            self._batches.popleft()
+        return None
+
+    def _took(self) -> None:
+        self.last_taken = trio.current_time()
+        self._ask_for_more()
+
+    def _ask_for_more(self) -> None:
+        if self.room:
+            self._wanted.raise_()
+
+    async def _sleep(self) -> None:
+        self._wanted.raise_()
+        await self._waiting.park()

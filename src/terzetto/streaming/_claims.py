@@ -1,0 +1,101 @@
+"""The arithmetic of claims: when an entry may be taken over, and who is alive.
+
+Pure; all durations are seconds, all times are those of one monotonic clock.
+
+An entry that a sink delivered belongs to one consumer until it is acknowledged.
+Its idle time runs on the server. At `grace` seconds any instance may claim it,
+so everything here is a fraction of the grace period: a holder renews at half of
+it, looks for idle entries a few times in it, and takes a peer for dead when its
+keep-alive has not changed for two of them. What others wrote as a wall-clock
+time is only compared for a change, so clocks need not agree.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import attrs
+
+HANDED_BACK_MS: Final = 24 * 3600 * 1000
+"""The idle time of an entry that is free for all at once; over any grace period in use."""
+
+LAPSE: Final = 0.9
+"""The part of a grace period after which an unrenewed claim is taken for lost.
+
+It is counted from the reply, the server counts from the delivery a little before."""
+
+_LONGEST_CLAIM_INTERVAL: Final = 0.5
+_MAX_EXPONENT: Final = 30  # 2**k must not overflow a float, however often an event came back
+
+
+def milliseconds(seconds: float) -> int:
+    """Return `seconds` in whole milliseconds, at least 1."""
+    return max(1, round(seconds * 1000))
+
+
+def claim_interval(grace: float) -> float:
+    """Return how long an instance waits between two looks for idle entries."""
+    return min(_LONGEST_CLAIM_INTERVAL, grace / 4)
+
+
+def keepalive_interval(grace: float) -> float:
+    """Return how often a consumer shows that it lives; peers allow two grace periods."""
+    return grace / 2
+
+
+def needs_renewal(since: float, now: float, grace: float) -> bool:
+    """Tell whether a claim made or renewed at `since` should be renewed at `now`."""
+    return now - since >= grace / 2
+
+
+def retry_delay(deliveries: int, grace: float, base: float) -> float:
+    """Return how long a failed event rests before it comes again.
+
+    It doubles with each delivery from `base` and ends at the grace period, as an
+    entry is free for everybody from then on.
+    """
+    return min(grace, base * 2.0 ** min(max(deliveries - 1, 0), _MAX_EXPONENT))
+
+
+def idle_for_retry_ms(deliveries: int, grace: float, base: float) -> int:
+    """Return the idle time, in milliseconds, that makes an entry claimable after `retry_delay`."""
+    return max(0, round((grace - retry_delay(deliveries, grace, base)) * 1000))
+
+
+@attrs.define
+class _Seen:
+    value: bytes | None
+    since: float
+
+
+@attrs.define
+class Liveness:
+    """Which consumers are alive, by the changes of their keep-alives that we saw.
+
+    A consumer is dead when its entry has not changed for two grace periods of
+    ours, counted from the first look at it. A peer with a wrong clock is thus
+    judged like any other, and after an outage everybody has the time to come back.
+    """
+
+    grace: float
+    _seen: dict[str, _Seen] = attrs.field(factory=dict[str, _Seen], init=False)
+
+    def observe(self, consumers: Iterable[str], values: Mapping[str, bytes], now: float) -> None:
+        """Note the keep-alives of `consumers` as they are at `now`; forget all others."""
+        seen: dict[str, _Seen] = {}
+        for consumer in consumers:
+            value = values.get(consumer)
+            known = self._seen.get(consumer)
+            if known is None or known.value != value:
+                known = _Seen(value, now)
+            seen[consumer] = known
+        self._seen = seen
+
+    def dead(self, now: float, *, periods: int = 2) -> list[str]:
+        """Return the consumers that have been silent for so many grace periods."""
+        limit = periods * self.grace
+        return [name for name, seen in self._seen.items() if now - seen.since >= limit]
+
+    def forgive(self, now: float) -> None:
+        """Give everybody two more grace periods: Redis was away, and nobody could write."""
+        for seen in self._seen.values():
+            seen.since = now

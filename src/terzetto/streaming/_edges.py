@@ -1,0 +1,53 @@
+"""Reading what a stream holds, and turning a start position into a cursor.
+
+Called when a reader opens a stream, and by its loop where it suspects a gap.
+"""
+
+import trio
+
+from terzetto.redis import LinkLostError, Redis
+from terzetto.streaming._gap import Cursor, Edges
+from terzetto.streaming._pace import Pace
+from terzetto.streaming._positions import ZERO, Start, after_start
+from terzetto.streaming._scripts import EDGES
+
+
+async def read_edges(redis: Redis, key: str) -> Edges:
+    """Return what the stream at `key` holds; asks again when the link is lost meanwhile.
+
+    Raises:
+        redis.exceptions.RedisError: the server's error, such as a key that is no stream.
+    """
+    pace = Pace()
+    while True:
+        try:
+            reply = await redis.run_script(EDGES, keys=[key])
+        except LinkLostError:
+            await trio.sleep(pace.failed())
+            continue
+        exists, first, last, added, length = reply
+        return Edges(
+            exists=bool(exists),
+            first_id=str(first, "ascii"),
+            last_id=str(last, "ascii"),
+            added=added,
+            length=length,
+        )
+
+
+async def open_cursor(redis: Redis, stream: str, key: str, start: Start) -> Cursor:
+    """Return the cursor that `start` means at this moment.
+
+    The newest position becomes the last id that the stream ever made, so that
+    nothing that is added from now on is missed.
+
+    Raises:
+        redis.exceptions.RedisError: as for `read_edges`.
+    """
+    after = after_start(start)
+    edges = await read_edges(redis, key)
+    if after is None:
+        return Cursor(stream=stream, last_id=edges.last_id, number=edges.added)
+    if after == ZERO:
+        return Cursor(stream=stream, last_id=ZERO, number=edges.added - edges.length)
+    return Cursor(stream=stream, last_id=after)

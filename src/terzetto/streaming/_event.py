@@ -1,0 +1,142 @@
+"""Events, and how an entry of a Redis stream becomes one.
+
+Pure. An entry has the fields ``n`` (name), ``p`` (payload) and, when there is a
+topic, ``t``. Whatever else stands in an entry is left alone, and an entry
+without ``n`` or ``p`` is poison: it comes out as a value, never as an error, so
+that no writer can stop a loop of ours.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, TypeAlias, TypeVar
+
+import attrs
+
+from terzetto.codec import Codec
+from terzetto.streaming._positions import created_at
+
+T = TypeVar("T")
+
+NAME: Final = b"n"
+PAYLOAD: Final = b"p"
+TOPIC: Final = b"t"
+
+Fields: TypeAlias = Sequence[bytes]
+"""An entry's fields as Redis sends them: name, value, name, value…"""
+
+
+@attrs.frozen(kw_only=True)
+class Event:
+    """One entry of a stream.
+
+    Attributes:
+        id: the server's id, ``<unix ms>-<sequence>``; ids of one stream rise.
+        stream: the name of the stream it came from.
+        name: what happened, such as ``"user.created"``. Bytes that are not
+            UTF-8 are there as surrogate escapes; likewise in the topic.
+        payload: the body, as it was added.
+        topic: what it is about; ``""`` if it has none.
+        sink: the name of the sink it came through; ``""`` from a reader.
+        deliveries: how many times it has been delivered to an instance of the
+            sink, this time included; 1 from a reader.
+    """
+
+    id: str
+    stream: str
+    name: str
+    payload: bytes
+    topic: str = ""
+    sink: str = ""
+    deliveries: int = 1
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was added, by the server's clock, in UTC, to the millisecond."""
+        return created_at(self.id)
+
+    def decode(self, codec: Codec[T]) -> T:
+        """Return the value that the payload stands for.
+
+        Raises:
+            InvalidPayloadError: the payload is none that `codec` reads.
+        """
+        return codec.decode(self.payload)
+
+
+@attrs.frozen(kw_only=True)
+class Poison:
+    """An entry that is no event, because a field is missing.
+
+    Attributes:
+        id: the entry's id.
+        stream: the name of the stream.
+        fields: its fields as they are in Redis, flat.
+        why: what is wrong with it.
+        deliveries: as for `Event`.
+    """
+
+    id: str
+    stream: str
+    fields: tuple[bytes, ...]
+    why: str
+    deliveries: int = 1
+
+
+def to_text(data: bytes) -> str:
+    """Return `data` as text; bytes that are not UTF-8 become surrogate escapes."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def to_bytes(text: str) -> bytes:
+    """Return the bytes that `to_text` made `text` of."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def decode_entry(
+    stream: str, entry_id: bytes, fields: Fields | None, *, sink: str = "", deliveries: int = 1
+) -> Event | Poison:
+    """Return the event of an entry, or the poison that it is.
+
+    Of a field that stands there twice the last one counts, as for Go peers.
+    `fields` is None for an entry that was deleted while it was pending.
+    """
+    name = payload = topic = None
+    flat = fields or ()
+    for index in range(0, len(flat) - 1, 2):
+        field = flat[index]
+        if field == NAME:
+            name = flat[index + 1]
+        elif field == PAYLOAD:
+            payload = flat[index + 1]
+        elif field == TOPIC:
+            topic = flat[index + 1]
+    if name is None or payload is None:
+        missing = " and ".join(
+            repr(to_text(field))
+            for field, value in ((NAME, name), (PAYLOAD, payload))
+            if value is None
+        )
+        return Poison(
+            id=entry_id.decode("ascii"),
+            stream=stream,
+            fields=tuple(flat),
+            why=f"the entry has no field {missing}",
+            deliveries=deliveries,
+        )
+    return Event(
+        id=entry_id.decode("ascii"),
+        stream=stream,
+        name=to_text(name),
+        payload=payload,
+        topic="" if topic is None else to_text(topic),
+        sink=sink,
+        deliveries=deliveries,
+    )
+
+
+def encode_entry(name: str, payload: bytes, topic: str | None) -> list[bytes]:
+    """Return the fields of an entry, flat; the topic's is left out when there is none."""
+    fields = [NAME, to_bytes(name), PAYLOAD, payload]
+    if topic:
+        fields += (TOPIC, to_bytes(topic))
+    return fields

@@ -1,0 +1,235 @@
+"""The engine of a reader: its cursors, its buffers and its poll loop.
+
+Theory of operation
+-------------------
+The feed outlives restarts of the actor that runs it, so the loop goes on where
+it stopped. For each stream it has a cursor, the id of the last entry that was
+read. A turn of the loop is: sleep until every buffer has room; XREAD from the
+cursors; move the cursors; filter; put the events into every buffer. Nothing is
+read before somebody takes, for there is no buffer until then.
+
+The newest position becomes a real id when a stream is opened or added, so
+nothing slips between two polls. Where trimming may have overtaken a cursor, the
+loop compares the stream's first entry with the batch and reports the gap; where
+a stream ends before its cursor it was made anew, and is read from its start.
+An outage is waited out by the link; after an error the loop paces itself.
+
+Only the loop moves cursors. Other tasks put streams into the table and take
+them out; the loop copies the table before each read, and drops what it read of
+a stream whose cursor is no longer the one it started from.
+
+Used by `_reader.py`, the actor and the face.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import trio
+from redis.exceptions import RedisError
+
+from terzetto._shared._logging import Logger
+from terzetto.redis import Arg, LinkClosedError, Redis
+from terzetto.streaming._buffer import Batch, Buffer, Signal
+from terzetto.streaming._edges import read_edges
+from terzetto.streaming._event import Event, Fields, Poison, decode_entry
+from terzetto.streaming._gap import Cursor, Gap
+from terzetto.streaming._names import stream_key
+from terzetto.streaming._options import ReadOptions
+from terzetto.streaming._pace import Pace
+from terzetto.streaming._poll import Poll
+from terzetto.streaming._positions import ZERO
+
+# A batch this long, or a read after a pause this long, may have been overtaken:
+# servers trim "about" a length in steps of a hundred entries.
+_SUSPICIOUS_BATCH: Final = 100
+_SUSPICIOUS_PAUSE: Final = 0.05
+_KEPT_GAPS: Final = 100
+
+
+class Feed:
+    """See the module's theory of operation."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        options: ReadOptions,
+        logger: Logger,
+        on_gap: Callable[[Gap], None] | None,
+    ) -> None:
+        self.redis = redis
+        self.options = options
+        self.cursors: dict[str, Cursor] = {}
+        self.gaps: deque[Gap] = deque(maxlen=_KEPT_GAPS)
+        self.missed = 0
+        self.skipped = 0
+        self.has_started = False
+        self.is_closed = False
+        self._log = logger
+        self._on_gap = on_gap
+        self._buffers: list[Buffer] = []
+        self._wanted = Signal()
+        self._poll: Poll | None = None
+        self._last_end = float("-inf")
+
+    # The callers' side
+
+    def open_buffer(self, size: int) -> Buffer:
+        """Add a buffer that gets every event from now on."""
+        buffer = Buffer(size, self._wanted)
+        if self.is_closed:
+            buffer.close()
+        else:
+            self._buffers.append(buffer)
+        return buffer
+
+    def close_buffer(self, buffer: Buffer) -> None:
+        """Take a buffer away; the others no longer wait for it."""
+        buffer.close()
+        if buffer in self._buffers:
+            self._buffers.remove(buffer)
+        self._wanted.raise_()
+
+    async def add(self, cursor: Cursor) -> None:
+        """Read one more stream from now on."""
+        self.cursors[cursor.stream] = cursor
+        await self._look_around()
+
+    async def remove(self, stream: str) -> None:
+        """Read a stream no more; events of it that are in the buffers stay there."""
+        del self.cursors[stream]
+        await self._look_around()
+
+    async def _look_around(self) -> None:
+        self._wanted.raise_()
+        if self._poll is not None:
+            await self._poll.interrupt()
+
+    def close(self) -> None:
+        """Let no more events in; who takes gets what is there, then the end."""
+        self.is_closed = True
+        for buffer in self._buffers:
+            buffer.close()
+
+    def reopen(self) -> None:
+        """Go on after a close, from the same places: the tree was started again."""
+        self.is_closed = False
+        for buffer in self._buffers:
+            buffer.reopen()
+
+    # The loop
+
+    async def run(self) -> None:
+        """Poll until cancelled, or until the link's block is left."""
+        pace = Pace()
+        name = f"reader of {', '.join(self.cursors)}"
+        async with self.redis.open_dedicated(name) as link:
+            self._poll = Poll(self.redis, link)
+            try:
+                while True:
+                    try:
+                        await self._turn(self._poll)
+                        pace.worked()
+                    except LinkClosedError:
+                        self.close()
+                        return
+                    except RedisError as error:
+                        self._last_end = float("-inf")
+                        self._log.warning("reading failed", reader=name, error=str(error))
+                        await trio.sleep(pace.failed())
+            finally:
+                self._poll = None
+
+    async def _turn(self, poll: Poll) -> None:
+        room = await self._wait_for_room()
+        cursors = {stream_key(name): cursor for name, cursor in self.cursors.items()}
+        paused = trio.current_time() - self._last_end > _SUSPICIOUS_PAUSE
+        if paused:
+            await self._look_for_new_streams(cursors)
+        replies = await poll.read([self._command(cursors, room)])
+        self._last_end = trio.current_time()
+        reply = None if replies is None else replies[0]
+        if isinstance(reply, RedisError):
+            raise reply
+        if not reply:
+            await self._look_for_new_streams(cursors)
+            return
+        for key, entries in reply.items():
+            cursor = cursors[key.decode("utf-8", "surrogateescape")]
+            await self._take_in(cursor, entries, suspicious=paused)
+
+    async def _wait_for_room(self) -> int:
+        """Sleep until there is a stream and every buffer has room; return for how many events."""
+        while True:
+            room = min((buffer.room for buffer in self._buffers), default=0)
+            if room and self.cursors:
+                return min(room, self.options.max_polled)
+            await self._wanted.wait()
+
+    def _command(self, cursors: dict[str, Cursor], room: int) -> Sequence[Arg]:
+        command: list[Arg] = ["XREAD", "COUNT", room, "BLOCK", self.options.block_ms, "STREAMS"]
+        command += cursors
+        command += [cursor.last_id for cursor in cursors.values()]
+        return command
+
+    async def _take_in(
+        self, cursor: Cursor, entries: list[tuple[bytes, Fields]], *, suspicious: bool
+    ) -> None:
+        if suspicious or cursor.number is None or len(entries) >= _SUSPICIOUS_BATCH:
+            await self._look_for_gap(cursor, [str(entry[0], "ascii") for entry in entries])
+        if self.cursors.get(cursor.stream) is not cursor:
+            return  # removed meanwhile, and perhaps added anew
+        cursor.advance(str(entries[-1][0], "ascii"), len(entries))
+        events = self._select(cursor.stream, entries)
+        for buffer in self._buffers:
+            buffer.put(Batch(stream=cursor.stream, events=deque(events)))
+
+    def _select(self, stream: str, entries: list[tuple[bytes, Fields]]) -> list[Event]:
+        select = self.options.select
+        events: list[Event] = []
+        for entry_id, fields in entries:
+            event = decode_entry(stream, entry_id, fields)
+            if isinstance(event, Poison):
+                self._skip(event.id, stream, event.why)
+                continue
+            try:
+                if select is None or select(event):
+                    events.append(event)
+            except Exception as error:  # noqa: BLE001 - the matcher is the user's: whatever it raises, the loop lives on
+                self._skip(event.id, stream, f"the matcher raised {error!r}")
+        return events
+
+    def _skip(self, event_id: str, stream: str, why: str) -> None:
+        self.skipped += 1
+        self._log.warning("event skipped", stream=stream, event=event_id, why=why)
+
+    # What the cursors cannot see
+
+    async def _look_for_gap(self, cursor: Cursor, ids: list[str]) -> None:
+        edges = await read_edges(self.redis, stream_key(cursor.stream))
+        gap = cursor.gap(ids, edges)
+        if gap is not None:
+            self._report(gap)
+        if edges.first_id in ids:
+            cursor.number = edges.added - edges.length - ids.index(edges.first_id)
+
+    async def _look_for_new_streams(self, cursors: dict[str, Cursor]) -> None:
+        for key, cursor in cursors.items():
+            edges = await read_edges(self.redis, key)
+            if not cursor.is_beyond(edges) or not edges.exists:
+                continue
+            after, cursor.last_id, cursor.number = cursor.last_id, ZERO, 0
+            self._report(Gap(stream=cursor.stream, after=after, before=edges.first_id, missed=None))
+
+    def _report(self, gap: Gap) -> None:
+        self.gaps.append(gap)
+        self.missed += gap.missed or 0
+        self._log.warning(
+            "events missed",
+            stream=gap.stream,
+            after=gap.after,
+            before=gap.before,
+            missed=gap.missed,
+        )
+        if self._on_gap is not None:
+            self._on_gap(gap)

@@ -1,0 +1,166 @@
+"""One stream of a sink: its consumer group in Redis, by the scripts of this room.
+
+A group belongs to one sink and one stream, and is shared by all instances of
+the sink. Every method is one command or script, so each of them either happens
+or does not. Methods raise the link's and the server's errors as they come; all
+of them can be repeated without harm.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from terzetto.redis import Arg, Reply, Script
+from terzetto.streaming._claims import HANDED_BACK_MS, milliseconds
+from terzetto.streaming._event import Event, Fields, Poison, decode_entry
+from terzetto.streaming._names import dead_stream, stream_key
+from terzetto.streaming._positions import ZERO, Start, after_start, latest
+from terzetto.streaming._scripts import (
+    BURY,
+    CLAIM,
+    DELETE_CONSUMER,
+    DESTROY_GROUP,
+    EXTEND,
+    HAND_BACK,
+    LEAVE,
+    OPEN_GROUP,
+)
+
+if TYPE_CHECKING:
+    from terzetto.streaming._stream import Stream
+
+_NO_CONSUMER: Final = ""
+
+
+@attrs.define(eq=False)
+class Group:
+    """The consumer group of a sink on one stream.
+
+    Attributes:
+        stream: the stream.
+        sink: the sink's name, which is the group's.
+        last_id: the greatest id that this instance knows to have been delivered.
+    """
+
+    stream: "Stream"
+    sink: str
+    last_id: str = ZERO
+
+    async def open(self, consumer: str, start: Start, *, expire: bool) -> None:
+        """Make the group at `start`, unless it is there, and `consumer` in it."""
+        begin = after_start(start) or "$"
+        made, last_id = await self._run(OPEN_GROUP, self.sink, begin, begin, consumer)
+        self.last_id = str(last_id, "ascii")
+        if made and expire and self.stream.ttl:
+            await self.stream.redis.execute(*self.stream.expire_command())
+
+    async def reopen(self, consumer: str) -> bool:
+        """Make the group again that is gone; return whether that was needed.
+
+        If the stream went with it, the group begins at the first event of the
+        new one; if only the group went, after the last id that is known here.
+        """
+        made, last_id = await self._run(OPEN_GROUP, self.sink, ZERO, self.last_id, consumer)
+        self.last_id = str(last_id, "ascii")
+        return bool(made)
+
+    def decode(
+        self, entries: Iterable[tuple[bytes, Fields | None]]
+    ) -> tuple[list[Event], list[Poison]]:
+        """Return the events and the poison of entries that are delivered for the first time."""
+        return self._sort([(entry_id, 1, fields) for entry_id, fields in entries])
+
+    async def claim(
+        self, consumer: str, grace: float, count: int
+    ) -> tuple[list[Event], list[Poison]]:
+        """Take over up to `count` entries that have been idle for `grace` seconds."""
+        entries = await self._run(CLAIM, self.sink, consumer, milliseconds(grace), count)
+        return self._sort(entries)
+
+    def _sort(
+        self, entries: Iterable[tuple[bytes, int, Fields | None]]
+    ) -> tuple[list[Event], list[Poison]]:
+        events: list[Event] = []
+        poison: list[Poison] = []
+        name, sink = self.stream.name, self.sink
+        entry_id = b""
+        for entry_id, deliveries, fields in entries:
+            event = decode_entry(name, entry_id, fields, sink=sink, deliveries=deliveries)
+            if isinstance(event, Event):
+                events.append(event)
+            else:
+                poison.append(event)
+        if entry_id:
+            self.last_id = latest((self.last_id, str(entry_id, "ascii")))
+        return events, poison
+
+    async def acknowledge(self, event_ids: Sequence[str]) -> int:
+        """Acknowledge entries; return how many were pending."""
+        count: int = await self.stream.redis.execute(*self.acknowledge_command(event_ids))
+        return count
+
+    def acknowledge_command(self, event_ids: Sequence[str]) -> Sequence[Arg]:
+        """Return the command that acknowledges entries."""
+        return ("XACK", self.stream.key, self.sink, *event_ids)
+
+    async def extend(
+        self, consumer: str, event_ids: Sequence[str], *, into: str | None = None
+    ) -> set[str]:
+        """Start the idle time of entries again; return the ids that `consumer` still had.
+
+        With `into`, they belong to that consumer from now on.
+        """
+        kept = await self._run(EXTEND, self.sink, consumer, into or consumer, *event_ids)
+        return {str(event_id, "ascii") for event_id in kept}
+
+    async def hand_back(
+        self,
+        consumer: str,
+        event_ids: Sequence[str],
+        *,
+        idle_ms: int = HANDED_BACK_MS,
+        unseen: bool = False,
+    ) -> None:
+        """Make entries of `consumer` look idle; `unseen` ones count as not delivered."""
+        await self._run(HAND_BACK, self.sink, consumer, idle_ms, int(unseen), *event_ids)
+
+    async def leave(self, consumer: str) -> int:
+        """Hand back all that `consumer` has, and delete it if that was nothing; return how many."""
+        left: int = await self._run(LEAVE, self.sink, consumer, HANDED_BACK_MS)
+        return left
+
+    async def delete_consumer(self, consumer: str) -> bool:
+        """Delete `consumer` if it has nothing pending; return whether it is gone."""
+        return bool(await self._run(DELETE_CONSUMER, self.sink, consumer))
+
+    async def destroy_if_done(self) -> None:
+        """Destroy the group, unless an entry is pending in it."""
+        await self._run(DESTROY_GROUP, self.sink)
+
+    async def bury(
+        self, consumer: str, letter: Event | Poison, why: str, *, owned: bool = True
+    ) -> str | None:
+        """Move an entry to the dead letters; return the letter's id.
+
+        None if it was not `consumer`'s any more, or is gone; with `owned` false
+        (a sink without acknowledgements) nobody has to have it.
+        """
+        notes: list[Arg] = ["dead.id", letter.id, "dead.sink", self.sink, "dead.why", why]
+        notes += ["dead.deliveries", letter.deliveries]
+        if isinstance(letter, Poison):
+            notes += ["dead.poison", 1]
+        buried: bytes | None = await self.stream.redis.run_script(
+            BURY,
+            keys=[self.stream.key, stream_key(dead_stream(self.stream.name))],
+            args=[self.sink, consumer if owned else _NO_CONSUMER, letter.id, *notes],
+        )
+        return None if buried is None else str(buried, "ascii")
+
+    async def consumers(self) -> list[str]:
+        """Return the names of the group's consumers."""
+        found = await self.stream.redis.execute("XINFO", "CONSUMERS", self.stream.key, self.sink)
+        return [consumer[b"name"].decode("utf-8", "surrogateescape") for consumer in found]
+
+    async def _run(self, script: Script, *args: Arg) -> Reply:
+        return await self.stream.redis.run_script(script, keys=[self.stream.key], args=args)

@@ -1,0 +1,85 @@
+"""The options that readers and sinks share, checked before Redis is touched. Pure."""
+
+import math
+from typing import Final
+
+import attrs
+
+from terzetto.errors import InvalidOptionError
+from terzetto.streaming._filters import Matcher, make_filter
+from terzetto.streaming._positions import NEWEST, Start, after_start
+
+_MAX_SECONDS: Final = 10**9  # thirty years; more overflows in places that count milliseconds
+
+
+def check_seconds(option: str, value: float, *, zero: bool = False) -> float:
+    """Return `value` if it is a duration: finite and positive, or zero where that is allowed.
+
+    Raises:
+        InvalidOptionError: it is not.
+    """
+    if not math.isfinite(value) or value < 0 or value > _MAX_SECONDS or (not value and not zero):
+        least = "0 or more" if zero else "more than 0"
+        raise InvalidOptionError(f"{option} is {value}: give seconds, {least}")
+    return value
+
+
+def check_count(option: str, value: int) -> int:
+    """Return `value` if it is a whole number from 1 on.
+
+    Raises:
+        InvalidOptionError: it is not.
+    """
+    if value != int(value) or value < 1:
+        raise InvalidOptionError(f"{option} is {value}: give a whole number from 1 on")
+    return int(value)
+
+
+def whole_seconds(option: str, value: float | None) -> int:
+    """Return an expiry in whole seconds, at least 1, or 0 for none.
+
+    Raises:
+        InvalidOptionError: it is negative or not finite.
+    """
+    if not value:
+        return 0
+    return max(1, int(check_seconds(option, value)))
+
+
+@attrs.frozen(kw_only=True)
+class ReadOptions:
+    """How a reader or sink reads; checked when it is made.
+
+    Attributes:
+        start: where to begin.
+        topic: the topic that an event must have.
+        topic_pattern: an RE2 expression to find in the topic.
+        matcher: a function of the event.
+        block: how long one poll waits for events, in seconds; 0 waits for ever.
+        max_polled: how many events one poll brings at most.
+        buffer_size: how many events wait for a taker at most.
+        select: the filter that comes of the three, or None for all events.
+    """
+
+    start: Start = NEWEST
+    topic: str | None = None
+    topic_pattern: str | None = None
+    matcher: Matcher | None = None
+    block: float = 5.0
+    max_polled: int = 1000
+    buffer_size: int = 1000
+    select: Matcher | None = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Check everything, and make the filter."""
+        after_start(self.start)
+        check_seconds("block", self.block, zero=True)
+        check_count("max_polled", self.max_polled)
+        check_count("buffer_size", self.buffer_size)
+        chosen = make_filter(self.topic, self.topic_pattern, self.matcher)
+        object.__setattr__(self, "select", chosen)
+
+    @property
+    def block_ms(self) -> int:
+        """The wait of a poll as Redis takes it."""
+        return max(1, round(self.block * 1000)) if self.block else 0

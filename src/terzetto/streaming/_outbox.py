@@ -1,0 +1,49 @@
+"""What a sink has decided about events and not yet told the server. No Redis here.
+
+Acknowledgements wait for the next read's write, or for the next look of the
+claims' loop, whichever comes first; events that failed wait for the latter. A
+failed send puts them back. The outbox is no record: what never leaves it, as
+in a crash, is pending on the server and comes back by a claim.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import attrs
+
+from terzetto.streaming._event import Event
+
+
+@attrs.define
+class Outbox:
+    """Acknowledgements and returns that wait to be sent, by stream.
+
+    Attributes:
+        acknowledged: ids of events that are done.
+        returned: events that are handed back, each with its idle time in
+            milliseconds.
+    """
+
+    acknowledged: dict[str, list[str]] = attrs.field(factory=dict[str, list[str]])
+    returned: deque[tuple[Event, int]] = attrs.field(factory=deque[tuple[Event, int]])
+
+    def __bool__(self) -> bool:
+        return bool(self.acknowledged or self.returned)
+
+    def acknowledge(self, stream: str, event_ids: Sequence[str]) -> None:
+        """Note that events are done."""
+        self.acknowledged.setdefault(stream, []).extend(event_ids)
+
+    def hand_back(self, event: Event, idle_ms: int) -> None:
+        """Note that an event shall come again."""
+        self.returned.append((event, idle_ms))
+
+    def take_acknowledged(self) -> dict[str, list[str]]:
+        """Return the acknowledgements, and leave none here."""
+        taken, self.acknowledged = self.acknowledged, {}
+        return taken
+
+    def put_back(self, acknowledged: dict[str, list[str]]) -> None:
+        """Keep acknowledgements that could not be sent; sending them twice does no harm."""
+        for stream, event_ids in acknowledged.items():
+            self.acknowledge(stream, event_ids)

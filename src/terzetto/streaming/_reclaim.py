@@ -1,0 +1,68 @@
+"""The claims' loop of a sink instance: outbox, renewals, claims, sweeps.
+
+It looks around a few times in a grace period, earlier when something in the
+outbox is urgent. In each round the outbox comes first, so that nothing is
+claimed that is done; then the renewals, so that nothing lapses that is in good
+hands; then the claims; the sweep of dead consumers comes last, when nothing of
+theirs that could be claimed is left. See `_intake.py` for the whole.
+"""
+
+from random import Random
+from typing import Final
+
+import trio
+from redis.exceptions import RedisError
+
+from terzetto.redis import LinkClosedError
+from terzetto.streaming._claims import claim_interval, needs_renewal
+from terzetto.streaming._intake import Intake
+from terzetto.streaming._pace import Pace
+
+_CLAIM_AT_ONCE: Final = 100  # entries in one script, which holds up the server meanwhile
+
+
+async def run_claims(intake: Intake) -> None:
+    """Look around until the sink has closed or the link's block is left."""
+    random = Random()  # noqa: S311 - jitter, so that instances do not march in step
+    interval = claim_interval(intake.grace)
+    pace = Pace()
+    next_sweep = trio.current_time() + intake.grace
+    while not intake.is_closing:
+        with trio.move_on_after(interval * random.uniform(0.8, 1.2)):
+            await intake.hurry.wait()
+        try:
+            await _round(intake)
+            if trio.current_time() >= next_sweep and not intake.is_closing:
+                await intake.members.sweep(intake.groups.values(), intake.consumer)
+                next_sweep = trio.current_time() + intake.grace * random.uniform(0.8, 1.2)
+            pace.worked()
+        except LinkClosedError:
+            return
+        except RedisError as error:
+            intake.log.warning("claims failed", error=str(error))
+            await trio.sleep(pace.failed())
+            await intake.mend(error)
+
+
+async def _round(intake: Intake) -> None:
+    await intake.flush()
+    if intake.no_ack:
+        return
+    await _renew(intake)
+    for group in tuple(intake.groups.values()):
+        while intake.has_taker and not intake.is_closing and intake.buffer.free:
+            count = min(_CLAIM_AT_ONCE, intake.buffer.free)
+            consumer, now = intake.consumer, trio.current_time()
+            events, poison = await group.claim(consumer, intake.grace, count)
+            await intake.admit(group, consumer, events, poison, now)
+            if len(events) + len(poison) < count:
+                break
+
+
+async def _renew(intake: Intake) -> None:
+    if len(intake.buffer) and not intake.has_taker:
+        await intake.return_buffer()
+    for batch in (*intake.buffer.batches(), *intake.processing.values()):
+        group = intake.groups.get(batch.stream)
+        if group is not None and needs_renewal(batch.since, trio.current_time(), intake.grace):
+            await intake.renew(group, batch)
