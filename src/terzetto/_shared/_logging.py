@@ -40,7 +40,8 @@ class StandardLogger:
     """Structlog's methods over a logger of the standard library.
 
     Fields follow the text as ``name=value``, and are in the record's
-    ``terzetto`` attribute as a dict, for handlers that want them apart.
+    ``terzetto`` attribute as a dict, for handlers that want them apart. A field
+    ``exc_info`` is an error whose traceback is written, as in both libraries.
     """
 
     target: logging.Logger
@@ -69,8 +70,11 @@ class StandardLogger:
     def _write(self, level: int, event: str, fields: dict[str, Any]) -> None:
         if self.target.isEnabledFor(level):
             merged = {**self.fields, **fields}
+            error = merged.pop("exc_info", None)
             text = " ".join([event, *(f"{name}={value!r}" for name, value in merged.items())])
-            self.target.log(level, "%s", text, extra={"terzetto": merged}, stacklevel=3)
+            self.target.log(
+                level, "%s", text, exc_info=error, extra={"terzetto": merged}, stacklevel=3
+            )
 
 
 def default_logger(room: str) -> Logger:

@@ -7,7 +7,9 @@ supervisor starts it, restarts it when it crashes, and stops it in order; a
 
 from ._actor import Actor
 from ._backoff import Backoff
+from ._channels import as_channel, feed
 from ._context import Context, Timer
+from ._describe import Description, describe, render
 from ._errors import (
     ActorCrashedError,
     ActorStoppedError,
@@ -28,6 +30,7 @@ from ._events import (
     Escalated,
     Event,
     Missed,
+    Observer,
     Restarted,
     Started,
     Stopped,
@@ -36,6 +39,7 @@ from ._handle import Supervisor
 from ._message import Message
 from ._open import open_child, open_supervisor, open_tree, run_actor
 from ._ref import Ref
+from ._serve import serve
 from ._tree import Child, Tree
 from ._types import AutoShutdown, Exit, Restart, State, Stop, Strategy
 
@@ -53,6 +57,7 @@ __all__ = [
     "Crashed",
     "CutOff",
     "DeadLetter",
+    "Description",
     "Escalated",
     "Event",
     "Exit",
@@ -60,6 +65,7 @@ __all__ = [
     "Message",
     "MessageError",
     "Missed",
+    "Observer",
     "Ref",
     "Reject",
     "Restart",
@@ -75,8 +81,13 @@ __all__ = [
     "Timer",
     "Tree",
     "UnknownChildError",
+    "as_channel",
+    "describe",
+    "feed",
     "open_child",
     "open_supervisor",
     "open_tree",
+    "render",
     "run_actor",
+    "serve",
 ]

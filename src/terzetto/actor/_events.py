@@ -11,10 +11,14 @@ even when nobody watches.
 """
 
 from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
 from typing import TypeAlias
 
 import attrs
 import trio
+
+from terzetto._shared._logging import Logger
 
 from ._message import Message
 from ._types import Exit, Stop
@@ -93,12 +97,18 @@ Event: TypeAlias = (
     Started | Crashed | Restarted | Stopped | Escalated | DeadLetter | CutOff | Missed
 )
 
+Observer: TypeAlias = Callable[[Event], Awaitable[object] | None]
+"""A function, async or not, that is called with one event after the other."""
+
 
 @attrs.define(eq=False)
 class Feed:
     """A bounded buffer of events with one reader; iterating ends when the tree has ended."""
 
     size: int
+    path: str = ""
+    """Only events of this place and those below it come through; empty for all."""
+
     missed: int = 0
     """How many events were dropped in all."""
 
@@ -109,12 +119,18 @@ class Feed:
 
     def put(self, event: Event) -> None:
         """Add an event; drop the oldest when there is no room."""
+        if self.path and not self._concerns(event):
+            return
         if len(self._buffer) >= self.size:
             self._buffer.popleft()
             self._gap += 1
             self.missed += 1
         self._buffer.append(event)
         self._news.set()
+
+    def _concerns(self, event: Event) -> bool:
+        path = "" if isinstance(event, Missed) else event.path
+        return path == self.path or path.startswith(self.path + "/")
 
     def end(self) -> None:
         """Say that no more events will come."""
@@ -159,6 +175,31 @@ class Hub:
         """End every feed."""
         for feed in self.feeds:
             feed.end()
+
+    def add(self, feed: Feed) -> Feed:
+        """Add a reader."""
+        self.feeds.append(feed)
+        return feed
+
+    def remove(self, feed: Feed) -> None:
+        """Remove a reader; it may be gone."""
+        if feed in self.feeds:
+            self.feeds.remove(feed)
+
+
+async def run_observer(hub: Hub, feed: Feed, observer: Observer, logger: Logger) -> None:
+    """Call `observer` with every event of `feed`; drop one that raises."""
+    try:
+        async for event in feed:
+            result = observer(event)
+            if isawaitable(result):
+                await result
+    except Exception as error:
+        logger.error(  # noqa: TRY400 - structlog's method, which takes the error as a field
+            "observer raised and gets no more events", observer=repr(observer), exc_info=error
+        )
+    finally:
+        hub.remove(feed)
 
 
 def describe_stop(reason: Stop) -> str:

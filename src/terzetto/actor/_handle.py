@@ -1,6 +1,7 @@
 """The public face of a running supervisor."""
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast, overload
 
 import attrs
@@ -9,6 +10,7 @@ from ._actor import Actor
 from ._cell import ActorCell
 from ._current import current_cell
 from ._errors import AskCycleError, SpecError, UnknownChildError
+from ._events import Event, Feed, Observer
 from ._node import Node
 from ._ref import Ref
 from ._supervisor import Spec, SupervisorCell
@@ -36,27 +38,28 @@ def as_spec(child: object, options: dict[str, Any]) -> Spec:
 class Supervisor:
     """A running supervisor: starts children, finds them, stops them."""
 
-    _cell: SupervisorCell
+    cell: SupervisorCell = attrs.field(alias="cell")
+    """The runtime; for the kernel's own use."""
 
     @property
     def name(self) -> str:
         """The supervisor's name."""
-        return self._cell.name
+        return self.cell.name
 
     @property
     def path(self) -> str:
         """The names from the root down to the supervisor, joined by slashes."""
-        return self._cell.path
+        return self.cell.path
 
     @property
     def children(self) -> tuple[str, ...]:
         """The names of its children, in order of start."""
-        return tuple(node.name for _, node in sorted(self._cell.nodes.items()))
+        return tuple(node.name for _, node in sorted(self.cell.nodes.items()))
 
     @property
     def is_stopped(self) -> bool:
         """Whether it has ended for good."""
-        return self._cell.exit is not None
+        return self.cell.exit is not None
 
     @overload
     async def spawn(
@@ -91,7 +94,7 @@ class Supervisor:
             AskCycleError: the child would have to wait for the one that spawns it.
             Exception: what the child's start raised, as it is.
         """
-        return await self._cell.spawn(as_spec(child, options))
+        return await self.cell.spawn(as_spec(child, options))
 
     @overload
     def get(self, path: str, kind: type[A]) -> Ref[A]: ...
@@ -108,7 +111,7 @@ class Supervisor:
         Raises:
             UnknownChildError: there is none, or it is of another type.
         """
-        node: Node = self._cell
+        node: Node = self.cell
         for name in path.split("/"):
             node = _child(node, name)
         if isinstance(node, ActorCell) and issubclass(kind, Actor):
@@ -122,6 +125,38 @@ class Supervisor:
             f"{'child that has not started' if found is None else found.__name__}"
         )
 
+    @property
+    def dead_letters(self) -> Mapping[tuple[str, str], int]:
+        """How many dead letters there were at and below it, by path and reason."""
+        counts = self.cell.system.hub.dead_letters
+        return {key: counts[key] for key in counts if self._covers(key[0])}
+
+    def _covers(self, path: str) -> bool:
+        return (path + "/").startswith(self.path + "/") or not self.path
+
+    @asynccontextmanager
+    async def events(self, *, buffer_size: int = 1000) -> AsyncGenerator[AsyncIterator[Event]]:
+        """Watch what happens at and below it, from here on.
+
+        Gives an async iterator that ends when the whole tree has ended. A
+        reader that falls `buffer_size` events behind loses the oldest and gets
+        a `Missed` in their place: the tree never waits for it.
+        """
+        hub = self.cell.system.hub
+        feed = hub.add(Feed(buffer_size, self.path))
+        try:
+            yield feed
+        finally:
+            hub.remove(feed)
+
+    def observe(self, observer: Observer, *, buffer_size: int = 1000) -> None:
+        """Call `observer` with every event at and below it, from here on.
+
+        It runs in a task of its own and is given `Missed` for what it was too
+        slow to see. One that raises is logged, and gets no more events.
+        """
+        self.cell.system.observe(observer, buffer_size, self.path)
+
     async def stop_child(self, name: str) -> Exit:
         """Close one child; it stays listed, and `start_child` starts it anew.
 
@@ -130,10 +165,10 @@ class Supervisor:
         Raises:
             UnknownChildError: there is no child of that name.
         """
-        node = self._cell.find(name)
+        node = self.cell.find(name)
         _refuse_own_end(node)
-        self._cell.kept.add(name)
-        self._cell.stop_child(node, Ending.CLOSE)
+        self.cell.kept.add(name)
+        self.cell.stop_child(node, Ending.CLOSE)
         return await node.wait_stopped()
 
     async def start_child(self, name: str) -> Any:  # noqa: ANN401 - a ref or a face; `get` has it typed
@@ -145,10 +180,10 @@ class Supervisor:
             UnknownChildError: there is no child of that name.
             SpecError: it has not stopped.
         """
-        node = self._cell.find(name)
+        node = self.cell.find(name)
         if node.exit is None:
             raise SpecError(f"{node.path!r} has not stopped: it is {node.state}")
-        return await self._cell.wait_up(self._cell.start_again(name))
+        return await self.cell.wait_up(self.cell.start_again(name))
 
     async def restart_child(self, name: str) -> None:
         """Stop one child and start it again; its mailbox stays. Returns once it is up.
@@ -159,9 +194,9 @@ class Supervisor:
             UnknownChildError: there is no child of that name.
             ActorStoppedError: it has stopped for good.
         """
-        node = self._cell.find(name)
+        node = self.cell.find(name)
         _refuse_own_end(node)
-        await self._cell.restart_and_wait(node)
+        await self.cell.restart_and_wait(node)
 
     async def remove_child(self, name: str) -> None:
         """Close one child if it runs, and forget it: its name is free again.
@@ -169,10 +204,10 @@ class Supervisor:
         Raises:
             UnknownChildError: there is no child of that name.
         """
-        node = self._cell.find(name)
+        node = self.cell.find(name)
         if node.exit is None:
             await self.stop_child(name)
-        self._cell.forget(name)
+        self.cell.forget(name)
 
     async def close(self) -> Exit:
         """Stop all children, the last one first, and then the supervisor; work is handed back.
@@ -196,16 +231,16 @@ class Supervisor:
 
     async def wait_stopped(self) -> Exit:
         """Wait until it has ended for good; return why."""
-        return await self._cell.wait_stopped()
+        return await self.cell.wait_stopped()
 
     async def _end(self, ending: Ending) -> Exit:
-        _refuse_own_end(self._cell)
-        if self._cell.exit is None:
-            self._cell.system.stop(self._cell, ending)
-        return await self._cell.wait_stopped()
+        _refuse_own_end(self.cell)
+        if self.cell.exit is None:
+            self.cell.system.stop(self.cell, ending)
+        return await self.cell.wait_stopped()
 
     def __repr__(self) -> str:
-        return f"<Supervisor {self.path} {self._cell.state}, {len(self._cell.nodes)} children>"
+        return f"<Supervisor {self.path} {self.cell.state}, {len(self.cell.nodes)} children>"
 
 
 def _child(node: Node, name: str) -> Node:

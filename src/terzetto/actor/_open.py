@@ -10,6 +10,7 @@ from terzetto._shared._logging import Logger
 
 from ._actor import Actor
 from ._backoff import Backoff
+from ._events import Observer
 from ._handle import Supervisor
 from ._ref import Ref
 from ._supervisor import SupervisorCell
@@ -36,8 +37,12 @@ def open_supervisor(
     dynamic: bool = False,
     max_children: int | None = None,
     logger: Logger | None = None,
+    observers: tuple[Observer, ...] = (),
 ) -> AbstractAsyncContextManager[Supervisor]:
     """Open a supervisor around a block; the options are those of `Tree`.
+
+    `observers` are called with every event from the first on, as by
+    `Supervisor.observe`.
 
     Leaving the block closes every child, the last one first; cancelling the
     block does the same, within the grace periods. When restarts are used up,
@@ -59,11 +64,11 @@ def open_supervisor(
         dynamic=dynamic,
         max_children=max_children,
     )
-    return open_tree(tree, logger=logger)
+    return open_tree(tree, logger=logger, observers=observers)
 
 
 def open_tree(
-    tree: Tree, *, logger: Logger | None = None
+    tree: Tree, *, logger: Logger | None = None, observers: tuple[Observer, ...] = ()
 ) -> AbstractAsyncContextManager[Supervisor]:
     """Open a whole tree around a block: it is up when the block begins.
 
@@ -74,7 +79,7 @@ def open_tree(
     def pick(root: SupervisorCell) -> Supervisor:
         return cast("Supervisor", root.face)
 
-    return Root(tree, tree.name, pick, logger)
+    return Root(tree, tree.name, pick, logger, observers)
 
 
 def open_child(

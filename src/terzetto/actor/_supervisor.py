@@ -229,7 +229,7 @@ class SupervisorCell(Node):
         if self.ending is not None:
             self._perform(policy.close(now))
         while True:
-            if self.state == "starting" and not self._not_up:
+            if self.state == "starting" and not self._not_up and self._failure is None:
                 self.note_started()
             if policy.is_done():
                 break

@@ -27,8 +27,9 @@ from terzetto._shared._logging import Logger, default_logger
 
 from ._cell import ActorCell
 from ._context import Context
-from ._events import Hub
+from ._events import Feed, Hub, Observer, run_observer
 from ._handle import Supervisor
+from ._log import log_to
 from ._node import Node
 from ._supervisor import SupervisorCell
 from ._tree import Tree
@@ -36,6 +37,7 @@ from ._types import Ending, Exit, LifeEnd, Stop
 
 T = TypeVar("T")
 
+OBSERVER_BUFFER = 1000
 SLACK = 1.0  # seconds beyond the sum of grace periods before everything is cancelled
 
 
@@ -58,6 +60,8 @@ class System:
                 self._nursery = nursery
                 task_status.started()
                 await self.ended.wait()
+                # Only observers are left; they may see the last events, but not stay.
+                nursery.cancel_scope.deadline = trio.current_time() + SLACK
 
     @property
     def nursery(self) -> trio.Nursery:
@@ -73,6 +77,11 @@ class System:
     async def start(self, fn: Callable[..., Awaitable[object]], name: str) -> Any:  # noqa: ANN401 - as trio's own
         """Start a task of the tree and wait until it says that it has started."""
         return await self.nursery.start(fn, name=name)
+
+    def observe(self, observer: Observer, buffer_size: int, path: str = "") -> None:
+        """Start an observer of events at and below `path`."""
+        feed = self.hub.add(Feed(buffer_size, path))
+        self.spawn(run_observer, f"observer {observer!r}", self.hub, feed, observer, self.logger)
 
     def context_of(self, cell: ActorCell) -> Context[Any]:
         """Return the context of one life."""
@@ -95,6 +104,7 @@ class System:
         if end.error is not None:
             self.failure = end.error
             self.body.cancel()
+        self.hub.end()
         self.ended.set()
 
 
@@ -106,6 +116,7 @@ class Root(AbstractAsyncContextManager[T], Generic[T]):
     _path: str
     _pick: Callable[[SupervisorCell], T]
     _logger: Logger | None = None
+    _observers: tuple[Observer, ...] = ()
     _system: System | None = None
     _root: SupervisorCell | None = None
     _manager: Any = None  # trio's NurseryManager has no public name
@@ -126,6 +137,8 @@ class Root(AbstractAsyncContextManager[T], Generic[T]):
         system.body.__enter__()
         try:
             await nursery.start(system.run)
+            for observer in (log_to(system.logger), *self._observers):
+                system.observe(observer, OBSERVER_BUFFER)
             root.begin()
             await root.wait_settled()
         except BaseException as error:
@@ -167,5 +180,5 @@ class Root(AbstractAsyncContextManager[T], Generic[T]):
                 await system.ended.wait()
             if not system.ended.is_set():
                 root.finish(Exit(Stop.CLOSED))
+                system.hub.end()
                 system.ended.set()
-        system.hub.end()

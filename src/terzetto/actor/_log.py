@@ -1,0 +1,53 @@
+"""The observer that every root has: it writes lifecycle events to a logger."""
+
+from collections.abc import Callable
+
+from terzetto._shared._logging import Logger
+
+from ._events import (
+    Crashed,
+    CutOff,
+    DeadLetter,
+    Escalated,
+    Event,
+    Missed,
+    Restarted,
+    Started,
+    Stopped,
+)
+
+
+def log_to(logger: Logger) -> Callable[[Event], None]:
+    """Return an observer that writes events to `logger`.
+
+    Crashes and escalations are errors, with their traceback in `exc_info`;
+    dead letters, hooks cut off and restarts are warnings, the rest is for
+    debugging. Of the dead letters of one actor and reason only the first is a
+    warning.
+    """
+    seen: set[tuple[str, str]] = set()
+
+    def write(event: Event) -> None:
+        match event:
+            case Started(path=path):
+                logger.debug("actor started", actor=path)
+            case Restarted(path=path, restarts=restarts):
+                logger.warning("actor restarted", actor=path, restarts=restarts)
+            case Stopped(path=path, exit=exit_):
+                logger.debug("actor stopped", actor=path, reason=exit_.reason.value)
+            case Crashed(path=path, error=error):
+                logger.error("actor crashed", actor=path, error=repr(error), exc_info=error)
+            case Escalated(path=path, child=child, why=why, error=error):
+                logger.error(
+                    "supervisor failed", actor=path, child=child, why=why, error=repr(error)
+                )
+            case CutOff(path=path, hook=hook):
+                logger.warning("grace period over, hook cut off", actor=path, hook=hook)
+            case DeadLetter(path=path, message=message, reason=reason):
+                write_ = logger.debug if (path, reason) in seen else logger.warning
+                seen.add((path, reason))
+                write_("dead letter", actor=path, message=message.name, reason=reason)
+            case Missed(count=count):
+                logger.warning("events not logged, too many at once", count=count)
+
+    return write

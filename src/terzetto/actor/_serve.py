@@ -1,0 +1,75 @@
+"""Runs a tree as a process: signals, an exit code, and a last line in the log."""
+
+import signal
+from collections.abc import AsyncIterator
+
+import trio
+
+from terzetto._shared._logging import Logger, default_logger
+
+from ._events import Observer
+from ._handle import Supervisor
+from ._open import open_tree
+from ._tree import Tree
+from ._types import Ending, Exit
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+async def serve(
+    tree: Tree, *, logger: Logger | None = None, observers: tuple[Observer, ...] = ()
+) -> int:
+    """Run `tree` until it ends or a signal ends it; return the process's exit code.
+
+    SIGTERM or SIGINT closes the tree: work is handed back, within the grace
+    periods. A second one cancels what is left. The code is 0 when the tree has
+    closed or has ended by itself, 1 when it failed (the crash is logged), and
+    128 plus the signal's number after a second signal. Cancelling this closes
+    the tree within the grace periods.
+
+    Call it once in the main thread: ``sys.exit(trio.run(main))``.
+
+    Raises:
+        BaseException: a crash that is no `Exception`, such as `SystemExit`, as it is.
+    """
+    logger = logger or default_logger("actor")
+    begun = trio.current_time()
+    cut_short: list[int] = []
+    exit_: Exit | None = None
+    error: Exception | None = None
+    with trio.open_signal_receiver(*_SIGNALS) as signals:
+        try:
+            async with (
+                open_tree(tree, logger=logger, observers=observers) as top,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(_obey, signals, top, logger, cut_short)
+                exit_ = await top.wait_stopped()
+                nursery.cancel_scope.cancel()
+        except Exception as failure:  # noqa: BLE001 - the boundary of the process: it becomes a code
+            error = failure
+    seconds = round(trio.current_time() - begun, 3)
+    if error is not None:
+        logger.error("service failed", service=tree.name, seconds=seconds, exc_info=error)
+        return 1
+    code = 128 + cut_short[0] if cut_short else 0
+    reason = "cut short" if cut_short else exit_.reason.value if exit_ else "closed"
+    logger.info("service ended", service=tree.name, reason=reason, seconds=seconds, code=code)
+    return code
+
+
+async def _obey(
+    signals: AsyncIterator[int], top: Supervisor, logger: Logger, cut_short: list[int]
+) -> None:
+    """Close the tree at the first signal; end every grace period at the second."""
+    closing = False
+    async for number in signals:
+        name = signal.Signals(number).name
+        if not closing:
+            closing = True
+            logger.info("closing, a second signal cancels", service=top.name, signal=name)
+            top.cell.system.stop(top.cell, Ending.CLOSE)
+        else:
+            logger.warning("cancelling", service=top.name, signal=name)
+            cut_short.append(number)
+            top.cell.force()
