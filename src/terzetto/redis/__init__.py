@@ -17,8 +17,8 @@ from terzetto.redis._errors import (
     UrlError,
     WrongLinkError,
 )
-from terzetto.redis._link import LinkStatus, State
 from terzetto.redis._pubsub import Gap, Message, Subscription
+from terzetto.redis._request import LinkStatistics, LinkStatus, State
 from terzetto.redis._script import Script
 from terzetto.redis._url import CredentialProvider, Credentials
 from terzetto.redis._wire import Arg, Reply
@@ -34,6 +34,7 @@ __all__ = [
     "LinkClosedError",
     "LinkError",
     "LinkLostError",
+    "LinkStatistics",
     "LinkStatus",
     "Message",
     "Redis",

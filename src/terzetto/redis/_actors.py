@@ -1,61 +1,101 @@
-"""The tasks that run links, under one roof for each client.
+"""The actors that run links, under one supervisor for each client.
 
-A link's logic is in `Link.run` and `Hub.run`; here they are only started and
-stopped. Called by `connect` and by the client.
+They are thin: the logic is in `Link.run` and `Hub.keep`, and callers talk to
+the link itself, not to a mailbox. A link outlives a crash of its actor: the next
+life runs the same link, and what waits in its queue goes on waiting. An outage
+is no crash, so no restart is counted for it.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar
 
+import attrs
 import trio
 
-from terzetto.redis._connection import Connection
+from terzetto.actor import Actor, ActorStoppedError, Context, Ref, Stop, Supervisor, open_supervisor
 from terzetto.redis._link import Link
 from terzetto.redis._pubsub import Hub
+from terzetto.redis._request import closed
+from terzetto.redis._url import Options
+
+A = TypeVar("A", bound=Actor)
+
+_CLOSING_GRACE = 5.0  # seconds for a link's tasks to end; they wait for nothing
+
+
+@attrs.define(eq=False)
+class LinkActor(Actor):
+    """Runs a link."""
+
+    _link: Link
+
+    async def started(self, ctx: Context[Any]) -> None:
+        """Start the link's task; it connects in the background."""
+        ctx.start_soon(self._run, ctx, name=self._link.name)
+
+    async def stopping(self, reason: Stop) -> None:
+        """Close the link, unless a crash has brought this about and it will be run again."""
+        if reason is not Stop.CRASHED:
+            self._link.close()
+
+    async def _run(self, ctx: Context[Any]) -> None:
+        await self._link.run()
+        ctx.stop()
+
+
+@attrs.define(eq=False)
+class HubActor(Actor):
+    """Runs the link of pub/sub, and what follows it."""
+
+    _hub: Hub
+
+    async def started(self, ctx: Context[Any]) -> None:
+        """Start the hub's tasks; the link connects in the background."""
+        ctx.start_soon(self._hub.link.run, name="pubsub")
+        ctx.start_soon(self._hub.keep, name="keep")
+        ctx.start_soon(self._hub.tidy, name="tidy")
+
+    async def stopping(self, reason: Stop) -> None:
+        """End the subscriptions, unless a crash has brought this about."""
+        if reason is not Stop.CRASHED:
+            self._hub.close()
 
 
 class Keeper:
     """Runs the links of one client."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
 
-    async def keep(self, link: Link, first: Connection) -> None:
-        """Run a link, on its first connection, until the client's block is left."""
-        self._nursery.start_soon(link.run, first, name="terzetto.redis.link")
+    @asynccontextmanager
+    async def keep(self, link: Link) -> AsyncGenerator[None, None]:
+        """Run a link for the time of a block; it is closed and gone when the block is left."""
+        try:
+            ref = await self._spawn(partial(LinkActor, link))
+            try:
+                yield
+            finally:
+                link.close()
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSING_GRACE):
+                    await ref.wait_stopped()
+        finally:
+            link.close()
 
     async def keep_hub(self, hub: Hub) -> None:
         """Run the pub/sub link and its hub until the client's block is left."""
-        self._nursery.start_soon(hub.link.run, name="terzetto.redis.pubsub")
-        self._nursery.start_soon(hub.run, name="terzetto.redis.hub")
+        await self._spawn(partial(HubActor, hub))
 
-    @asynccontextmanager
-    async def keep_for_block(self, link: Link, name: str) -> AsyncGenerator[None, None]:
-        """Run a link for the time of a block."""
-        scope = trio.CancelScope()
-
-        async def run() -> None:
-            with scope:
-                await link.run()
-
-        self._nursery.start_soon(run, name=f"terzetto.redis.{name}")
+    async def _spawn(self, factory: Callable[[], A]) -> Ref[A]:
         try:
-            yield
-        finally:
-            scope.cancel()
+            return await self._supervisor.spawn(factory)
+        except ActorStoppedError:
+            raise closed() from None
 
 
 @asynccontextmanager
-async def open_keeper() -> AsyncGenerator[Keeper, None]:
-    """Open the roof; leaving it stops all links."""
-    crash: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            yield Keeper(nursery)
-        except trio.Cancelled:
-            raise
-        except BaseException as error:  # noqa: BLE001 - the user's own, raised again unwrapped
-            crash = error
-        nursery.cancel_scope.cancel()
-    if crash is not None:
-        raise crash
+async def open_keeper(options: Options) -> AsyncGenerator[Keeper, None]:
+    """Open the roof of a client's links; leaving it stops them all."""
+    async with open_supervisor(name="redis", logger=options.logger) as supervisor:
+        yield Keeper(supervisor)

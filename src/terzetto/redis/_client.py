@@ -26,9 +26,9 @@ from terzetto.redis._actors import Keeper
 from terzetto.redis._commands import Road, check_unit, road_of, shared
 from terzetto.redis._dedicated import Dedicated
 from terzetto.redis._errors import WrongLinkError
-from terzetto.redis._link import Link, LinkStatus, State
+from terzetto.redis._link import Link
 from terzetto.redis._pubsub import Hub, Kind, Subscription
-from terzetto.redis._request import replies_of
+from terzetto.redis._request import LinkStatistics, LinkStatus, State, replies_of
 from terzetto.redis._script import Script
 from terzetto.redis._url import Options
 from terzetto.redis._wire import Arg, Reply, pack, plain
@@ -90,6 +90,10 @@ class Redis(AsyncCoreCommands):
     def status(self) -> LinkStatus:
         """The state of the shared link, since when, and why."""
         return self._link.status
+
+    def statistics(self) -> LinkStatistics:
+        """Return the figures of the shared link at this moment."""
+        return self._link.statistics()
 
     async def wait_connected(self) -> None:
         """Wait until the shared link is connected; raises `LinkClosedError` if it is closed."""
@@ -188,9 +192,9 @@ class Redis(AsyncCoreCommands):
         `name` appears in logs and in reprs. The link is opened in the background;
         the first call waits for it.
         """
-        link = Link(self._options)
-        async with self._keeper.keep_for_block(link, name):
-            yield Dedicated(link, name)
+        link = Link(self._options, name)
+        async with self._keeper.keep(link):
+            yield Dedicated(link)
 
     @asynccontextmanager
     async def subscribe(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
+from terzetto._shared._logging import Logger
 from terzetto.redis._actors import open_keeper
 from terzetto.redis._client import Redis
 from terzetto.redis._connection import open_connection
@@ -32,6 +33,7 @@ async def connect(
     max_in_flight: int | None = None,
     max_reply_bytes: int | None = None,
     max_backoff: float | None = None,
+    logger: Logger | None = None,
 ) -> AsyncGenerator[Redis, None]:
     """Connect to Redis for the time of a block.
 
@@ -56,6 +58,8 @@ async def connect(
         max_reply_bytes: the longest reply; a longer one ends the connection (default
             600 MiB, a little over what one Redis string may be).
         max_backoff: the longest wait between attempts to reconnect, in seconds (default 2).
+        logger: where outages are reported, as structlog does; default: the standard
+            library's ``terzetto.redis``.
 
     Leaving the block closes all links. An exception of the block comes out as it is.
 
@@ -81,6 +85,7 @@ async def connect(
         "max_in_flight": max_in_flight,
         "max_reply_bytes": max_reply_bytes,
         "max_backoff": max_backoff,
+        "logger": logger,
     }
     async with AsyncExitStack() as stack:
         parts = split_url(url)
@@ -103,8 +108,10 @@ async def _embedded(netloc: str, path: str) -> AsyncGenerator[str, None]:
 @asynccontextmanager
 async def _open(options: Options) -> AsyncGenerator[Redis, None]:
     first = await open_connection(options)
-    link = Link(options)
-    async with open_keeper() as keeper:
-        await keeper.keep(link, first)
-        await link.wait_connected()
-        yield Redis(options, link, keeper)
+    link = Link(options, "shared", first=first)
+    try:
+        async with open_keeper(options) as keeper, keeper.keep(link):
+            await link.wait_connected()
+            yield Redis(options, link, keeper)
+    finally:
+        link.close()

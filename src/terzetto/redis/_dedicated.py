@@ -20,13 +20,12 @@ from terzetto.redis._wire import Arg, Reply, pack
 class Dedicated:
     """A link that serves one caller; made by `Redis.open_dedicated`."""
 
-    def __init__(self, link: Link, name: str) -> None:
+    def __init__(self, link: Link) -> None:
         self._link = link
-        self.name = name
         self._busy = False
 
     def __repr__(self) -> str:
-        return f"<Dedicated {self.name} {self._link!r}>"
+        return f"<Dedicated {self._link!r}>"
 
     @property
     def link(self) -> Link:
@@ -78,7 +77,7 @@ class Dedicated:
     def _hold(self, patience: float) -> Generator[None, None, None]:
         if self._busy:
             raise trio.BusyResourceError(
-                f"another task is using the dedicated link {self.name!r}: open one for each task"
+                f"another task is using the link {self._link.name!r}: open one for each task"
             )
         self._busy = True
         self._link.patience = max(self._link.patience, patience)

@@ -18,7 +18,7 @@ written, it is then never sent; written, it keeps its place, and its reply is
 dropped when it comes. So replies never slip to another caller.
 
 `run` connects, serves until the connection is lost, and connects again, until
-it is cancelled. At a loss, what had any byte left unsent goes back to the head
+`close`. At a loss, what had any byte left unsent goes back to the head
 of `_queue` (the server needs a command whole to run it), and so does what is
 safe to run twice; everything else in `_written` fails with
 `LinkLostError(may_have_run=True)`. What waits in `_queue` goes on waiting.
@@ -29,9 +29,8 @@ own; `_actors.py` puts `run` under supervision.
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
-import attrs
 import hiredis
 import trio
 from redis.exceptions import RedisError
@@ -50,30 +49,11 @@ from terzetto.redis._backoff import Backoff
 from terzetto.redis._connection import Connection, open_connection
 from terzetto.redis._errors import ConnectError, LinkClosedError, ReplyError
 from terzetto.redis._io import Transport
-from terzetto.redis._request import Request, Unit, closed, lost
+from terzetto.redis._request import LinkStatistics, LinkStatus, Request, State, Unit, closed, lost
 from terzetto.redis._url import Options
 from terzetto.redis._wire import NEED_MORE, Push, Reply, pack
 
-State: TypeAlias = Literal["connected", "reconnecting", "closed"]
-
 _PING: Final = pack(("PING",))
-
-
-@attrs.frozen(kw_only=True)
-class LinkStatus:
-    """What a link is doing.
-
-    Attributes:
-        state: "connected", "reconnecting" or "closed".
-        since: when it came into that state, by `trio.current_time()`.
-        attempts: attempts to reconnect that have failed in this outage.
-        error: why the connection was lost, or the last attempt failed; None while connected.
-    """
-
-    state: State
-    since: float
-    attempts: int = 0
-    error: Exception | None = None
 
 
 def _drop_push(_: list[Reply]) -> bool:
@@ -87,16 +67,19 @@ class Link:
     def __init__(
         self,
         options: Options,
+        name: str,
         *,
+        first: Connection | None = None,
         on_push: Callable[[list[Reply]], bool] = _drop_push,
-        on_status: Callable[[LinkStatus], None] | None = None,
     ) -> None:
         self.options = options
+        self.name = name
+        self.first = first
+        self.log = options.logger.bind(link=name, url=options.url)
         self.client_id = 0
         self.patience = 0.0  # seconds that a blocking command may add to server_timeout
         self.epoch = 0  # counts connections: state on the server belongs to one of them
         self._on_push = on_push
-        self._on_status = on_status
         self._queue: deque[Request] = deque()
         self._written: deque[Request] = deque()
         self._room = trio.lowlevel.ParkingLot()
@@ -108,7 +91,8 @@ class Link:
         self._transport: Transport | None = None
         self._send_now: Callable[[bytes], int] | None = None  # None: only the writer may send
         self._writer: Task | None = None  # the writer, while it sleeps
-        self._scope = trio.CancelScope()
+        self._life = trio.CancelScope()  # of `run`
+        self._scope = trio.CancelScope()  # of the connection
         self._loss: Exception | None = None
         self._reads = 0  # counted so that the watch sees whether the server says anything
         self._changed = trio.Event()
@@ -116,8 +100,17 @@ class Link:
 
     def __repr__(self) -> str:
         return (
-            f"<Link {self.options.url} {self.status.state}, "
+            f"<Link {self.name} {self.options.url} {self.status.state}, "
             f"{len(self._queue)} queued, {len(self._written)} written>"
+        )
+
+    def statistics(self) -> LinkStatistics:
+        """Return the figures of this moment."""
+        return LinkStatistics(
+            queued=len(self._queue),
+            in_flight=len(self._written),
+            crowd=len(self._room),
+            connections=self.epoch,
         )
 
     # The caller's side
@@ -214,17 +207,34 @@ class Link:
 
     # The connection's life
 
-    async def run(self, first: Connection | None = None) -> None:
-        """Keep the link connected, on `first` to begin with, until cancelled; then close it."""
-        connection = first
-        try:
+    async def run(self) -> None:
+        """Keep the link connected until `close` or cancelling; at a crash it may be run again."""
+        if self._closed:
+            return
+        with self._life:
             while True:
+                connection = self.first
+                self.first = None
                 if connection is None:
                     connection = await self._reconnect()
                 await self._serve(connection)
-                connection = None
-        finally:
-            self._close()
+
+    def close(self) -> None:
+        """End the link at once: what was not written fails with `LinkClosedError`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._limit = 0
+        self._send_now = None
+        if self.first is not None:
+            self.first.transport.close()
+            self.first = None
+        for request in self._queue:
+            request.resume(closed())
+        self._queue.clear()
+        self._set_status("closed", error=self.status.error)
+        self._room.unpark_all()
+        self._life.cancel()
 
     async def _reconnect(self) -> Connection:
         backoff = Backoff(ceiling=self.options.max_backoff)
@@ -234,6 +244,7 @@ class Link:
             except ConnectError as error:
                 delay = backoff.next_delay()
                 self._set_status("reconnecting", backoff.attempts, error)
+                self.log.debug("cannot reconnect", attempts=backoff.attempts, error=str(error))
             await trio.sleep(delay)
 
     async def _serve(self, connection: Connection) -> None:
@@ -256,6 +267,9 @@ class Link:
         self._rest = memoryview(b"")
         self._transport = connection.transport
         self._allow_send()
+        if self.epoch > 1:
+            outage = trio.current_time() - self.status.since
+            self.log.info("reconnected", seconds=round(outage, 3), attempts=self.status.attempts)
         self._set_status("connected")
 
     def _detach(self, transport: Transport) -> None:
@@ -284,24 +298,19 @@ class Link:
                 self._queue.append(request)
         for request in gone:
             request.resume(lost(_reason(error), may_have_run=True))
-        self._set_status("reconnecting", error=error)
-
-    def _close(self) -> None:
-        for request in self._queue:
-            request.resume(closed())
-        self._queue.clear()
-        self._closed = True
-        self._limit = 0
-        self._set_status("closed", error=self.status.error)
-        self._room.unpark_all()
+        if self._closed:
+            for request in self._queue:
+                request.resume(closed())
+            self._queue.clear()
+        else:
+            self.log.warning("connection lost", reason=_reason(error), lost=len(gone))
+            self._set_status("reconnecting", error=error)
 
     def _set_status(self, state: State, attempts: int = 0, error: Exception | None = None) -> None:
         since = self.status.since if state == self.status.state else trio.current_time()
         self.status = LinkStatus(state=state, since=since, attempts=attempts, error=error)
         self._changed.set()
         self._changed = trio.Event()
-        if self._on_status is not None:
-            self._on_status(self.status)
 
     # The three tasks of a connection
 
@@ -341,7 +350,7 @@ class Link:
 
     def _allow_send(self) -> None:
         transport = self._transport
-        free = transport is not None and not self._rest and not self._burst and self._loss is None
+        free = not (self._rest or self._burst or self._loss or self._closed)
         self._send_now = (
             transport.send_now
             if transport is not None and free and transport.can_send_now

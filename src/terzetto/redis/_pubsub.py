@@ -20,7 +20,7 @@ import enum
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, NoReturn, TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 import trio
@@ -151,7 +151,7 @@ class Hub:
     """All subscriptions of a client, on one link."""
 
     def __init__(self, options: Options) -> None:
-        self.link = Link(options, on_push=self.on_push)
+        self.link = Link(options, "pubsub", on_push=self.on_push)
         self._topics: dict[TopicKey, list[Subscription]] = {}
         self._lock = trio.Lock()
         self._left = trio.Event()
@@ -198,14 +198,9 @@ class Hub:
                     readers.remove(subscription)
             self._left.set()
 
-    async def run(self) -> NoReturn:
-        """Follow the link: subscribe again after an outage, unsubscribe from what none reads."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep)
-            await self._tidy()
-
     def close(self) -> None:
-        """End all subscriptions: the client is closed."""
+        """End the link and all subscriptions."""
+        self.link.close()
         for readers in self._topics.values():
             for subscription in readers:
                 subscription.end(LinkClosedError("the client's block has been left: open another"))
@@ -219,11 +214,11 @@ class Hub:
         value = await self.link.request_unit(data, len(keys), repeatable=True)
         return list(zip(keys, replies_of(value), strict=True))
 
-    async def _keep(self) -> NoReturn:
+    async def keep(self) -> None:
+        """Subscribe again after each outage, until the link is closed."""
         epoch = 1  # before the second connection nothing can have been missed
-        while True:
-            await self.link.wait_connected()
-            if self.link.epoch > epoch:
+        while self.link.status.state != "closed":
+            if self.link.status.state == "connected" and self.link.epoch > epoch:
                 epoch = self.link.epoch
                 wanted = [key for key, readers in self._topics.items() if readers]
                 for key, reply in await self._ask(wanted):
@@ -235,8 +230,9 @@ class Hub:
             else:
                 await self.link.wait_changed()
 
-    async def _tidy(self) -> NoReturn:
-        while True:
+    async def tidy(self) -> None:
+        """Unsubscribe from what nobody reads any more, until the link is closed."""
+        while self.link.status.state != "closed":
             await self._left.wait()
             self._left = trio.Event()
             async with self._lock:

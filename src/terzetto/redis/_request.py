@@ -1,17 +1,54 @@
-"""A request on its way: what is sent, who waits, and how the waiting ends.
+"""A request on its way: what is sent, who waits, how the waiting ends; and a link's condition.
 
 Made by `Link.request` and `Link.request_unit`; resumed by the link's reader
 with a reply, or by the link with an error when the connection or the link ends.
 """
 
-from typing import cast
+from typing import Literal, TypeAlias, cast
 
+import attrs
 import outcome
 from redis.exceptions import RedisError
 from trio.lowlevel import Abort, RaiseCancelT, Task, reschedule
 
 from terzetto.redis._errors import LinkClosedError, LinkLostError
 from terzetto.redis._wire import Reply
+
+State: TypeAlias = Literal["connected", "reconnecting", "closed"]
+
+
+@attrs.frozen(kw_only=True)
+class LinkStatus:
+    """What a link is doing.
+
+    Attributes:
+        state: "connected", "reconnecting" or "closed".
+        since: when it came into that state, by `trio.current_time()`.
+        attempts: attempts to reconnect that have failed in this outage.
+        error: why the connection was lost, or the last attempt failed; None while connected.
+    """
+
+    state: State
+    since: float
+    attempts: int = 0
+    error: Exception | None = None
+
+
+@attrs.frozen(kw_only=True)
+class LinkStatistics:
+    """Figures of a link at one moment.
+
+    Attributes:
+        queued: requests that have not been written yet.
+        in_flight: requests that have been written and wait for their replies.
+        crowd: callers who wait until there is room for their requests.
+        connections: connections that were opened in the life of the link.
+    """
+
+    queued: int
+    in_flight: int
+    crowd: int
+    connections: int
 
 
 class Request:

@@ -4,11 +4,13 @@ A secret is held only in fields that no repr shows; `Options.url` has none.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 import attrs
 
+from terzetto._shared._logging import Logger, default_logger
 from terzetto.redis._errors import UrlError
 
 DEFAULT_PORT: Final = 6379
@@ -68,6 +70,7 @@ class Options:
     max_in_flight: int = attrs.field(default=20_000, validator=_at_least_one)
     max_reply_bytes: int = attrs.field(default=600 * 1024 * 1024, validator=_at_least_one)
     max_backoff: float = attrs.field(default=2.0, validator=_positive)
+    logger: Logger = attrs.field(factory=partial(default_logger, "redis"), repr=False, eq=False)
 
     @property
     def url(self) -> str:

@@ -19,7 +19,7 @@ Arg: TypeAlias = bytes | str | int | float
 """What a command may be made of. A str is encoded as UTF-8 with surrogateescape."""
 
 Reply: TypeAlias = Any
-"""A RESP3 reply: bytes, int, float, bool, None, or a list, dict or set of these.
+"""A RESP3 reply: bytes, int, float, bool, None, or a list or dict of these; a set comes as a list.
 
 Each command has a shape of its own, which its caller knows.
 """
