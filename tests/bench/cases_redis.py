@@ -1,4 +1,4 @@
-"""The link's cases: commands of many tasks over one client, and of one task alone."""
+"""The cases of the link: many tasks over one client, bare and through a stream, and one alone."""
 
 from tests.bench.harness import Case, Contender
 
@@ -14,6 +14,19 @@ CASES = [
         ours=Contender("terzetto", f"{OURS}:add_events"),
         peers=[
             Contender("redis.asyncio", f"{PEER}:add_events", loop="asyncio", packages=PACKAGES),
+            Contender(
+                "redis-benchmark -P 100 (the ceiling)", f"{PEER}:benchmark_adds", loop="none"
+            ),
+        ],
+        goals={"redis.asyncio": 8.0},
+    ),
+    Case(
+        name="streaming.add.100tasks",
+        units={"rate": "events/s", "p50": "ms", "p99": "ms"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:add_to_stream"),
+        peers=[
+            Contender("redis.asyncio", f"{PEER}:add_fields", loop="asyncio", packages=PACKAGES),
             Contender(
                 "redis-benchmark -P 100 (the ceiling)", f"{PEER}:benchmark_adds", loop="none"
             ),

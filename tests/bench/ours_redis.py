@@ -1,4 +1,4 @@
-"""Our side of the link's cases."""
+"""Our side of the cases on the link, bare and through a stream."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -7,8 +7,9 @@ from time import perf_counter
 import trio
 
 from terzetto.redis import Script, connect
+from terzetto.streaming import Stream
 from tests.bench.harness import AsyncMeasure, Figures, Setting, Stopwatch
-from tests.bench.work import EVENT, SCRIPT, TASKS, rate_and_delays
+from tests.bench.work import EVENT, PAYLOAD, SCRIPT, TASKS, rate_and_delays
 
 CALLS_EACH = 600
 CALLS_ALONE = 10_000
@@ -37,6 +38,15 @@ async def add_events(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
     async with connect(setting.url) as redis:
         key = f"{setting.name}:terzetto"
         yield lambda: call_from_tasks(lambda: redis.execute("XADD", key, *EVENT))
+
+
+@asynccontextmanager
+async def add_to_stream(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """100 tasks that share a stream add events to it."""
+    async with connect(setting.url) as redis:
+        stream = Stream(f"{setting.name}:terzetto", redis, max_len=1000)
+        payload = PAYLOAD.encode()
+        yield lambda: call_from_tasks(lambda: stream.add("user.created", payload))
 
 
 @asynccontextmanager

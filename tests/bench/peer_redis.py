@@ -19,7 +19,7 @@ from tests.bench.harness import (
     Setting,
     Stopwatch,
 )
-from tests.bench.work import EVENT, SCRIPT, TASKS, rate_and_delays
+from tests.bench.work import EVENT, PAYLOAD, SCRIPT, TASKS, rate_and_delays
 
 # redis-py's own signatures are partly unknown, so its clients come in as `Any`.
 connect = cast("Any", redis.asyncio).Redis.from_url
@@ -53,6 +53,15 @@ async def add_events(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
     async with connect(setting.url) as client:
         key = f"{setting.name}:redis-py"
         yield lambda: call_from_tasks(lambda: client.execute_command("XADD", key, *EVENT))
+
+
+@asynccontextmanager
+async def add_fields(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """100 tasks that share a client add events, by its method for streams."""
+    async with connect(setting.url) as client:
+        key = f"{setting.name}:redis-py"
+        fields = {"n": "user.created", "p": PAYLOAD.encode()}
+        yield lambda: call_from_tasks(lambda: client.xadd(key, fields, maxlen=1000))
 
 
 @asynccontextmanager

@@ -8,7 +8,8 @@ from tests.bench.harness import Figures, Stopwatch
 TASKS = 100
 
 # What follows the key of an XADD: an event of 200 bytes on a stream capped at about 1,000.
-EVENT = ("MAXLEN", "~", "1000", "*", "n", "user.created", "p", "x" * 200)
+PAYLOAD = "x" * 200
+EVENT = ("MAXLEN", "~", "1000", "*", "n", "user.created", "p", PAYLOAD)
 
 # A small script: one read and one write under one key.
 SCRIPT = """\

@@ -124,7 +124,9 @@ def test_the_names_of_all_cases_differ() -> None:
     names = [case.name for case in load_cases()]
 
     assert len(names) == len(set(names))
-    assert {"actor.ask", "actor.tell", "redis.xadd.100tasks"} <= set(names)
+    assert {"actor.ask", "actor.tell", "redis.xadd.100tasks", "streaming.add.100tasks"} <= set(
+        names
+    )
 
 
 async def test_a_case_without_its_server_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
