@@ -18,13 +18,29 @@ from terzetto.pool._errors import (
     PoolFullError,
     PoolShutdownError,
 )
+from terzetto.pool._job import Handler, Job, JobFunction, JobHandler
+from terzetto.pool._node import Node, Worker, child, open_node
+from terzetto.pool._observe import NodeEvent, Watch
+from terzetto.pool._runner import JobHangsError, NotificationLostError
 
 __all__ = [
     "DispatchUnknownError",
+    "Handler",
+    "Job",
     "JobExistsError",
+    "JobFunction",
+    "JobHandler",
+    "JobHangsError",
     "JobRetryError",
     "JobStartError",
     "MalformedBodyError",
+    "Node",
+    "NodeEvent",
+    "NotificationLostError",
     "PoolFullError",
     "PoolShutdownError",
+    "Watch",
+    "Worker",
+    "child",
+    "open_node",
 ]

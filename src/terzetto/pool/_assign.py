@@ -20,6 +20,7 @@ Theory of operation of `Pulse`, for each id:
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import attrs
 
@@ -133,11 +134,13 @@ def read_list(stored: str) -> list[str]:
     What is not a JSON array of strings is text with commas.
     """
     try:
-        items = json.loads(stored)
+        items = cast("object", json.loads(stored))
     except (ValueError, RecursionError):
         items = None
-    if isinstance(items, list) and all(isinstance(item, str) for item in items):  # pyright: ignore[reportUnknownVariableType] - that is what is being found out
-        return items
+    if isinstance(items, list):
+        texts = [item for item in cast("list[object]", items) if isinstance(item, str)]
+        if len(texts) == len(cast("list[object]", items)):
+            return texts
     return [part for part in stored.split(",") if part]
 
 

@@ -129,6 +129,14 @@ class Fleet:
         """Return the nodes that have given a sign within the TTL."""
         return [node for node in self._nodes.peers() if self._nodes.is_fresh(node, now)]
 
+    def node_sign(self, node_id: str) -> str:
+        """Return the node's last sign of life as stored, or ``""``."""
+        return self._nodes.value(node_id) or ""
+
+    def live_workers(self, now: float) -> list[str]:
+        """Return the workers in the map, leaving or not, that have given a sign within the TTL."""
+        return [worker for worker in self._workers if self._signs.is_fresh(worker, now)]
+
     def last_sign(self, worker_id: str) -> str:
         """Return the worker's last sign of life as stored, or ``""``."""
         return self._signs.value(worker_id) or ""

@@ -88,12 +88,21 @@ class Verdict(Enum):
     DROP = auto()  # too old: acknowledge it unrouted
 
 
-def decide(event: PoolEvent, fleet: Fleet, *, now: float, server_ms: float) -> Deliver | Verdict:
+def decide(
+    event: PoolEvent,
+    fleet: Fleet,
+    *,
+    now: float,
+    server_ms: float,
+    start: "Route | None" = None,
+) -> Deliver | Verdict:
     """Decide where an event goes.
 
     Args:
         event: the event.
         fleet: the pool as it is known.
+        start: a start of the same key that is on its way through this node; what
+            comes after it follows it.
         now: the monotonic time in seconds.
         server_ms: the server's clock in Unix milliseconds.
     """
@@ -101,6 +110,8 @@ def decide(event: PoolEvent, fleet: Fleet, *, now: float, server_ms: float) -> D
         return Verdict.DROP
     owners = fleet.owners(event.key, now)
     if event.job is None:
+        if start is not None:
+            return Verdict.HOLD if start.worker_id is None else Deliver(start.worker_id)
         if not owners:
             return Verdict.ASK_PAYLOAD
         return Deliver(owners[0]) if len(owners) == 1 else Verdict.HOLD
@@ -135,6 +146,7 @@ class Routes:
     """All events that this node has taken from the group and not yet ended."""
 
     _routes: dict[str, Route] = attrs.field(factory=dict[str, Route])
+    _starts: dict[str, str] = attrs.field(factory=dict[str, str])
     _sent: dict[tuple[str, str], str] = attrs.field(factory=dict[tuple[str, str], str])
     _early: OrderedDict[tuple[str, str], str] = attrs.field(
         factory=OrderedDict[tuple[str, str], str]
@@ -151,7 +163,14 @@ class Routes:
                 return False
             self._unsend(known)
         self._routes[event.event_id] = Route(event, expires=now + TOO_OLD)
+        if event.job is not None:
+            self._starts[event.key] = event.event_id
         return True
+
+    def start_of(self, event: PoolEvent) -> Route | None:
+        """Return the start of the event's key that is on its way, if it is another event."""
+        start = self._starts.get(event.key)
+        return None if start is None or start == event.event_id else self._routes.get(start)
 
     def get(self, event_id: str) -> Route | None:
         """Return an event that is on its way."""
@@ -205,6 +224,8 @@ class Routes:
         route = self._routes.pop(event_id, None)
         if route is not None:
             self._unsend(route)
+            if self._starts.get(route.event.key) == event_id:
+                del self._starts[route.event.key]
         return route
 
     def due(self, now: float) -> list[PoolEvent]:

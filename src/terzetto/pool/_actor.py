@@ -1,0 +1,296 @@
+"""The actor of a node: one life of it, from joining the pool to leaving it.
+
+Theory of operation. A life has children (the maps, the sink, the reader of its
+own stream, a supervisor of its workers) and background tasks (router, answers,
+upkeep, feeding the fleet from the maps). It opens in this order, and closes in
+the reverse one: the workers go first, hand their jobs over while the router
+still runs, then the sink hands back what was not answered, then the node's
+entry and stream go. A crash of any part is a crash of the life: it closes in
+the same way, and the next life joins anew, with the same id and new workers.
+
+Shutdown is asked for by an entry in a map, and followed by every node that
+routes: it stops its jobs for good, closes its workers, and ends by itself. The
+node that asked waits until no worker is left in the pool, and removes what
+remains.
+"""
+
+import contextlib
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from terzetto.actor import Actor, ActorStoppedError, Child, Context, Stop, Supervisor, Tree
+from terzetto.errors import ClosedError
+from terzetto.pool._codec import decode_ack
+from terzetto.pool._core import Core, Outbox
+from terzetto.pool._errors import MalformedBodyError, PoolShutdownError
+from terzetto.pool._fleet import Fleet
+from terzetto.pool._names import ACK, RETURN, SINK
+from terzetto.pool._routing import Router
+from terzetto.pool._store import Store
+from terzetto.pool._upkeep import Upkeep
+from terzetto.pool._worker import WorkerActor
+from terzetto.rmap import Map
+from terzetto.rmap import child as map_child
+from terzetto.streaming import NEWEST, OLDEST, Event, Reader, Stream
+
+if TYPE_CHECKING:
+    from terzetto.pool._node import Node, Worker
+
+_SETTLE: Final = 0.05  # seconds that a change of the fleet rests before jobs move
+_LAST_WORDS: Final = 2.0  # seconds for the answers that are still to be sent at the end
+
+
+@attrs.define(eq=False)
+class NodeActor(Actor):
+    """One life of a node; `face` is what outlives it."""
+
+    face: "Node"
+    core: Core = attrs.field(init=False)
+    _ctx: Context["NodeActor"] = attrs.field(init=False)
+    _workers: Supervisor | None = None
+    _router: Router | None = None
+    _maps: dict[str, Map] = attrs.field(factory=dict[str, Map])
+    _rebalance: trio.Event = attrs.field(factory=trio.Event)
+    _asked_shutdown: bool = False
+    _closing: bool = False
+
+    # The actor's hooks --------------------------------------------------------------
+
+    async def started(self, ctx: Context["NodeActor"]) -> None:
+        """Join the pool."""
+        self._ctx = ctx
+        face = self.face
+        store = Store(face.redis, face.names)
+        self.core = core = Core(
+            node_id=face.id,
+            names=face.names,
+            options=face.options,
+            store=store,
+            log=face.log,
+            watchers=face.watchers,
+            fleet=Fleet(face.options.worker_ttl),
+            outbox=Outbox(store, face.log),
+        )
+        core.clock.set(await store.server_us())
+        names = core.names
+        for name in (names.shutdown, names.node_keepalive):
+            self._maps[name] = await ctx.spawn(map_child(name, face.redis, logger=face.log))
+        await self._refuse_while_shutting_down()
+        await store.open_stream(names.node_stream(face.id), face.id.encode())
+        upkeep = Upkeep(core=core)
+        await upkeep.beat()
+        self._follow(names.node_keepalive, self._observe_nodes)
+        if not core.options.client_only:
+            await self._open_routing()
+        reader = await ctx.spawn(
+            Stream(names.node_stream(face.id), face.redis).reader_child(
+                start=OLDEST, block=core.options.job_sink_block_duration
+            )
+        )
+        ctx.start_soon(self._hear, reader)
+        ctx.start_soon(core.outbox.run)
+        ctx.start_soon(core.run_releases)
+        ctx.start_soon(upkeep.keep_alive)
+        if core.options.client_only:
+            ctx.start_soon(upkeep.forget_nodes)
+        else:
+            ctx.start_soon(upkeep.look_for_dead)
+            ctx.start_soon(upkeep.tidy)
+            ctx.start_soon(upkeep.sweep_guards)
+            ctx.start_soon(self._follow_shutdown)
+            self._workers = await ctx.spawn(Tree(name="workers", dynamic=True))
+        face.begin_life(self)
+        for worker in face.workers:
+            await self.add_worker(worker)
+        core.report("node_joined")
+
+    async def stopping(self, reason: Stop) -> None:
+        """Leave the pool; the workers and the sink have left already."""
+        self._closing = True
+        core = self.core
+        self.face.end_life(final=reason in {Stop.NORMAL, Stop.CLOSED, Stop.SHUTDOWN})
+        with trio.move_on_after(_LAST_WORDS):
+            await core.outbox.flush()
+        await core.store.forget_node(core.node_id)
+        if self._asked_shutdown:
+            await core.store.wipe(core.node_id)
+        core.report("node_left")
+
+    # For the face -------------------------------------------------------------------
+
+    async def add_worker(self, worker: "Worker") -> None:
+        """Start a worker; returns once it is in the pool."""
+        if self._workers is None:
+            raise ClosedError("the node is closing: it takes no new worker")
+        ref = await self._workers.spawn(
+            Child(
+                partial(
+                    WorkerActor,
+                    core=self.core,
+                    handler=worker.handler,
+                    policy=worker.policy,
+                    adopt=worker.begin_life,
+                ),
+                grace=self.core.options.worker_shutdown_ttl,
+                mailbox=1000,
+            )
+        )
+        worker.ref = ref
+        self._ctx.start_soon(self._mind, worker)
+
+    async def _mind(self, worker: "Worker") -> None:
+        """Bring a worker back that was found to be no longer in the pool."""
+        await worker.wait_life_over()
+        if worker.was_evicted and not self._closing:
+            with contextlib.suppress(ActorStoppedError, PoolShutdownError, ClosedError):
+                await self.add_worker(worker)
+
+    # Opening ------------------------------------------------------------------------
+
+    async def _refuse_while_shutting_down(self) -> None:
+        """Refuse to join a pool that is being shut down; finish a shutdown that was abandoned."""
+        core, face = self.core, self.face
+        asker = self._maps[core.names.shutdown].get("shutdown")
+        if asker is None:
+            return
+        self._observe_nodes()
+        if asker in core.fleet.live_nodes(trio.current_time()):
+            raise PoolShutdownError(
+                f"pool {core.names.pool!r} is being shut down by node {asker}: "
+                "open the node again once that is done"
+            )
+        await core.store.wipe(face.id)
+
+    async def _open_routing(self) -> None:
+        core, ctx, redis = self.core, self._ctx, self.face.redis
+        names, options = core.names, core.options
+        for name in (names.workers, names.worker_keepalive, names.cleanup, names.jobs):
+            self._maps[name] = await ctx.spawn(map_child(name, redis, logger=core.log))
+        sink = await ctx.spawn(
+            Stream(names.stream, redis, max_len=0, logger=core.log).sink_child(
+                SINK,
+                start=NEWEST,
+                block=options.job_sink_block_duration,
+                ack_grace_period=options.ack_grace_period,
+                max_deliveries=None,
+            )
+        )
+        self._router = Router(core=core, source=sink, returned=self.face.returns.returned)
+        self._observe_jobs()
+        for name in (names.workers, names.worker_keepalive, names.cleanup):
+            self._follow(name, self._observe_workers)
+        self._follow(names.jobs, self._observe_jobs)
+        ctx.start_soon(self._router.run)
+        ctx.start_soon(self._router.retry)
+        ctx.start_soon(self._rebalance_when_changed)
+
+    # Background tasks ---------------------------------------------------------------
+
+    def _follow(self, name: str, observe: Callable[[], None]) -> None:
+        """Observe a map now and after every change of it."""
+
+        async def follow() -> None:
+            async with self._maps[name].subscribe() as changes:
+                observe()
+                async for _ in changes:
+                    observe()
+
+        observe()
+        self._ctx.start_soon(follow, name=f"follow {name}")
+
+    def _observe_nodes(self) -> None:
+        core = self.core
+        core.fleet.observe_nodes(
+            self._maps[core.names.node_keepalive],
+            now=trio.current_time(),
+            wall_ns=core.clock.now_ns(),
+        )
+        core.fleet_changed()
+
+    def _observe_jobs(self) -> None:
+        self.core.fleet.observe_jobs(self._maps[self.core.names.jobs])
+
+    def _observe_workers(self) -> None:
+        core, maps = self.core, self._maps
+        now = trio.current_time()
+        before = core.fleet.ring(now)
+        changed = core.fleet.observe_workers(
+            workers=maps[core.names.workers],
+            keepalive=maps[core.names.worker_keepalive],
+            cleanup=maps[core.names.cleanup],
+            now=now,
+            wall_ns=core.clock.now_ns(),
+        )
+        after = core.fleet.ring(now)
+        if changed or after != before:
+            core.fleet_changed()
+            if self._router is not None:
+                self._router.fleet_changed()
+        # The silence of a worker moves nothing; its removal does, and so does its return.
+        if changed or set(after) - set(before):
+            self._rebalance.set()
+
+    async def _rebalance_when_changed(self) -> None:
+        while True:
+            await self._rebalance.wait()
+            await trio.sleep(_SETTLE)
+            self._rebalance = trio.Event()
+            if not self.core.is_shutting_down:
+                for worker in list(self.core.workers.values()):
+                    worker.rebalance()
+
+    async def _hear(self, reader: Reader) -> None:
+        """Take the answers of workers and the returns of dispatches."""
+        async for event in reader:
+            try:
+                self._take(event)
+            except MalformedBodyError as error:
+                self.core.report("dead_letter", text=f"{event.name} {event.id}: {error}")
+
+    def _take(self, event: Event) -> None:
+        if event.name == RETURN:
+            ack = decode_ack(event.payload)
+            self.face.returns.returned(ack.event_id, ack.error)
+        elif event.name == ACK and self._router is not None:
+            self._router.hear(event)
+
+    # Shutdown -----------------------------------------------------------------------
+
+    async def _follow_shutdown(self) -> None:
+        core = self.core
+        shutdown = self._maps[core.names.shutdown]
+        try:
+            asker = await shutdown.wait_for(lambda content: content.get("shutdown"))
+        except ClosedError:
+            return
+        core.is_shutting_down = True
+        core.fleet_changed()
+        async with trio.open_nursery() as nursery:
+            for worker in list(core.workers.values()):
+                nursery.start_soon(worker.stop_all)
+        if self._workers is not None:
+            await self._workers.close()
+        if asker == core.node_id:
+            await self._wait_pool_empty()
+            self._asked_shutdown = True
+        self._ctx.stop()
+
+    async def _wait_pool_empty(self) -> None:
+        """Wait until no other worker is left, then shortly for the nodes, all within bounds."""
+        options = self.core.options
+        with trio.move_on_after(options.worker_shutdown_ttl):
+            await self._wait_fleet(lambda now: not self.core.fleet.live_workers(now))
+        with trio.move_on_after(options.worker_ttl):
+            await self._wait_fleet(
+                lambda now: self.core.fleet.live_nodes(now) in ([], [self.core.node_id])
+            )
+
+    async def _wait_fleet(self, is_so: Callable[[float], bool]) -> None:
+        while not is_so(trio.current_time()):
+            # Silence makes no change that would wake us.
+            with trio.move_on_after(self.core.options.worker_ttl / 4):
+                await self.core.wait_fleet_changed()

@@ -1,0 +1,194 @@
+"""What the parts of one life of a node share: options, clock, outbox, fleet.
+
+The parts (router, workers, upkeep, dispatches) know this object and not each
+other. All of it lives in one trio run, so its methods that do not await are
+atomic.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+import trio
+from redis.exceptions import RedisError
+
+from terzetto._shared._logging import Logger
+from terzetto.errors import InvalidOptionError
+from terzetto.pool._codec import Ack, encode_ack, encode_envelope
+from terzetto.pool._fleet import Fleet
+from terzetto.pool._names import ACK, Names
+from terzetto.pool._observe import Kind, NodeEvent, Watchers
+from terzetto.pool._order import Order
+from terzetto.pool._store import Store, add_if_exists
+from terzetto.redis import Arg
+
+
+def _positive(_: object, attribute: "attrs.Attribute[float]", value: float) -> None:
+    if not math.isfinite(value) or value <= 0:
+        raise InvalidOptionError(f"{attribute.name} is {value}: give seconds, more than 0")
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """The options of a node; times in seconds. All nodes of a pool need the same TTLs."""
+
+    worker_ttl: float = attrs.field(default=30.0, validator=_positive)
+    worker_shutdown_ttl: float = attrs.field(default=120.0, validator=_positive)
+    ack_grace_period: float = attrs.field(default=20.0, validator=_positive)
+    job_sink_block_duration: float = attrs.field(default=5.0, validator=_positive)
+    max_queued_jobs: int = 1000
+    client_only: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.max_queued_jobs < 0:
+            raise InvalidOptionError(
+                f"max_queued_jobs is {self.max_queued_jobs}: give 0 for no limit, or more"
+            )
+
+
+@attrs.define
+class ServerClock:
+    """The clock of the Redis server, carried on by our own monotonic clock."""
+
+    _offset_us: float = 0.0
+
+    def set(self, server_us: int) -> None:
+        """Take in what the server's clock has just said."""
+        self._offset_us = server_us - trio.current_time() * 1e6
+
+    def now_ns(self) -> int:
+        """Return the server's time in Unix nanoseconds."""
+        return round(trio.current_time() * 1e6 + self._offset_us) * 1000
+
+    def now_ms(self) -> float:
+        """Return the server's time in Unix milliseconds."""
+        return (trio.current_time() * 1e6 + self._offset_us) / 1000
+
+
+@attrs.define(eq=False)
+class Outbox:
+    """Commands whose replies nobody needs, sent in order and many at a time.
+
+    Answers go this road: those who give them do not wait for Redis. Commands
+    are sent again after a lost reply, so each must bear that.
+    """
+
+    store: Store
+    log: Logger
+    _commands: list[Sequence[Arg]] = attrs.field(factory=list[Sequence[Arg]])
+    _wake: trio.Event = attrs.field(factory=trio.Event)
+    _idle: trio.Event = attrs.field(factory=trio.Event)
+
+    def put(self, *commands: Sequence[Arg]) -> None:
+        """Queue commands."""
+        if not commands:
+            return
+        self._commands += commands
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Send what is queued, for ever; cancelling it loses what is not yet sent."""
+        while True:
+            if not self._commands:
+                self._idle.set()
+                await self._wake.wait()
+            self._wake = trio.Event()
+            self._idle = trio.Event()
+            batch, self._commands = self._commands[:500], self._commands[500:]
+            try:
+                await self.store.execute_many(batch)
+            except RedisError as error:
+                # A refused answer is an answer lost: the event comes round again.
+                self.log.warning("an answer was refused by Redis", error=str(error))
+
+    async def flush(self) -> None:
+        """Wait until all that was queued has been sent."""
+        if self._commands:
+            await self._idle.wait()
+
+
+class LocalWorker(Protocol):
+    """What a node knows of a worker of its own."""
+
+    worker_id: str
+    created: str
+
+    def offer(self, order: Order) -> bool:
+        """Give an order over the short road; False if it cannot be taken now."""
+        ...
+
+    def running(self) -> list[str]:
+        """Return the keys of the jobs that run or start here."""
+        ...
+
+    def rebalance(self) -> None:
+        """Let those jobs go that belong elsewhere now."""
+        ...
+
+    def evict(self) -> None:
+        """Stop at once: the worker is no longer in the pool."""
+        ...
+
+    async def stop_all(self) -> None:
+        """Stop every job for good."""
+        ...
+
+
+@attrs.define(eq=False, kw_only=True)
+class Core:
+    """One life of a node, as its parts see it."""
+
+    node_id: str
+    names: Names
+    options: Options
+    store: Store
+    log: Logger
+    watchers: Watchers
+    fleet: Fleet
+    outbox: Outbox
+    clock: ServerClock = attrs.field(factory=ServerClock)
+    workers: dict[str, LocalWorker] = attrs.field(factory=dict[str, LocalWorker])
+    is_shutting_down: bool = False
+    _changed: trio.Event = attrs.field(factory=trio.Event)
+    _releases: list[tuple[str, str]] = attrs.field(factory=list[tuple[str, str]])
+    _release_wanted: trio.Event = attrs.field(factory=trio.Event)
+
+    def report(self, kind: Kind, *, key: str = "", worker_id: str = "", text: str = "") -> None:
+        """Tell the watchers and the log what happened."""
+        self.watchers.report(NodeEvent(kind, key, worker_id, text))
+        fields = {"key": key, "worker_id": worker_id, "text": text}
+        shown = {name: value for name, value in fields.items() if value}
+        if kind in {"dead_letter", "worker_evicted", "job_crashed"}:
+            self.log.warning(kind, **shown)
+        else:
+            self.log.debug(kind, **shown)
+
+    def fleet_changed(self) -> None:
+        """Wake those who wait for a change of the fleet."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def wait_fleet_changed(self) -> None:
+        """Wait for the next change of the fleet."""
+        await self._changed.wait()
+
+    def release_later(self, key: str, token: str) -> None:
+        """Release the guard of a dispatch whose caller has left."""
+        self._releases.append((key, token))
+        self._release_wanted.set()
+
+    async def run_releases(self) -> None:
+        """Release such guards, for ever."""
+        while True:
+            await self._release_wanted.wait()
+            self._release_wanted = trio.Event()
+            releases, self._releases = self._releases, []
+            for key, token in releases:
+                await self.store.release(key, token)
+
+    def answer(self, sender: str, worker_id: str, ack: Ack) -> None:
+        """Send a worker's answer to the node that routed the event to it."""
+        body = encode_envelope(worker_id, encode_ack(ack))
+        self.outbox.put(add_if_exists(self.names.node_stream(sender), ACK, body))

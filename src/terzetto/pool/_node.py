@@ -1,0 +1,426 @@
+"""Nodes and workers as their users hold them: faces that survive restarts.
+
+Made by `open_node` and `child`. What a user awaits here runs in the user's own
+task; the node's actor (`_actor.py`) is behind it.
+"""
+
+from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+import trio
+from ulid import ULID
+
+from terzetto._shared._logging import Logger, default_logger
+from terzetto.actor import Child, Ref, open_child
+from terzetto.errors import ClosedError, InvalidOptionError, TerzettoError
+from terzetto.pool._actor import NodeActor
+from terzetto.pool._codec import JobBody, encode_job, encode_job_key, encode_notification
+from terzetto.pool._core import Options
+from terzetto.pool._dispatch import Returns
+from terzetto.pool._errors import (
+    DispatchUnknownError,
+    JobExistsError,
+    JobStartError,
+    PoolFullError,
+)
+from terzetto.pool._job import Handler
+from terzetto.pool._names import NOTIFY, STOP, Names, check_key, check_payload, check_pool
+from terzetto.pool._observe import Watch, Watchers
+from terzetto.pool._runner import JobPolicy
+from terzetto.pool._store import FULL, RUNNING, Claim
+from terzetto.pool._worker import WorkerActor
+from terzetto.redis import LinkLostError, Redis
+
+
+class Worker:
+    """A worker of a node; made by `Node.add_worker`."""
+
+    def __init__(self, node: "Node", handler: Handler, policy: JobPolicy) -> None:
+        self.node = node
+        self.handler = handler
+        self.policy = policy
+        self.ref: Ref[WorkerActor] | None = None
+        self._life: WorkerActor | None = None
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.id} of {self.node.pool!r}, {len(self.jobs)} jobs>"
+
+    @property
+    def id(self) -> str:
+        """Its id in the pool; it changes when the worker had to join anew."""
+        return "" if self._life is None else self._life.worker_id
+
+    @property
+    def jobs(self) -> list[str]:
+        """The keys of the jobs that it runs or starts."""
+        return [] if self._life is None else self._life.running()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has left the pool for good."""
+        return self.ref is not None and self.ref.is_stopped and not self.was_evicted
+
+    async def close(self) -> None:
+        """Leave the pool; the jobs go to the workers that remain.
+
+        Cancelling this stops the waiting, not the closing.
+        """
+        self.node.workers_left(self)
+        if self.ref is not None:
+            await self.ref.close()
+
+    # For the node's actor.
+
+    def begin_life(self, life: WorkerActor) -> None:
+        """Note the life that begins."""
+        self._life = life
+
+    @property
+    def was_evicted(self) -> bool:
+        """Whether its last life ended because the pool did not know it any more."""
+        return self._life is not None and self._life.is_evicted
+
+    async def wait_life_over(self) -> None:
+        """Wait until the ref that it has now has stopped."""
+        if self.ref is not None:
+            await self.ref.wait_stopped()
+
+
+class Node:
+    """A member of a pool; made by `open_node`.
+
+    Every method may be called from any task of the same `trio.run`. Methods
+    that send something wait while the node restarts or Redis is away, so give
+    them a deadline if they should not; they raise `ClosedError` once the node
+    is closed.
+    """
+
+    def __init__(self, pool: str, redis: Redis, options: Options, log: Logger) -> None:
+        self.names = Names(check_pool(pool))
+        self.redis = redis
+        self.options = options
+        self.id = str(ULID())
+        self.log = log.bind(pool=pool, node_id=self.id)
+        self.watchers = Watchers()
+        self.returns = Returns()
+        self.workers: list[Worker] = []
+        self.ref: Ref[NodeActor] | None = None
+        self._life: NodeActor | None = None
+        self._up = trio.Event()
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self.is_closed else "open"
+        return f"<Node {self.id} of {self.pool!r} {state}, {len(self.workers)} workers>"
+
+    @property
+    def pool(self) -> str:
+        """The pool's name."""
+        return self.names.pool
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has left the pool for good."""
+        return self._is_closed or (self.ref is not None and self.ref.is_stopped)
+
+    async def add_worker(
+        self, handler: Handler, *, grace: float = 5.0, max_restarts: int = 3, backoff: float = 0.1
+    ) -> Worker:
+        """Start a worker; returns once jobs may come to it.
+
+        Args:
+            handler: an object with ``start(job)``, ``stop(key)`` and optionally
+                ``notify(key, payload)``, or one async function
+                ``f(job, *, task_status)``.
+            grace: seconds that a job has to end once it is stopped.
+            max_restarts: how often a function that crashed after it had started
+                is run again; then the job is given up.
+            backoff: seconds before the first restart, doubled for each further one.
+
+        Raises:
+            InvalidOptionError: an option is out of its range, the handler is
+                none, or the node is client-only.
+            PoolShutdownError: the pool is being shut down.
+            ClosedError: the node is closed.
+
+        When cancelled, the worker is closed again.
+        """
+        if self.options.client_only:
+            raise InvalidOptionError("a client-only node has no workers: open one that is not")
+        policy = JobPolicy(grace=grace, max_restarts=max_restarts, backoff=backoff)
+        worker = Worker(self, handler, policy)
+        life = await self._wait_up()
+        await life.add_worker(worker)
+        self.workers.append(worker)
+        return worker
+
+    async def dispatch(self, key: str, payload: bytes = b"") -> None:
+        """Have a job run by the worker that its key belongs to; returns once it has started.
+
+        Args:
+            key: what the job is called; at most one job of a key is in the pool.
+            payload: what the handler is given.
+
+        Raises:
+            JobStartError: the handler refused or failed to start it.
+            JobExistsError: a job of that key runs, or is being started.
+            PoolFullError: `max_queued_jobs` are waiting; nothing was sent.
+            DispatchUnknownError: nobody answered within 2 x `ack_grace_period`.
+            InvalidNameError: the key is empty, has a ``=``, or is not UTF-8.
+            ClosedError: the node is closed.
+
+        When cancelled, the job may have been accepted, and may yet start.
+        """
+        check_key(key)
+        check_payload(payload)
+        life = await self._wait_up()
+        core = life.core
+        body = encode_job(JobBody(key, self.id, payload, core.clock.now_ns()))
+        token = str(ULID())
+        patience = 2 * self.options.ack_grace_period
+        done = False
+        try:
+            with self.returns.sending():
+                claim = await core.store.claim(
+                    key,
+                    body,
+                    token=token,
+                    guard_for=patience,
+                    limit=self.options.max_queued_jobs,
+                )
+                if not isinstance(claim, Claim):
+                    done = True
+                    raise self._refusal(claim, key)
+                with self.returns.expect(claim.event_id) as waiting:
+                    with trio.move_on_after(patience):
+                        await waiting.event.wait()
+            done = True
+            await core.store.release(key, token)
+        finally:
+            if not done:
+                core.release_later(key, token)
+        if not waiting.event.is_set():
+            raise DispatchUnknownError(
+                f"nobody said within {patience} s whether job {key!r} has started: "
+                "dispatching it again is safe"
+            )
+        if waiting.error:
+            raise JobStartError.from_wire(waiting.error)
+
+    async def stop_job(self, key: str) -> None:
+        """Ask whoever runs the job to stop it; returns once that was sent.
+
+        A key that nobody runs is no error.
+
+        Raises:
+            InvalidNameError: the key cannot be one.
+            ClosedError: the node is closed.
+        """
+        check_key(key)
+        life = await self._wait_up()
+        while True:
+            try:
+                await life.core.store.send(STOP, encode_job_key(key))
+            except LinkLostError:
+                await self.redis.wait_connected()  # stopping twice is stopping
+            else:
+                return
+
+    async def notify(self, key: str, payload: bytes) -> None:
+        """Send a notification to a job; returns once that was sent.
+
+        A key that nobody runs is no error: the notification is dropped.
+
+        Raises:
+            LinkLostError: the reply was lost; `may_have_run` says whether the
+                job may get the notification all the same.
+            InvalidNameError: the key cannot be one.
+            ClosedError: the node is closed.
+        """
+        check_key(key)
+        check_payload(payload)
+        life = await self._wait_up()
+        await life.core.store.send(NOTIFY, encode_notification(key, payload))
+
+    async def job_keys(self) -> list[str]:
+        """Return the keys of all jobs that run in the pool, sorted."""
+        life = await self._wait_up()
+        return await life.core.store.job_keys()
+
+    async def job_payload(self, key: str) -> bytes | None:
+        """Return a job's payload; None if there is no such job in the pool."""
+        check_key(key)
+        life = await self._wait_up()
+        return await life.core.store.payload(key)
+
+    @property
+    def pool_workers(self) -> list[str]:
+        """The ids of all workers in the pool as this node knows it, oldest first."""
+        return [] if self._life is None else self._life.core.fleet.worker_ids()
+
+    @contextmanager
+    def watch(self, *, buffer_size: int = 1000) -> Generator[Watch]:
+        """Hear what happens in this node, from now on, for the time of a block."""
+        with self.watchers.watch(buffer_size) as watch:
+            yield watch
+
+    async def close(self) -> None:
+        """Leave the pool; this node's jobs go to the nodes that remain, payloads and all.
+
+        Closing twice, or while a shutdown goes on, is no error. Cancelling
+        stops the waiting, not the closing.
+        """
+        if self.ref is not None:
+            await self.ref.close()
+
+    async def shutdown(self) -> None:
+        """Stop every job in the whole pool and close all nodes; returns once this one is closed.
+
+        Nothing is sent again, and nothing is left of the pool in Redis when all
+        nodes could be waited for. Asking twice, from any node, is no error.
+        Cancelling stops the waiting, not the shutdown.
+
+        Raises:
+            InvalidOptionError: a client-only node may not ask for it.
+        """
+        if self.options.client_only:
+            raise InvalidOptionError("a client-only node cannot shut the pool down: ask another")
+        if self.ref is None or self.is_closed:
+            await trio.lowlevel.checkpoint()
+            return
+        life = await self._wait_up()
+        await life.core.store.ask_shutdown(self.id)
+        await self.ref.wait_stopped()
+
+    # For the node's actor.
+
+    def begin_life(self, life: NodeActor) -> None:
+        """Note the life that begins."""
+        self._life = life
+        self._up.set()
+
+    def end_life(self, *, final: bool) -> None:
+        """Note that it ends."""
+        self._life = None
+        self._up = trio.Event()
+        if final:
+            self._is_closed = True
+            self.watchers.close()
+
+    def workers_left(self, worker: Worker) -> None:
+        """Forget a worker that is closed on its own."""
+        if worker in self.workers:
+            self.workers.remove(worker)
+
+    def _refusal(self, why: str, key: str) -> TerzettoError:
+        if why == FULL:
+            return PoolFullError(
+                f"pool {self.pool!r} has {self.options.max_queued_jobs} events waiting: "
+                "add workers, or dispatch again later"
+            )
+        state = "running" if why == RUNNING else "being started"
+        return JobExistsError(f"job {key!r} is {state}: stop it first, or leave it be")
+
+    async def _wait_up(self) -> NodeActor:
+        """Return the life that is up; wait for the next one while the node restarts."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self._life is None:
+            if self.ref is None or self.is_closed:
+                raise ClosedError(f"the node of pool {self.pool!r} is closed: open another")
+            async with trio.open_nursery() as nursery:
+
+                async def first(wait: Any) -> None:  # noqa: ANN401 - either of two waits
+                    await wait()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(first, self._up.wait)
+                nursery.start_soon(first, self.ref.wait_stopped)
+        return self._life
+
+
+def child(
+    pool: str,
+    redis: Redis,
+    *,
+    worker_ttl: float = 30.0,
+    worker_shutdown_ttl: float = 120.0,
+    max_queued_jobs: int = 1000,
+    ack_grace_period: float = 20.0,
+    job_sink_block_duration: float = 5.0,
+    client_only: bool = False,
+    logger: Logger | None = None,
+) -> Child[Node]:
+    """Return a node as a child for a tree of one's own; see `open_node` for the options."""
+    options = Options(
+        worker_ttl=worker_ttl,
+        worker_shutdown_ttl=worker_shutdown_ttl,
+        max_queued_jobs=max_queued_jobs,
+        ack_grace_period=ack_grace_period,
+        job_sink_block_duration=job_sink_block_duration,
+        client_only=client_only,
+    )
+    node = Node(pool, redis, options, default_logger("pool") if logger is None else logger)
+
+    def bind(ref: Ref[NodeActor]) -> Node:
+        node.ref = ref
+        return node
+
+    return Child(
+        partial(NodeActor, node),
+        name=f"node {pool}".replace("/", "|"),  # a child's name has no slash
+        grace=10.0,
+        face=bind,
+    )
+
+
+def open_node(
+    pool: str,
+    redis: Redis,
+    *,
+    worker_ttl: float = 30.0,
+    worker_shutdown_ttl: float = 120.0,
+    max_queued_jobs: int = 1000,
+    ack_grace_period: float = 20.0,
+    job_sink_block_duration: float = 5.0,
+    client_only: bool = False,
+    logger: Logger | None = None,
+) -> AbstractAsyncContextManager[Node]:
+    """Join a pool for the time of a block; leaving it is `Node.close`.
+
+    All nodes of a pool, in Go too, need the same `worker_ttl` and
+    `ack_grace_period`. Times are in seconds.
+
+    Args:
+        pool: the pool's name; it is made by its first node.
+        redis: a client.
+        worker_ttl: how long a worker may be silent before its jobs go elsewhere.
+        worker_shutdown_ttl: how long a worker may take to hand its jobs over.
+        max_queued_jobs: how many events may wait to be handled before `dispatch`
+            raises `PoolFullError`; 0 for any number.
+        ack_grace_period: how long a worker may take to answer before an event is
+            sent again; `dispatch` waits for twice that.
+        job_sink_block_duration: how long one read of the pool's stream waits.
+        client_only: only dispatch, stop and notify; route and run nothing.
+        logger: anything with structlog's methods; by default the standard
+            library's logger ``terzetto.pool``.
+
+    Raises:
+        InvalidNameError: the pool cannot be called so.
+        InvalidOptionError: an option is out of its range.
+        PoolShutdownError: the pool is being shut down.
+    """
+    return open_child(
+        child(
+            pool,
+            redis,
+            worker_ttl=worker_ttl,
+            worker_shutdown_ttl=worker_shutdown_ttl,
+            max_queued_jobs=max_queued_jobs,
+            ack_grace_period=ack_grace_period,
+            job_sink_block_duration=job_sink_block_duration,
+            client_only=client_only,
+            logger=logger,
+        )
+    )

@@ -1,0 +1,62 @@
+"""What a worker is told to do, and how the one who told it is answered.
+
+Pure. Orders come from a worker's stream, from the router of its node, and from
+inside the worker; the outcome goes back through the order's replies, which
+never wait.
+"""
+
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+import attrs
+
+from terzetto.pool._codec import JobBody, decode_job, decode_job_key, decode_notification
+from terzetto.pool._errors import MalformedBodyError
+from terzetto.pool._names import NOTIFY, START, STOP
+
+RETRY: Final = None
+"""The answer that is none: not here, or not now; ask again."""
+
+Reply: TypeAlias = Callable[[str | None], None]
+"""Takes the outcome: ``""`` for success, an error's text, or `RETRY`."""
+
+
+@attrs.define(eq=False)
+class Order:
+    """Something that a worker is told to do with one of its jobs.
+
+    `name` is an event's name, or one of the two below that come from inside.
+    """
+
+    name: str
+    key: str
+    job: JobBody | None = None
+    payload: bytes = b""
+    replies: list[Reply] = attrs.field(factory=list[Reply])
+
+    def reply(self, outcome: str | None) -> None:
+        """Answer everybody who asked."""
+        for reply in self.replies:
+            reply(outcome)
+        self.replies.clear()
+
+
+RELEASE: Final = "release"
+ENDED: Final = "ended"
+
+
+def read_order(name: str, body: bytes, reply: Reply) -> Order:
+    """Return the order of an event's name and body, as both roads bring them.
+
+    Raises:
+        MalformedBodyError: the body is broken, or the name is unknown.
+    """
+    if name == START:
+        job = decode_job(body)
+        return Order(START, job.key, job=job, replies=[reply])
+    if name == STOP:
+        return Order(STOP, decode_job_key(body), replies=[reply])
+    if name == NOTIFY:
+        key, payload = decode_notification(body)
+        return Order(NOTIFY, key, payload=payload, replies=[reply])
+    raise MalformedBodyError(f"an event named {name!r} has no meaning for a worker")

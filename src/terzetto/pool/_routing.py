@@ -1,0 +1,219 @@
+"""The router of a node: it reads the pool's stream and sees each event to its worker.
+
+`_router.py` decides; this carries it out: reads the sink, offers events to the
+node's own workers, adds them to the streams of others, hears the answers, tells
+the dispatchers, and acknowledges. A batch goes out with one write. Run by the
+node, as two background tasks: `run` and `retry`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import attrs
+import trio
+from redis.exceptions import ResponseError
+
+from terzetto.errors import ClosedError
+from terzetto.pool._codec import (
+    Ack,
+    decode_ack,
+    decode_envelope,
+    decode_text,
+    encode_ack,
+    encode_envelope,
+    encode_text,
+)
+from terzetto.pool._core import Core
+from terzetto.pool._errors import MalformedBodyError
+from terzetto.pool._names import NOTIFY, RETURN, SINK, START, STOP
+from terzetto.pool._order import Reply, read_order
+from terzetto.pool._router import (
+    TOO_OLD,
+    Deliver,
+    PoolEvent,
+    Routes,
+    Verdict,
+    decide,
+    read_event,
+)
+from terzetto.pool._store import add_if_exists
+from terzetto.redis import Arg
+from terzetto.rmap import content_key
+from terzetto.streaming import Event, stream_key
+
+_KNOWN = frozenset({START, STOP, NOTIFY})
+
+
+class Source(Protocol):
+    """The part of a sink that a router reads."""
+
+    async def read(self) -> list[Event]:
+        """Wait for the next events."""
+        ...
+
+
+@attrs.define(eq=False, kw_only=True)
+class Router:
+    """The router of one life of a node."""
+
+    core: Core
+    source: Source
+    returned: Callable[[str, str], None]
+    _routes: Routes = attrs.field(factory=Routes)
+    _wake: trio.Event = attrs.field(factory=trio.Event)
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+    async def run(self) -> None:
+        """Route what the sink brings, until it is closed."""
+        while True:
+            try:
+                batch = await self.source.read()
+            except ClosedError:
+                return
+            now = trio.current_time()
+            events: list[PoolEvent] = []
+            for entry in batch:
+                event = self._read(entry)
+                if event is not None and self._routes.arrive(event, now):
+                    events.append(event)
+            await self._forward(events)
+
+    async def retry(self) -> None:
+        """Route again what nobody could take, for ever."""
+        while True:
+            due = self._routes.next_due()
+            with trio.move_on_at(float("inf") if due is None else due):
+                await self._wake.wait()
+            self._wake = trio.Event()
+            await self._forward(self._routes.due(trio.current_time()))
+
+    def fleet_changed(self) -> None:
+        """Route again what was held, and what went to workers that have gone."""
+        now = trio.current_time()
+        self._routes.strand(self.core.fleet, now)
+        self._routes.hurry(now)
+        self._wake.set()
+
+    def hear(self, event: Event) -> None:
+        """Take in an answer from this node's stream.
+
+        Raises:
+            MalformedBodyError: it is broken.
+        """
+        envelope = decode_envelope(event.payload)
+        ack = decode_ack(envelope.body)
+        pool_event = self._routes.answered(envelope.sender, ack.event_id, ack.error)
+        if pool_event is not None:
+            self._conclude(pool_event, ack.error)
+
+    def _read(self, entry: Event) -> PoolEvent | None:
+        """Read an event; what cannot be read is put away."""
+        if entry.name not in _KNOWN:
+            # Peers of another version may know it; nobody needs it for ever.
+            if self.core.clock.now_ms() - int(entry.id.partition("-")[0]) > TOO_OLD * 1000:
+                self._acknowledge(entry.id)
+            return None
+        try:
+            return read_event(entry.id, entry.name, entry.payload)
+        except MalformedBodyError as error:
+            self.core.report("dead_letter", text=f"{entry.name} {entry.id}: {error}")
+            self._acknowledge(entry.id)
+            return None
+
+    async def _forward(self, events: Sequence[PoolEvent]) -> None:
+        now = trio.current_time()
+        server_ms = self.core.clock.now_ms()
+        there: list[tuple[PoolEvent, str]] = []
+        asked: list[PoolEvent] = []
+        for event in events:
+            start = self._routes.start_of(event)
+            decision = decide(event, self.core.fleet, now=now, server_ms=server_ms, start=start)
+            if isinstance(decision, Deliver):
+                if not self._offer(event, decision.worker_id):
+                    there.append((event, decision.worker_id))
+            elif decision is Verdict.ASK_PAYLOAD:
+                asked.append(event)
+            elif decision is Verdict.DROP:
+                self.core.report("dead_letter", key=event.key, text=f"{event.name}: too old")
+                self._routes.end(event.event_id)
+                self._acknowledge(event.event_id)
+            else:
+                self._routes.hold(event.event_id, now)
+        if there or asked:
+            try:
+                await self._send(there, asked)
+            except ResponseError as error:
+                self.core.log.warning("Redis refused to route events", error=str(error))
+                for event in [*(event for event, _ in there), *asked]:
+                    self._routes.hold(event.event_id, trio.current_time())
+        self._wake.set()
+
+    def _offer(self, event: PoolEvent, worker_id: str) -> bool:
+        """Try the short road; False if the worker is not of this node."""
+        worker = self.core.workers.get(worker_id)
+        if worker is None:
+            return False
+        self._routes.deliver_here(event.event_id, worker_id)
+        if not worker.offer(read_order(event.name, event.body, self._reply_to(event.event_id))):
+            self._routes.hold(event.event_id, trio.current_time())
+        return True
+
+    def _reply_to(self, event_id: str) -> Reply:
+        def reply(outcome: str | None) -> None:
+            if outcome is not None:
+                self._conclude(event_id, outcome)
+            else:
+                self._routes.hold(event_id, trio.current_time())
+                self._wake.set()
+
+        return reply
+
+    async def _send(
+        self, there: Sequence[tuple[PoolEvent, str]], asked: Sequence[PoolEvent]
+    ) -> None:
+        names, node_id = self.core.names, self.core.node_id
+        commands: list[Sequence[Arg]] = [
+            add_if_exists(
+                names.worker_stream(worker_id), event.name, encode_envelope(node_id, event.body)
+            )
+            for event, worker_id in there
+        ]
+        for event in asked:
+            key = encode_text(event.key)
+            commands.append(("HEXISTS", content_key(names.payloads), key))
+            commands.append(("HEXISTS", content_key(names.pending), key))
+        replies = await self.core.store.execute_many(commands)
+        now = trio.current_time()
+        for (event, worker_id), reply in zip(there, replies, strict=False):
+            if not isinstance(reply, bytes):  # the worker has no stream (any more)
+                self._routes.hold(event.event_id, now)
+                continue
+            answer = self._routes.deliver_there(event.event_id, worker_id, decode_text(reply))
+            if answer is not None:
+                self._conclude(event.event_id, answer)
+        flags = replies[len(there) :]
+        for index, event in enumerate(asked):
+            if flags[2 * index] or flags[2 * index + 1]:
+                self._routes.hold(event.event_id, now)
+            else:
+                self._routes.end(event.event_id)
+                self._acknowledge(event.event_id)
+
+    def _conclude(self, event_id: str, error: str) -> None:
+        """End an event that a worker answered for."""
+        route = self._routes.end(event_id)
+        if route is None:
+            return
+        job = route.event.job
+        if job is not None and job.node_id == self.core.node_id:
+            self.returned(event_id, error)
+        elif job is not None:
+            stream = self.core.names.node_stream(job.node_id)
+            self.core.outbox.put(add_if_exists(stream, RETURN, encode_ack(Ack(event_id, error))))
+        self._acknowledge(event_id)
+
+    def _acknowledge(self, event_id: str) -> None:
+        stream = stream_key(self.core.names.stream)
+        self.core.outbox.put(("XACK", stream, SINK, event_id), ("XDEL", stream, event_id))

@@ -1,0 +1,468 @@
+"""The pool's state in Redis: one script for each decision, typed.
+
+Every script may be run again after its reply was lost and then says what it
+said, or would have said, the first time; so `Store` runs them again by itself
+until the link answers, and its callers only see an outage as time that passes.
+The maps' hashes, channels and the pool stream share the pool's name, and with
+it its hash tag; streams of nodes and workers are written apart from them.
+
+Called by the node, its workers and its dispatches; it keeps no state but names.
+"""
+
+import struct
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Final
+
+import attrs
+
+from terzetto.pool._assign import read_list
+from terzetto.pool._codec import decode_text, encode_text
+from terzetto.pool._names import SINK, STREAM_MAX_LEN, Names
+from terzetto.redis import Arg, LinkLostError, Redis, Script
+from terzetto.rmap import content_key, updates_channel
+from terzetto.streaming import stream_key
+
+_CREATED = struct.Struct("<q")
+
+RUNNING: Final = "running"
+PENDING: Final = "pending"
+FULL: Final = "full"
+
+
+def _script(name: str) -> Script:
+    here = files("terzetto.pool")
+    source = here.joinpath(f"lua/{name}.lua").read_text(encoding="utf-8")
+    common = here.joinpath("lua/_maps.lua").read_text(encoding="utf-8")
+    return Script(name=f"terzetto.pool:lua/{name}.lua", source=f"{common}\n{source}")
+
+
+_CLAIM = _script("claim")
+_RELEASE = _script("release")
+_OWN = _script("own")
+_DISOWN = _script("disown")
+_BURY = _script("bury")
+_ENLIST = _script("enlist")
+_RETIRE = _script("retire")
+_DISCHARGE = _script("discharge")
+_ALIVE = _script("alive")
+_GUARDS = _script("guards")
+_ORPHANS = _script("orphans")
+_ADOPT = _script("adopt")
+_SHUTDOWN = _script("shutdown")
+_WIPE = _script("wipe")
+_FORGET = _script("forget")
+
+
+@attrs.frozen
+class Claim:
+    """A key that a dispatch holds: by which guard, and with which event it was sent."""
+
+    guard: str
+    event_id: str
+
+
+@attrs.frozen
+class Alive:
+    """The answer to a sign of life: the server's clock, and who is still known."""
+
+    server_us: int
+    node_known: bool
+    workers: dict[str, bool]
+
+
+@attrs.frozen
+class Store:
+    """The scripts of one pool, bound to a client."""
+
+    redis: Redis
+    names: Names
+
+    async def _run(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> object:
+        """Run a script that may be run twice, until it answers."""
+        while True:
+            try:
+                return await self.redis.run_script(script, keys=keys, args=args)
+            except LinkLostError:
+                await self.redis.wait_connected()
+
+    async def claim(
+        self, key: str, body: bytes, *, token: str, guard_for: float, limit: int
+    ) -> Claim | str:
+        """Claim a key and send its start event.
+
+        Args:
+            key: the job's key.
+            body: the start event's body.
+            token: a name of this dispatch alone, under which it is known when asked again.
+            guard_for: how long the key stays guarded, in seconds.
+            limit: the greatest number of events that may wait; 0 for any.
+
+        Returns:
+            The claim, or `RUNNING`, `PENDING` or `FULL`.
+        """
+        reply = await self._run(
+            _CLAIM,
+            [
+                content_key(self.names.payloads),
+                content_key(self.names.pending),
+                stream_key(self.names.stream),
+                self._claim_key(token),
+            ],
+            [
+                updates_channel(self.names.pending),
+                key,
+                body,
+                round(guard_for * 1e6),
+                limit,
+                SINK,
+            ],
+        )
+        status, guard, event_id = _items(reply, 3)
+        if status == 1:
+            return Claim(_text(guard), _text(event_id))
+        if status == 2:  # noqa: PLR2004 - the wire's own numbers
+            return PENDING
+        return RUNNING if status == 3 else FULL  # noqa: PLR2004 - likewise
+
+    async def release(self, key: str, token: str) -> bool:
+        """Release the guard of a claim; False if there is none, or it is no longer its own."""
+        reply = await self._run(
+            _RELEASE,
+            [content_key(self.names.pending), self._claim_key(token)],
+            [updates_channel(self.names.pending), key],
+        )
+        return reply == 1
+
+    async def own(
+        self, worker_id: str, created: str, key: str, payload: bytes, *, dead_owner: str = ""
+    ) -> tuple[int, str]:
+        """Make a worker the owner of a job: (1, "") done, (0, "") it left, (2, owner) taken."""
+        reply = await self._run(
+            _OWN,
+            [
+                content_key(self.names.workers),
+                content_key(self.names.jobs),
+                content_key(self.names.payloads),
+            ],
+            [
+                updates_channel(self.names.jobs),
+                updates_channel(self.names.payloads),
+                worker_id,
+                created,
+                key,
+                payload,
+                dead_owner,
+            ],
+        )
+        status, owner = _items(reply, 2)
+        return _number(status), _text(owner)
+
+    async def disown(
+        self, worker_id: str, key: str, *, drop_payload: bool, requeue: bytes | None = None
+    ) -> bool:
+        """Take a job off its owner; with `requeue`, send that start event in the same step.
+
+        Returns:
+            False if the worker did not own it; then nothing was done.
+        """
+        mode = "requeue" if requeue is not None else "end" if drop_payload else "keep"
+        reply = await self._run(
+            _DISOWN,
+            [
+                content_key(self.names.jobs),
+                content_key(self.names.payloads),
+                stream_key(self.names.stream),
+            ],
+            [
+                updates_channel(self.names.jobs),
+                updates_channel(self.names.payloads),
+                worker_id,
+                key,
+                mode,
+                requeue or b"",
+            ],
+        )
+        return reply == 1
+
+    async def bury(
+        self, worker_id: str, *, sign: str, lock: str, node_id: str, created_ns: int, limit: int
+    ) -> tuple[int, int]:
+        """Take over a dead worker's jobs: (1, n) done, (2, n) more remain, (0, 0) it lives."""
+        maps = (
+            self.names.workers,
+            self.names.worker_keepalive,
+            self.names.cleanup,
+            self.names.jobs,
+        )
+        reply = await self._run(
+            _BURY,
+            [
+                *map(content_key, maps),
+                content_key(self.names.payloads),
+                stream_key(self.names.stream),
+            ],
+            [
+                *map(updates_channel, maps),
+                worker_id,
+                sign,
+                lock,
+                node_id,
+                _CREATED.pack(created_ns),
+                limit,
+            ],
+        )
+        status, moved = _items(reply, 2)
+        return _number(status), _number(moved)
+
+    async def enlist(self, worker_id: str) -> str | None:
+        """Enter a worker; returns its creation time, or None while the pool shuts down."""
+        maps = (self.names.workers, self.names.worker_keepalive)
+        reply = await self._run(
+            _ENLIST,
+            [*map(content_key, maps), content_key(self.names.shutdown)],
+            [*map(updates_channel, maps), worker_id],
+        )
+        return _text(reply) or None
+
+    async def retire(self, worker_id: str, created: str) -> bool:
+        """Mark a worker as leaving; False if it is not in the pool under `created`."""
+        reply = await self._run(
+            _RETIRE,
+            [content_key(self.names.workers)],
+            [updates_channel(self.names.workers), worker_id, created],
+        )
+        return reply == 1
+
+    async def discharge(self, worker_id: str) -> bool:
+        """Remove a leaving worker's entries; False if it still owns jobs."""
+        maps = (
+            self.names.workers,
+            self.names.worker_keepalive,
+            self.names.cleanup,
+            self.names.jobs,
+        )
+        reply = await self._run(
+            _DISCHARGE,
+            list(map(content_key, maps)),
+            [*map(updates_channel, maps), worker_id],
+        )
+        return reply == 1
+
+    async def alive(self, node_id: str, workers: Sequence[tuple[str, str]]) -> Alive:
+        """Give the signs of life of a node and its workers (id, creation time)."""
+        reply = await self._run(
+            _ALIVE,
+            [
+                content_key(self.names.node_keepalive),
+                content_key(self.names.workers),
+                content_key(self.names.worker_keepalive),
+            ],
+            [
+                updates_channel(self.names.node_keepalive),
+                updates_channel(self.names.worker_keepalive),
+                node_id,
+                *(part for worker in workers for part in worker),
+            ],
+        )
+        server_us, known, *flags = _items(reply, 2 + len(workers))
+        return Alive(
+            int(_text(server_us)),
+            known == 1,
+            {worker[0]: flag == 1 for worker, flag in zip(workers, flags, strict=True)},
+        )
+
+    async def sweep_guards(self) -> int:
+        """Remove guards that have run out or are no times; returns how many."""
+        reply = await self._run(
+            _GUARDS, [content_key(self.names.pending)], [updates_channel(self.names.pending)]
+        )
+        return _number(reply)
+
+    async def orphans(self, node_id: str, *, lease: float, limit: int) -> list[str] | None:
+        """List jobs without an owner; None if another node has the lease of this search."""
+        reply = await self._run(
+            _ORPHANS,
+            [
+                content_key(self.names.jobs),
+                content_key(self.names.payloads),
+                content_key(self.names.pending),
+                self._orphans_key(),
+            ],
+            [node_id, max(1, round(lease * 1000)), limit],
+        )
+        if reply is None:
+            return None
+        return [_text(key) for key in _items(reply)]
+
+    async def adopt(self, key: str, *, node_id: str, created_ns: int, guard_for: float) -> bool:
+        """Send an orphan again; False if it is none any more, or another node just did."""
+        reply = await self._run(
+            _ADOPT,
+            [
+                content_key(self.names.jobs),
+                content_key(self.names.payloads),
+                content_key(self.names.pending),
+                stream_key(self.names.stream),
+            ],
+            [
+                updates_channel(self.names.pending),
+                key,
+                node_id,
+                _CREATED.pack(created_ns),
+                round(guard_for * 1e6),
+            ],
+        )
+        return reply == 1
+
+    async def ask_shutdown(self, node_id: str) -> str:
+        """Ask the pool to shut down; returns the id of the node that asked first."""
+        reply = await self._run(
+            _SHUTDOWN,
+            [content_key(self.names.shutdown)],
+            [updates_channel(self.names.shutdown), node_id],
+        )
+        return _text(reply)
+
+    async def wipe(self, node_id: str) -> bool:
+        """Remove what a pool that was shut down left; True if nothing at all is left."""
+        names = self.names
+        maps = (
+            names.node_keepalive,
+            names.shutdown,
+            names.workers,
+            names.worker_keepalive,
+            names.cleanup,
+            names.jobs,
+            names.payloads,
+            names.pending,
+            names.tickers,
+            f"stream:{names.stream}:sinks",
+        )
+        reply = await self._run(
+            _WIPE,
+            [*map(content_key, maps), stream_key(names.stream), self._orphans_key()],
+            [node_id, *map(updates_channel, maps)],
+        )
+        return reply == 1
+
+    async def payload(self, key: str) -> bytes | None:
+        """Return a job's payload; None if there is no such job."""
+        reply = await self._execute("HGET", content_key(self.names.payloads), encode_text(key))
+        return reply if isinstance(reply, bytes) else None
+
+    async def server_us(self) -> int:
+        """Return the server's clock in Unix microseconds."""
+        seconds, micros = _items(await self._execute("TIME"), 2)
+        return int(_text(seconds)) * 1_000_000 + int(_text(micros))
+
+    async def forget_node(self, node_id: str, *, sign: str | None = None) -> bool:
+        """Delete a node's entry and stream; with `sign`, only if that is still its last one."""
+        reply = await self._run(
+            _FORGET,
+            [content_key(self.names.node_keepalive)],
+            [updates_channel(self.names.node_keepalive), node_id, sign or ""],
+        )
+        if reply == 1:
+            await self.drop_stream(self.names.node_stream(node_id))
+        return reply == 1
+
+    async def job_keys(self) -> list[str]:
+        """Return the keys of all jobs that some worker owns."""
+        keys: set[str] = set()
+        content = await self._execute("HGETALL", content_key(self.names.jobs))
+        if isinstance(content, dict):
+            for field, stored in content.items():  # pyright: ignore[reportUnknownVariableType] - a reply
+                if isinstance(field, bytes) and isinstance(stored, bytes) and field[:1] != b"=":
+                    keys.update(read_list(decode_text(stored)))
+        return sorted(keys)
+
+    async def send(self, name: str, body: bytes) -> str:
+        """Add an event to the pool stream; it is not trimmed by it. Runs once.
+
+        Raises:
+            LinkLostError: the reply was lost; `may_have_run` says whether it may be there.
+        """
+        reply = await self.redis.execute(
+            "XADD", stream_key(self.names.stream), "*", "n", name, "p", body
+        )
+        return _text(reply)
+
+    async def execute_many(self, commands: Sequence[Sequence[Arg]]) -> list[object]:
+        """Run commands that may run twice, in order; the first error reply is raised."""
+        while True:
+            try:
+                replies = await self.redis.execute_many(commands)
+            except LinkLostError:
+                await self.redis.wait_connected()
+                continue
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+            return list(replies)
+
+    async def drop_stream(self, name: str) -> None:
+        """Delete a node's or a worker's stream."""
+        await self._execute("DEL", stream_key(name))
+
+    async def open_stream(self, name: str, body: bytes) -> None:
+        """Bring a node's or a worker's stream into being with its first event."""
+        await self._execute(
+            "XADD", stream_key(name), "MAXLEN", "~", STREAM_MAX_LEN, "*", "n", "i", "p", body
+        )
+
+    async def _execute(self, *args: Arg) -> object:
+        while True:
+            try:
+                return await self.redis.execute(*args)
+            except LinkLostError:
+                await self.redis.wait_connected()
+
+    def _claim_key(self, token: str) -> str:
+        return f"terzetto:pool:{self.names.pool}:claim:{token}"
+
+    def _orphans_key(self) -> str:
+        return f"terzetto:pool:{self.names.pool}:orphans"
+
+
+def add_if_exists(stream: str, name: str, body: bytes) -> tuple[Arg, ...]:
+    """Return the command that adds an event to a node's or worker's stream, if it is there."""
+    return (
+        "XADD",
+        stream_key(stream),
+        "NOMKSTREAM",
+        "MAXLEN",
+        "~",
+        STREAM_MAX_LEN,
+        "*",
+        "n",
+        name,
+        "p",
+        body,
+    )
+
+
+def _items(reply: object, count: int | None = None) -> list[object]:
+    """Return a reply that is a list, of `count` items if that is given.
+
+    Raises:
+        TypeError: the server, or a proxy before it, answered something else.
+    """
+    if not isinstance(reply, list):
+        raise TypeError(f"a script of the pool answered {type(reply).__name__}, not a list")
+    items: list[object] = reply  # pyright: ignore[reportUnknownVariableType] - a reply's items are of any type
+    if count is not None and len(items) != count:
+        raise TypeError(f"a script of the pool answered {len(items)} items, not {count}")
+    return items
+
+
+def _text(reply: object) -> str:
+    if not isinstance(reply, bytes):
+        raise TypeError(f"a script of the pool answered {type(reply).__name__}, not bytes")
+    return decode_text(reply)
+
+
+def _number(reply: object) -> int:
+    if not isinstance(reply, int):
+        raise TypeError(f"a script of the pool answered {type(reply).__name__}, not a number")
+    return reply

@@ -1,0 +1,144 @@
+"""What a node does by the clock: signs of life, and repair of what others left.
+
+Each loop is a background task of the node. The decisions are the fleet's and
+the scripts': a sweep compares what it saw with what Redis has in the same step
+that acts, so it may come late, twice or together with others and does no harm.
+
+A node that could not speak to Redis for a TTL (it was paused, or Redis was
+away) may be the one that is dead to others. It buries nobody until it has given
+a sign again, and then gives everybody a whole TTL.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import attrs
+import trio
+from redis.exceptions import ResponseError
+
+from terzetto.pool._core import Core
+
+_BEATS: Final = 3  # signs of life in a TTL
+_LOOKS: Final = 10  # looks for the dead in a TTL; they cost nothing while all live
+_BATCH: Final = 200  # jobs that one script moves, so that it never holds Redis up for long
+
+
+@attrs.define(eq=False, kw_only=True)
+class Upkeep:
+    """The loops of one life of a node."""
+
+    core: Core
+    _last_beat: float = attrs.field(factory=trio.current_time)
+    _orphans: dict[str, float] = attrs.field(factory=dict[str, float])
+
+    async def beat(self) -> None:
+        """Give a sign of life for the node and its workers, and hear who is still known."""
+        core = self.core
+        workers = [(worker.worker_id, worker.created) for worker in core.workers.values()]
+        alive = await core.store.alive(core.node_id, workers)
+        now = trio.current_time()
+        if now - self._last_beat > core.options.worker_ttl:
+            core.fleet.forgive(now)
+        self._last_beat = now
+        core.clock.set(alive.server_us)
+        if not alive.node_known:
+            # Peers took us for dead: without a stream, we would hear no answer ever.
+            await core.store.open_stream(
+                core.names.node_stream(core.node_id), core.node_id.encode()
+            )
+        for worker_id, known in alive.workers.items():
+            worker = core.workers.get(worker_id)
+            if worker is not None and not known:
+                worker.evict()
+
+    async def keep_alive(self) -> None:
+        """Beat for ever."""
+        await self._every(self.core.options.worker_ttl / _BEATS, self.beat)
+
+    async def look_for_dead(self) -> None:
+        """Bury dead workers for ever."""
+        await self._every(self.core.options.worker_ttl / _LOOKS, self._bury_dead)
+
+    async def tidy(self) -> None:
+        """Forget dead nodes, and send orphans again, for ever."""
+        await self._every(self.core.options.worker_ttl / 2, self._tidy)
+
+    async def sweep_guards(self) -> None:
+        """Remove guards that have run out, for ever."""
+        await self._every(self.core.options.ack_grace_period, self._sweep_guards)
+
+    async def forget_nodes(self) -> None:
+        """Forget dead nodes, for ever; all that a client-only node repairs."""
+        await self._every(self.core.options.worker_ttl, self._forget_nodes)
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await trio.sleep(seconds)
+            try:
+                await work()
+            except ResponseError as error:
+                self.core.log.warning("Redis refused the upkeep of the pool", error=str(error))
+
+    def _is_deaf(self) -> bool:
+        return trio.current_time() - self._last_beat > self.core.options.worker_ttl
+
+    async def _bury_dead(self) -> None:
+        core = self.core
+        if self._is_deaf():
+            return
+        for worker_id in core.fleet.dead_workers(trio.current_time()):
+            if worker_id not in core.workers:
+                await self._bury(worker_id)
+
+    async def _bury(self, worker_id: str) -> None:
+        core = self.core
+        sign, lock = core.fleet.last_sign(worker_id), core.fleet.last_lock(worker_id)
+        moved, status = 0, 2
+        while status == 2:  # noqa: PLR2004 - the script's own numbers
+            status, count = await core.store.bury(
+                worker_id,
+                sign=sign,
+                lock=lock,
+                node_id=core.node_id,
+                created_ns=core.clock.now_ns(),
+                limit=_BATCH,
+            )
+            moved += count
+        if status == 1:
+            await core.store.drop_stream(core.names.worker_stream(worker_id))
+            core.report("worker_buried", worker_id=worker_id, text=str(moved))
+
+    async def _tidy(self) -> None:
+        if not self._is_deaf():
+            await self._forget_nodes()
+            await self._adopt_orphans()
+
+    async def _forget_nodes(self) -> None:
+        core = self.core
+        now = trio.current_time()
+        for node_id in core.fleet.dead_nodes(now):
+            sign = core.fleet.node_sign(node_id)
+            if node_id != core.node_id and sign:
+                await core.store.forget_node(node_id, sign=sign)
+
+    async def _adopt_orphans(self) -> None:
+        core, options = self.core, self.core.options
+        found = await core.store.orphans(core.node_id, lease=options.worker_ttl, limit=1000)
+        now = trio.current_time()
+        self._orphans = {key: self._orphans.get(key, now) for key in found or ()}
+        patience = max(2 * options.worker_ttl, options.ack_grace_period)
+        for key, since in list(self._orphans.items()):
+            if now - since < patience:
+                continue
+            del self._orphans[key]
+            adopted = await core.store.adopt(
+                key,
+                node_id=core.node_id,
+                created_ns=core.clock.now_ns(),
+                guard_for=2 * options.ack_grace_period,
+            )
+            if adopted:
+                core.report("job_recovered", key=key)
+
+    async def _sweep_guards(self) -> None:
+        await self.core.store.sweep_guards()

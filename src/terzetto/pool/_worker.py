@@ -1,0 +1,407 @@
+"""A worker: it takes events for its jobs and has its runner carry them out.
+
+Theory of operation. Events come over two roads, the worker's stream and, from
+the router of its own node, its mailbox; both end in `_accept`, which puts them
+into the lane of their key. A lane is a task that handles the events of one key,
+one after the other, and ends when there are none; so keys are independent, and
+a slow start holds up nobody but those who speak of the same job. A start that
+meets another of its key in the lane shares that one's outcome.
+
+A job is, here, absent, starting, running or on its way out:
+
+    absent --start: owner and payload in one script--> starting --handler--> running
+    starting --handler raises: owner (and payload) gone--> absent, error answered
+    running --stop: handler, then owner and payload gone--> absent
+    running --ends by itself: owner and payload gone--> absent
+    running --release: handler, then owner gone and the job sent again--> absent
+
+What the handler has done is followed by its script, never the other way round
+when a job goes, so that nobody else starts it while it still runs here.
+
+A worker that finds that it is no longer in the pool (it was paused for longer
+than its TTL, or Redis lost the entry) stops its jobs without touching Redis,
+for they are elsewhere by then, and joins again under a new id.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+import attrs
+import trio
+from redis.exceptions import ResponseError
+from ulid import ULID
+
+from terzetto.actor import Actor, ActorStoppedError, Context, Message, Stop
+from terzetto.errors import InvalidNameError
+from terzetto.pool._codec import (
+    Ack,
+    JobBody,
+    decode_envelope,
+    encode_envelope,
+    encode_job,
+    encode_text,
+)
+from terzetto.pool._core import Core
+from terzetto.pool._errors import (
+    JobRetryError,
+    MalformedBodyError,
+    PoolShutdownError,
+    error_text,
+)
+from terzetto.pool._job import Handler
+from terzetto.pool._names import INIT, START, STOP, check_key
+from terzetto.pool._order import ENDED, RELEASE, RETRY, Order, read_order
+from terzetto.pool._runner import JobPolicy, Runner, runner_for
+from terzetto.streaming import OLDEST, Event, Stream
+
+
+@attrs.define(eq=False)
+class Lane:
+    """The orders for one key; the first is being carried out."""
+
+    key: str
+    orders: deque[Order] = attrs.field(factory=deque[Order])
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+
+@attrs.define(eq=False, kw_only=True)
+class WorkerActor(Actor):
+    """One life of a worker."""
+
+    core: Core
+    handler: Handler
+    policy: JobPolicy
+    adopt: Callable[["WorkerActor"], None]
+    worker_id: str = attrs.field(factory=lambda: str(ULID()))
+    created: str = ""
+    _ctx: Context["WorkerActor"] = attrs.field(init=False)
+    _runner: Runner = attrs.field(init=False)
+    _jobs: dict[str, JobBody] = attrs.field(factory=dict[str, JobBody])
+    _starting: set[str] = attrs.field(factory=set[str])
+    _lanes: dict[str, Lane] = attrs.field(factory=dict[str, Lane])
+    _lanes_done: trio.Event = attrs.field(factory=trio.Event)
+    _leaving: bool = False
+    _evicted: bool = False
+    _draining: bool = False
+
+    # The actor's hooks --------------------------------------------------------------
+
+    async def started(self, ctx: Context["WorkerActor"]) -> None:
+        """Bring the stream into being, join the pool, begin to read."""
+        self._ctx = ctx
+        core = self.core
+        self._runner = runner_for(
+            self.handler, policy=self.policy, spawn=ctx.start_soon, ended=self._job_ended
+        )
+        stream = core.names.worker_stream(self.worker_id)
+        # The stream comes first, so that nothing that is routed here is swallowed.
+        await core.store.open_stream(
+            stream, encode_envelope(core.node_id, encode_text(self.worker_id))
+        )
+        created = await core.store.enlist(self.worker_id)
+        if created is None:
+            await core.store.drop_stream(stream)
+            raise PoolShutdownError(
+                f"pool {core.names.pool!r} is being shut down: it takes no new worker"
+            )
+        self.created = created
+        reader = await ctx.spawn(
+            Stream(stream, core.store.redis).reader_child(
+                start=OLDEST, block=core.options.worker_ttl / 2
+            )
+        )
+        core.workers[self.worker_id] = self
+        self.adopt(self)
+
+        async def read() -> None:
+            async for event in reader:
+                self._take(event)
+
+        ctx.start_soon(read)
+        core.report("worker_joined", worker_id=self.worker_id)
+        while not core.fleet.is_member(self.worker_id) and not core.is_shutting_down:
+            await core.wait_fleet_changed()
+
+    async def handed_back(self, messages: Sequence[Message]) -> None:
+        """Send the router's unhandled orders back to it."""
+        for message in messages:
+            for argument in message.args:
+                if isinstance(argument, Order):
+                    argument.reply(RETRY)
+
+    async def stopping(self, reason: Stop) -> None:  # noqa: ARG002 - all reasons are alike
+        """Hand every job over to the rest of the pool, then leave it."""
+        self._leaving = True
+        core = self.core
+        if not self._evicted:
+            await core.store.retire(self.worker_id, self.created)
+        core.workers.pop(self.worker_id, None)
+        await self._end_lanes()
+        await self._each_job(self._hand_over)
+        if not self._evicted:
+            await core.store.discharge(self.worker_id)
+        await core.store.drop_stream(core.names.worker_stream(self.worker_id))
+        core.report("worker_left", worker_id=self.worker_id)
+
+    # Messages -----------------------------------------------------------------------
+
+    async def deliver(self, order: Order) -> None:
+        """Take an order from the router of the same node."""
+        self._accept(order)
+
+    # For the node -------------------------------------------------------------------
+
+    def offer(self, order: Order) -> bool:
+        """Give an order over the short road; False if it cannot be taken now."""
+        try:
+            self._ctx.ref.tell_nowait(WorkerActor.deliver, order)
+        except (trio.WouldBlock, ActorStoppedError):
+            return False
+        return True
+
+    def running(self) -> list[str]:
+        """Return the keys of the jobs that run or start here."""
+        return list(self._jobs)
+
+    def rebalance(self) -> None:
+        """Let those jobs go that belong elsewhere now."""
+        now = trio.current_time()
+        for key in self.core.fleet.misplaced(self._jobs, self.worker_id, now):
+            lane = self._lanes.get(key)
+            if lane is None or all(order.name != RELEASE for order in lane.orders):
+                self._accept(Order(RELEASE, key))
+
+    @property
+    def is_evicted(self) -> bool:
+        """Whether it was found to be no longer in the pool."""
+        return self._evicted
+
+    def evict(self) -> None:
+        """Stop at once: this worker is no longer in the pool, and its jobs are elsewhere."""
+        self._evicted = True
+        self.core.report("worker_evicted", worker_id=self.worker_id)
+        self._ctx.stop()
+
+    async def stop_all(self) -> None:
+        """Stop every job as if each had been asked to stop; they do not run elsewhere."""
+        self._draining = True
+        await self._end_lanes()
+        await self._each_job(self._stop_for_good)
+
+    # Orders -------------------------------------------------------------------------
+
+    def _take(self, event: Event) -> None:
+        """Take an event of the worker's stream."""
+        if event.name == INIT:
+            return
+        try:
+            envelope = decode_envelope(event.payload)
+        except MalformedBodyError as error:
+            self.core.report("dead_letter", worker_id=self.worker_id, text=str(error))
+            return
+
+        def reply(outcome: str | None) -> None:
+            if outcome is not None:
+                self.core.answer(envelope.sender, self.worker_id, Ack(event.id, outcome))
+
+        try:
+            order = read_order(event.name, envelope.body, reply)
+        except MalformedBodyError as error:
+            self.core.report("dead_letter", worker_id=self.worker_id, text=str(error))
+            reply(error_text(error))
+            return
+        self._accept(order)
+
+    def _accept(self, order: Order) -> None:
+        if self._leaving or self._draining:
+            order.reply(RETRY)
+            return
+        lane = self._lanes.get(order.key)
+        if lane is None:
+            lane = self._lanes[order.key] = Lane(order.key)
+            lane.orders.append(order)
+            self._ctx.start_soon(self._run_lane, lane)
+            return
+        last = lane.orders[-1]
+        if order.name == START and last.name == START:
+            last.replies += order.replies
+        else:
+            lane.orders.append(order)
+
+    async def _run_lane(self, lane: Lane) -> None:
+        try:
+            with lane.scope:
+                while lane.orders:
+                    await self._carry_out(lane.orders[0])
+                    lane.orders.popleft()
+        finally:
+            del self._lanes[lane.key]
+            for order in lane.orders:
+                order.reply(RETRY)
+            if not self._lanes:
+                self._lanes_done.set()
+
+    async def _carry_out(self, order: Order) -> None:
+        try:
+            if order.name == START and order.job is not None:
+                order.reply(await self._start(order.job))
+            elif order.name == RELEASE:
+                await self._release(order.key)
+            elif order.name == ENDED:
+                await self._forget(order.key, "job_ended")
+            elif order.key not in self._jobs:
+                order.reply(RETRY)
+            elif order.name == STOP:
+                order.reply(await self._stop(order.key))
+            else:
+                order.reply(await self._notify(order.key, order.payload))
+        except ResponseError as error:
+            # Redis refused a write (out of memory, read only): the event comes again.
+            self.core.log.warning(
+                "Redis refused a change of a job", key=order.key, error=str(error)
+            )
+            order.reply(RETRY)
+
+    async def _start(self, job: JobBody) -> str | None:
+        if job.key in self._jobs:
+            return ""
+        try:
+            check_key(job.key)
+        except InvalidNameError as error:
+            return error_text(error)
+        # From here on the key may be ours in Redis, whatever we hear of it.
+        self._jobs[job.key] = job
+        self._starting.add(job.key)
+        if not await self._own(job):
+            self._starting.discard(job.key)
+            del self._jobs[job.key]
+            return RETRY
+        try:
+            await self._runner.start(job)
+        except Exception as error:  # noqa: BLE001 - user code; its error is the answer
+            await self._give_up(job)
+            if isinstance(error, JobRetryError):
+                return RETRY
+            text = error_text(error)
+            self.core.report("job_failed", key=job.key, worker_id=self.worker_id, text=text)
+            return text
+        self._starting.discard(job.key)
+        self.core.report("job_started", key=job.key, worker_id=self.worker_id)
+        return ""
+
+    async def _own(self, job: JobBody) -> bool:
+        dead_owner = ""
+        while True:
+            status, owner = await self.core.store.own(
+                self.worker_id, self.created, job.key, job.payload, dead_owner=dead_owner
+            )
+            if status != 2:  # noqa: PLR2004 - the script's own numbers
+                return status == 1
+            if owner == dead_owner or self.core.fleet.is_active(owner, trio.current_time()):
+                return False
+            dead_owner = owner
+
+    async def _give_up(self, job: JobBody) -> None:
+        """Undo the ownership of a job that did not start; who sent it again keeps the payload."""
+        await self.core.store.disown(self.worker_id, job.key, drop_payload=not job.requeued)
+        self._starting.discard(job.key)
+        self._jobs.pop(job.key, None)
+
+    async def _stop(self, key: str) -> str:
+        try:
+            await self._runner.stop(key)
+        except Exception as error:  # noqa: BLE001 - user code; its error is the answer
+            return error_text(error)
+        await self._forget(key, "job_stopped")
+        return ""
+
+    async def _forget(self, key: str, how: str) -> None:
+        if self._jobs.pop(key, None) is None:
+            await trio.lowlevel.checkpoint()
+            return
+        await self.core.store.disown(self.worker_id, key, drop_payload=True)
+        self.core.report(
+            "job_ended" if how == "job_ended" else "job_stopped",
+            key=key,
+            worker_id=self.worker_id,
+        )
+
+    async def _notify(self, key: str, payload: bytes) -> str:
+        try:
+            await self._runner.notify(key, payload)
+        except Exception as error:  # noqa: BLE001 - user code; its error is the answer
+            return error_text(error)
+        return ""
+
+    def _job_ended(self, key: str, crash: BaseException | None) -> None:
+        if crash is not None:
+            text = error_text(crash)
+            self.core.report("job_crashed", key=key, worker_id=self.worker_id, text=text)
+        if not self._leaving:
+            self._accept(Order(ENDED, key))
+
+    # Letting go ---------------------------------------------------------------------
+
+    async def _release(self, key: str) -> None:
+        now = trio.current_time()
+        if key in self._jobs and self.core.fleet.misplaced([key], self.worker_id, now):
+            await self._hand_over(key)
+
+    async def _hand_over(self, key: str) -> None:
+        """Stop a job here and send it to the pool again; it stays if it will not stop."""
+        try:
+            await self._runner.stop(key)
+        except Exception as error:  # noqa: BLE001 - user code; its error is logged
+            text = error_text(error)
+            self.core.log.warning("a job would not stop to be moved", key=key, error=text)
+            if not self._leaving:
+                return
+        job = self._jobs.get(key)
+        if job is None or self._evicted:
+            self._jobs.pop(key, None)
+            return
+        if key in self._starting:
+            # Nobody was answered: the event is still pending, and starts it elsewhere.
+            await self._give_up(job)
+            return
+        body = encode_job(attrs.evolve(job, requeued=True))
+        moved = await self.core.store.disown(self.worker_id, key, drop_payload=False, requeue=body)
+        del self._jobs[key]
+        if moved:
+            self.core.report("job_moved", key=key, worker_id=self.worker_id)
+
+    async def _stop_for_good(self, key: str) -> None:
+        try:
+            await self._runner.stop(key)
+        except Exception as error:  # noqa: BLE001 - user code; its error is logged
+            text = error_text(error)
+            self.core.log.warning("a job would not stop at the shutdown", key=key, error=text)
+        await self._forget(key, "job_stopped")
+
+    async def _end_lanes(self) -> None:
+        """End every lane: a start is broken off, a stop or a move is let finish.
+
+        Orders that wait are asked again, elsewhere.
+        """
+        for lane in self._lanes.values():
+            while len(lane.orders) > 1:
+                lane.orders.pop().reply(RETRY)
+            if lane.orders[0].name == START:
+                lane.scope.cancel()
+        while self._lanes:
+            self._lanes_done = trio.Event()
+            await self._lanes_done.wait()
+
+    async def _each_job(self, end: Callable[[str], Awaitable[None]]) -> None:
+        """End all jobs at the same time, each as `end` does."""
+
+        async def one(key: str) -> None:
+            try:
+                await end(key)
+            except ResponseError as error:
+                # It stays in the list, and peers see to it once we are gone.
+                self.core.log.warning("Redis refused a change of a job", key=key, error=str(error))
+
+        async with trio.open_nursery() as nursery:
+            for key in list(self._jobs):
+                nursery.start_soon(one, key)

@@ -1,0 +1,103 @@
+-- Stands before each of the pool's scripts: how a replicated map is written.
+-- KEYS, ARGV, returns: none of its own.
+-- Each write is one commit of the map's wire: the hash, =rev one up, =kind, one
+-- message on the map's channel. Deleting what is absent is no commit.
+
+local function decimal(number)
+  return string.format('%.0f', number)
+end
+
+local function next_rev(hash, kind)
+  redis.call('HSET', hash, '=kind', kind)
+  return decimal(redis.call('HINCRBY', hash, '=rev', 1))
+end
+
+local function map_set(hash, channel, key, value)
+  redis.call('HSET', hash, key, value)
+  local rev = next_rev(hash, 'set')
+  redis.call('PUBLISH', channel,
+    'set:' .. struct.pack('<ic0ic0ic0', #key, key, #value, value, #rev, rev))
+end
+
+local function map_del(hash, channel, key)
+  if redis.call('HDEL', hash, key) == 0 then return false end
+  local rev = next_rev(hash, 'del')
+  redis.call('PUBLISH', channel, 'del:' .. struct.pack('<ic0ic0', #key, key, #rev, rev))
+  return true
+end
+
+-- A stored list is a JSON array; anything else is text with commas.
+local function list_items(stored)
+  local ok, items = pcall(cjson.decode, stored)
+  if ok and type(items) == 'table' then return items end
+  items = {}
+  for part in string.gmatch(stored, '[^,]+') do items[#items + 1] = part end
+  return items
+end
+
+local function list_has(stored, key)
+  if not string.find(stored, cjson.encode(key), 1, true) then return false end
+  for _, item in ipairs(list_items(stored)) do
+    if item == key then return true end
+  end
+  return false
+end
+
+local function list_add(hash, channel, field, key)
+  local stored = redis.call('HGET', hash, field)
+  local items = stored and list_items(stored) or {}
+  for _, item in ipairs(items) do
+    if item == key then return false end
+  end
+  items[#items + 1] = key
+  map_set(hash, channel, field, cjson.encode(items))
+  return true
+end
+
+local function list_remove(hash, channel, field, key)
+  local stored = redis.call('HGET', hash, field)
+  if not stored then return false end
+  local kept, found = {}, false
+  for _, item in ipairs(list_items(stored)) do
+    if item == key then found = true else kept[#kept + 1] = item end
+  end
+  if not found then return false end
+  if #kept == 0 then
+    map_del(hash, channel, field)
+  else
+    map_set(hash, channel, field, cjson.encode(kept))
+  end
+  return true
+end
+
+-- The id of a worker other than `but` whose list holds `key`, or nil.
+local function owner_of(hash, key, but)
+  local flat = redis.call('HGETALL', hash)
+  for i = 1, #flat, 2 do
+    local field = flat[i]
+    if field ~= but and string.sub(field, 1, 1) ~= '=' and list_has(flat[i + 1], key) then
+      return field
+    end
+  end
+  return nil
+end
+
+-- The server's clock in microseconds.
+local function now_us()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+
+-- Whether a guard still holds: its ns are not before now. One that is not all
+-- digits holds nothing.
+local function guard_holds(guard)
+  if not guard or not string.find(guard, '^%d+$') then return false end
+  local now = decimal(now_us()) .. '000'
+  if #guard ~= #now then return #guard > #now end
+  return guard >= now
+end
+
+-- The body of a start event that is sent again.
+local function requeued_job(key, node, payload, created)
+  return struct.pack('<ic0ic0ic0', #key, key, #node, node, #payload, payload) .. created .. '\1'
+end
