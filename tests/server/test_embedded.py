@@ -328,3 +328,14 @@ async def test_who_joins_a_server_without_port_gets_none(tmp_path: Path) -> None
         with pytest.raises(ServerStartError, match="has no port"):
             async with open_embedded(tmp_path, port=0):
                 pass
+
+
+async def test_a_user_of_its_own_by_configuration() -> None:
+    users = ["user default off", "user shop on >secret ~shop:* &* +@all"]
+    async with open_embedded(config=users) as server:
+        assert (await ask(server, "PING")).startswith(b"-NOAUTH")
+        assert await ask(server, "AUTH shop secret") == b"+OK\r\n"
+        pid = server.pid
+        await server.kill()
+        await server.start()
+        assert server.pid != pid

@@ -34,7 +34,7 @@ class Endpoint:
     def __str__(self) -> str:
         """Return the endpoint as a URL without credentials."""
         if self.path is not None:
-            return f"unix://{quote(self.path)}"
+            return f"unix://{quote(self.path, errors='surrogateescape')}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"redis://{host}:{self.port}"
 

@@ -37,6 +37,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -67,6 +68,10 @@ PORT_ATTEMPTS = 5  # a free port may be taken before the server has it
 STABLE_AFTER = 1.0  # seconds of life after which an end is no sign of a crash loop
 MAX_BACKOFF = 5.0  # seconds between two starts in a crash loop
 LOG_TAIL = 2000  # bytes of the log that an error shows
+
+
+class StartError(Exception):
+    """The server cannot be started; the text goes to the program that asked for it."""
 
 
 def listener_pid(path: str) -> int | None:
@@ -128,10 +133,19 @@ def _try_lock(fd: int) -> bool:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that is free, and will be when the server starts again.
+
+    The system lends ports of its ephemeral range to outgoing connections. A client
+    that tries to reconnect to one of these may even be connected to itself. So the
+    port is one below; the port 10,000 higher, a cluster's bus, is free as well.
+    """
+    for _ in range(1000):
+        port = 10_000 + secrets.randbelow(12_000)
+        with contextlib.suppress(OSError), socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 10_000))
+            return port
+    raise StartError("there is no free port between 10000 and 22000 on 127.0.0.1")
 
 
 def _answers(path: str) -> bool:
@@ -145,10 +159,6 @@ def _answers(path: str) -> bool:
             return False
 
 
-class StartError(Exception):
-    """The server cannot be started; the text goes to the program that asked for it."""
-
-
 class Guardian:
     """Guards the server of one directory. See the module's theory of operation."""
 
@@ -157,6 +167,7 @@ class Guardian:
         self._private: bool = spec["private"]
         self._command: list[str] = spec["command"]
         self._config: list[str] = spec["config"]
+        self._rewrites: bool = spec["rewrites"]
         self._wanted_port: int | None = spec["port"]
         self._port: int | None = None
         self._socket = ""
@@ -298,7 +309,8 @@ class Guardian:
             *self._config,
         ]
         path = self._directory / CONFIG_FILE
-        path.write_text("\n".join(lines) + "\n", encoding="ascii")
+        if not (self._rewrites and self._server):
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return path.open("rb")
 
     def _state(self, pid: int) -> dict[str, Any]:

