@@ -20,7 +20,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from terzetto.redis._errors import AuthError, ConnectError, LinkError
+from terzetto.redis._errors import AuthError, ConnectError
 from terzetto.redis._io import Transport, open_transport
 from terzetto.redis._url import Credentials, Options
 from terzetto.redis._wire import NEED_MORE, Arg, Push, Reply, new_reader, pack_many
@@ -62,7 +62,7 @@ async def open_connection(options: Options) -> Connection:
                 return await _open_once(options)
             except BusyLoadingError:
                 await trio.sleep(_LOADING_PAUSE)
-            except LinkError:
+            except ConnectError:
                 raise
             except AuthenticationError as error:
                 raise AuthError(
@@ -95,9 +95,15 @@ async def _open_once(options: Options) -> Connection:
 async def _credentials(options: Options) -> Credentials:
     if options.credentials is None:
         return options.username, options.password
-    answer = options.credentials()
-    if inspect.isawaitable(answer):
-        answer = await answer
+    try:
+        answer = options.credentials()
+        if inspect.isawaitable(answer):
+            answer = await answer
+    except Exception as error:
+        # Here the user's code runs. A vault that is away is an outage like any other.
+        raise ConnectError(
+            f"the credentials' provider failed ({type(error).__name__}): see the cause"
+        ) from error
     return answer
 
 

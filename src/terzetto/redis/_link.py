@@ -211,6 +211,7 @@ class Link:
         """Keep the link connected until `close` or cancelling; at a crash it may be run again."""
         if self._closed:
             return
+        self._life = trio.CancelScope()
         with self._life:
             while True:
                 connection = self.first

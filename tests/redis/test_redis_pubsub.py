@@ -1,0 +1,109 @@
+"""Subscriptions on a healthy server: order, patterns, overflow, coming and going."""
+
+import pytest
+import trio
+import trio.testing
+
+from terzetto.redis import Gap, LinkClosedError, Message, Redis
+from tests.redis.scripted import PATIENCE
+
+
+async def channels(redis: Redis) -> list[bytes]:
+    found: list[bytes] = await redis.execute("PUBSUB", "CHANNELS")
+    return sorted(found)
+
+
+async def test_messages_come_in_order_to_all_who_subscribed(redis: Redis) -> None:
+    async with (
+        redis.subscribe("a", b"b") as both,
+        redis.subscribe("b") as one,
+        redis.subscribe(patterns=["?"]) as all_of_them,
+    ):
+        for number in range(100):
+            await redis.execute("PUBLISH", "ab"[number % 2], number)
+        expected = [Message(b"ab"[n % 2 : n % 2 + 1], b"%d" % n) for n in range(100)]
+        with trio.fail_after(PATIENCE):
+            assert [await anext(both) for _ in range(100)] == expected
+            assert [await anext(one) for _ in range(50)] == expected[1::2]
+            got: list[Message | Gap] = []
+            while len(got) < 100:
+                got += await all_of_them.read()
+    assert got == [Message(m.channel, m.data, b"?") for m in expected]
+
+
+async def test_what_nobody_reads_any_more_is_unsubscribed(redis: Redis) -> None:
+    async with redis.subscribe("a"):
+        async with redis.subscribe("a", "b"):
+            assert await channels(redis) == [b"a", b"b"]
+        with trio.fail_after(PATIENCE):
+            while await channels(redis) != [b"a"]:
+                await trio.lowlevel.checkpoint()
+    with trio.fail_after(PATIENCE):
+        while await channels(redis):
+            await trio.lowlevel.checkpoint()
+
+
+async def test_leaving_and_coming_back_at_once_misses_nothing(redis: Redis) -> None:
+    for number in range(50):
+        async with redis.subscribe("a") as subscription:
+            await redis.execute("PUBLISH", "a", number)
+            with trio.fail_after(PATIENCE):
+                assert await anext(subscription) == Message(b"a", b"%d" % number)
+
+
+async def test_a_full_buffer_makes_a_gap(redis: Redis) -> None:
+    async with redis.subscribe("a", buffer_size=3) as subscription, redis.subscribe("a") as other:
+        for number in range(10):
+            await redis.execute("PUBLISH", "a", number)
+        with trio.fail_after(PATIENCE):
+            for _ in range(10):
+                await anext(other)
+            assert [await anext(subscription) for _ in range(4)] == [
+                *(Message(b"a", b"%d" % number) for number in range(3)),
+                Gap(),
+            ]
+            await redis.execute("PUBLISH", "a", "on")
+            assert await anext(subscription) == Message(b"a", b"on")
+
+
+async def test_one_task_reads_a_subscription(redis: Redis) -> None:
+    async with redis.subscribe("a") as subscription, trio.open_nursery() as nursery:
+        nursery.start_soon(anext, subscription)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await anext(subscription)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_reader_in_another_task_learns_that_the_block_was_left(redis: Redis) -> None:
+    async with trio.open_nursery() as nursery, redis.subscribe("a") as subscription:
+
+        async def read() -> None:
+            with pytest.raises(LinkClosedError):
+                await anext(subscription)
+
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+    with pytest.raises(LinkClosedError):
+        await anext(subscription)
+
+
+async def test_a_busy_subscription_lets_others_run(redis: Redis) -> None:
+    async with redis.subscribe("a") as subscription:
+        for number in range(300):
+            await redis.execute("PUBLISH", "a", number)
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(count)
+                for _ in range(300):
+                    await anext(subscription)
+                nursery.cancel_scope.cancel()
+    assert turns >= 3
