@@ -3,12 +3,12 @@
 Called when a reader opens a stream, and by its loop where it suspects a gap.
 """
 
-import trio
+from functools import partial
 
-from terzetto.redis import LinkLostError, Redis
+from terzetto.redis import Redis
 from terzetto.streaming._gap import Cursor, Edges
-from terzetto.streaming._pace import Pace
 from terzetto.streaming._positions import ZERO, Start, after_start
+from terzetto.streaming._retry import insist
 from terzetto.streaming._scripts import EDGES
 
 
@@ -18,21 +18,15 @@ async def read_edges(redis: Redis, key: str) -> Edges:
     Raises:
         redis.exceptions.RedisError: the server's error, such as a key that is no stream.
     """
-    pace = Pace()
-    while True:
-        try:
-            reply = await redis.run_script(EDGES, keys=[key])
-        except LinkLostError:
-            await trio.sleep(pace.failed())
-            continue
-        exists, first, last, added, length = reply
-        return Edges(
-            exists=bool(exists),
-            first_id=str(first, "ascii"),
-            last_id=str(last, "ascii"),
-            added=added,
-            length=length,
-        )
+    reply = await insist(partial(redis.run_script, EDGES, keys=[key]))
+    exists, first, last, added, length = reply
+    return Edges(
+        exists=bool(exists),
+        first_id=str(first, "ascii"),
+        last_id=str(last, "ascii"),
+        added=added,
+        length=length,
+    )
 
 
 async def open_cursor(redis: Redis, stream: str, key: str, start: Start) -> Cursor:
@@ -47,7 +41,9 @@ async def open_cursor(redis: Redis, stream: str, key: str, start: Start) -> Curs
     after = after_start(start)
     edges = await read_edges(redis, key)
     if after is None:
-        return Cursor(stream=stream, last_id=edges.last_id, number=edges.added)
+        return Cursor(
+            stream=stream, last_id=edges.last_id, number=edges.added, existed=edges.exists
+        )
     if after == ZERO:
         return Cursor(stream=stream, last_id=ZERO, number=edges.added - edges.length)
     return Cursor(stream=stream, last_id=after)

@@ -38,10 +38,10 @@ from terzetto.streaming._names import stream_key
 from terzetto.streaming._options import ReadOptions
 from terzetto.streaming._pace import Pace
 from terzetto.streaming._poll import Poll
-from terzetto.streaming._positions import ZERO
 
-# A batch this long, or a read after a pause this long, may have been overtaken:
-# servers trim "about" a length in steps of a hundred entries.
+# A batch this long, a full one, or a read after a pause this long may have been
+# overtaken: servers trim "about" a length in steps of a hundred entries. What is
+# trimmed otherwise is found at the end of the stream, when there is nothing to read.
 _SUSPICIOUS_BATCH: Final = 100
 _SUSPICIOUS_PAUSE: Final = 0.05
 _KEPT_GAPS: Final = 100
@@ -145,18 +145,18 @@ class Feed:
         cursors = {stream_key(name): cursor for name, cursor in self.cursors.items()}
         paused = trio.current_time() - self._last_end > _SUSPICIOUS_PAUSE
         if paused:
-            await self._look_for_new_streams(cursors)
+            await self._check_places(cursors)
         replies = await poll.read([self._command(cursors, room)])
         self._last_end = trio.current_time()
         reply = None if replies is None else replies[0]
         if isinstance(reply, RedisError):
             raise reply
         if not reply:
-            await self._look_for_new_streams(cursors)
+            await self._check_places(cursors)
             return
         for key, entries in reply.items():
             cursor = cursors[key.decode("utf-8", "surrogateescape")]
-            await self._take_in(cursor, entries, suspicious=paused)
+            await self._take_in(cursor, entries, suspicious=paused or len(entries) == room)
 
     async def _wait_for_room(self) -> int:
         """Sleep until there is a stream and every buffer has room; return for how many events."""
@@ -213,13 +213,16 @@ class Feed:
         if edges.first_id in ids:
             cursor.number = edges.added - edges.length - ids.index(edges.first_id)
 
-    async def _look_for_new_streams(self, cursors: dict[str, Cursor]) -> None:
+    async def _check_places(self, cursors: dict[str, Cursor]) -> None:
+        """See whether the streams are what the cursors take them for."""
         for key, cursor in cursors.items():
             edges = await read_edges(self.redis, key)
-            if not cursor.is_beyond(edges) or not edges.exists:
-                continue
-            after, cursor.last_id, cursor.number = cursor.last_id, ZERO, 0
-            self._report(Gap(stream=cursor.stream, after=after, before=edges.first_id, missed=None))
+            gap = cursor.gap_before(edges)
+            if cursor.is_beyond(edges):
+                after = cursor.start_over()
+                gap = Gap(stream=cursor.stream, after=after, before=edges.first_id, missed=None)
+            if gap is not None:
+                self._report(gap)
 
     def _report(self, gap: Gap) -> None:
         self.gaps.append(gap)

@@ -20,7 +20,7 @@ class Gap:
     Attributes:
         stream: the stream's name.
         after: the id of the last event that was read before them.
-        before: the id of the first event after them.
+        before: the id of the first event after them, or of a later one.
         missed: how many they were; an upper bound if events were also removed
             one by one; None if it cannot be told.
     """
@@ -58,15 +58,23 @@ class Cursor:
         stream: the stream's name.
         last_id: the id of the last entry read.
         number: how many entries had ever been added up to that one; None if unknown.
+        existed: whether the stream had an entry with that id; a start may lie in
+            the future.
     """
 
     stream: str
     last_id: str
     number: int | None = None
+    existed: bool = False
+    _sure_of: str = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Begin without a gap."""
+        self._sure_of = self.last_id
 
     def advance(self, last_id: str, count: int) -> None:
         """Move past a batch of `count` entries that ends with `last_id`."""
-        self.last_id = last_id
+        self.last_id, self.existed = last_id, True
         if self.number is not None:
             self.number += count
 
@@ -84,13 +92,32 @@ class Cursor:
             number = before_first - batch_ids.index(edges.first_id)
         except ValueError:  # more was trimmed since the batch was read
             number = None
+        if (before_first if number is None else number) <= (self.number or 0):
+            return None
         missed = None if number is None or self.number is None else number - self.number
-        if missed is not None and missed <= 0:
-            return None
-        if missed is None and self.number is not None and before_first <= self.number:
-            return None
         return Gap(stream=self.stream, after=self.last_id, before=first, missed=missed)
+
+    def gap_before(self, edges: Edges) -> Gap | None:
+        """Return what was missed up to here, if that can be told, and count on from the truth.
+
+        At the end of a stream the number of the last entry is known. So what
+        slipped through between two looks, however it did, shows up here.
+        """
+        if not self.existed or self.last_id != edges.last_id:
+            return None
+        known, self.number = self.number, edges.added
+        after, self._sure_of = self._sure_of, self.last_id
+        if known is None or known >= edges.added:
+            return None
+        return Gap(stream=self.stream, after=after, before=self.last_id, missed=edges.added - known)
+
+    def start_over(self) -> str:
+        """Go back to the start of a stream that was made anew; return where the cursor was."""
+        before = self.last_id
+        self.last_id = self._sure_of = ZERO
+        self.number, self.existed = 0, False
+        return before
 
     def is_beyond(self, edges: Edges) -> bool:
         """Tell whether the stream was made anew since: it never had an entry as late as ours."""
-        return self.last_id != ZERO and is_after(self.last_id, edges.last_id)
+        return self.existed and edges.exists and is_after(self.last_id, edges.last_id)

@@ -34,6 +34,7 @@ back the rest, and leave.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -54,6 +55,7 @@ from terzetto.streaming._outbox import Outbox
 from terzetto.streaming._pace import Pace
 from terzetto.streaming._poll import Poll
 from terzetto.streaming._positions import Start
+from terzetto.streaming._retry import insist
 
 if TYPE_CHECKING:
     from terzetto.streaming._stream import Stream
@@ -86,6 +88,7 @@ class Intake:
         self.consumer = str(ULID())
         self.is_closing = False
         self.is_closed = False
+        self.closing = trio.Event()
         self.buried = 0
         self.outbox = Outbox()
         self.wanted = Signal()
@@ -94,6 +97,7 @@ class Intake:
         self.members = Members(redis, sink, grace)
         self.processing: dict[tuple[str, str], Batch] = {}
         self._done = trio.Event()
+        self._had_taker = False
         self._poll: Poll | None = None
         self._alive_at = float("-inf")
         self._joining = trio.Lock()
@@ -115,9 +119,10 @@ class Intake:
         """
         if self.is_closing:
             self.is_closing = self.is_closed = False
+            self.closing = trio.Event()
             self._alive_at = float("-inf")
             self.buffer.reopen()
-        await self.show_alive()
+        await insist(self.show_alive)
         for stream, start in streams:
             if stream.name not in self.groups:
                 await self.add(stream, start, expire=True)
@@ -125,8 +130,8 @@ class Intake:
     async def add(self, stream: "Stream", start: Start, *, expire: bool = False) -> None:
         """Join the sink on one more stream, and read it from the next read on."""
         group = Group(stream, self.sink)
-        await group.open(self.consumer, start, expire=expire)
-        await self.members.enlist(group, self.consumer)
+        await insist(partial(group.open, self.consumer, start, expire=expire))
+        await insist(partial(self.members.enlist, group, self.consumer))
         self.groups[stream.name] = group
         await self.look_around()
 
@@ -168,10 +173,14 @@ class Intake:
             await group.reopen(new)
             await self.members.enlist(group, new)
         self.consumer = new
-        for batch in (*self.buffer.batches(), *self.processing.values()):
-            held = self.groups.get(batch.stream)
-            if held is not None and batch.consumer == old:
-                await self.renew(held, batch, into=new)
+        await self.renew(
+            [
+                batch
+                for batch in (*self.buffer.batches(), *self.processing.values())
+                if batch.consumer == old
+            ],
+            into=new,
+        )
 
     async def run_keepalive(self) -> None:
         """Show life every half grace period, until the link's block is left."""
@@ -197,7 +206,6 @@ class Intake:
         name = f"sink {self.sink} of {', '.join(self.groups)}"
         async with self.redis.open_dedicated(name) as link:
             self._poll = Poll(self.redis, link)
-            self.hurry.raise_()  # what earlier instances left may be claimed at once
             try:
                 while (room := await self._wait_for_room()) is not None:
                     try:
@@ -216,8 +224,11 @@ class Intake:
     async def _wait_for_room(self) -> int | None:
         """Sleep until there is somebody to read for, and room; None when the sink closes."""
         while not self.is_closing:
+            had_taker, self._had_taker = self._had_taker, self.has_taker
+            if self._had_taker and not had_taker:
+                self.hurry.raise_()  # what others left may be claimed at once
             room = self.buffer.room
-            if room and self.groups and self.has_taker:
+            if room and self.groups and self._had_taker:
                 return min(room, self.options.max_polled)
             await self.wanted.wait()
         return None
@@ -338,7 +349,7 @@ class Intake:
             stream=event.stream,
             events=deque((event,)),
             consumer=self.consumer,
-            since=trio.current_time(),
+            since=float("-inf"),  # it waited in the buffer for a while: renew it in the next round
         )
 
     def end_processing(self, event: Event) -> None:
@@ -347,15 +358,23 @@ class Intake:
         if not self.processing:
             self._done.set()
 
-    async def renew(self, group: Group, batch: Batch, *, into: str | None = None) -> None:
-        """Renew the claim on a batch; drop those of its events that others have."""
-        now = trio.current_time()
-        ids = [event.id for event in batch.events]
-        kept = await group.extend(batch.consumer, ids, into=into)
-        batch.since, batch.consumer = now, into or batch.consumer
-        lost = set(ids) - kept
-        if lost:
-            self.buffer.drop(batch, lost)
+    async def renew(self, batches: Iterable[Batch], *, into: str | None = None) -> None:
+        """Renew the claims on batches; drop the buffered events that others have."""
+        together: dict[tuple[str, str], list[Batch]] = {}
+        for batch in batches:
+            together.setdefault((batch.stream, batch.consumer), []).append(batch)
+        for (stream, consumer), found in together.items():
+            group = self.groups.get(stream)
+            ids = [event.id for batch in found for event in batch.events]
+            if group is None or not ids:
+                continue
+            now = trio.current_time()
+            kept = await group.extend(consumer, ids, into=into)
+            lost = set(ids) - kept
+            for batch in found:
+                batch.since, batch.consumer = now, into or consumer
+                if lost:
+                    self.buffer.drop(batch, lost)
 
     async def _return_unseen(self, group: Group, batch: Batch) -> None:
         ids = [event.id for event in batch.events]
@@ -410,6 +429,7 @@ class Intake:
     async def close(self, patience: float) -> None:
         """Stop for good: read no more, wait `patience` seconds for handlers, hand back, leave."""
         self.is_closing = True
+        self.closing.set()
         await self.look_around()
         await self.return_buffer()
         self.buffer.close()

@@ -176,9 +176,9 @@ class _ReaderActor(Actor):
         if not feed.cursors and not feed.has_started:
             saved = None if self.checkpoint is None else self.checkpoint.load(stream.name)
             start = feed.options.start if saved is None else saved
-            feed.cursors[stream.name] = await open_cursor(
-                feed.redis, stream.name, stream.key, start
-            )
+            cursor = await open_cursor(feed.redis, stream.name, stream.key, start)
+            cursor.existed |= saved is not None
+            feed.cursors[stream.name] = cursor
             feed.has_started = True
         ctx.start_soon(feed.run, name="poll")
 

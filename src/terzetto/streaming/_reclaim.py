@@ -62,7 +62,6 @@ async def _round(intake: Intake) -> None:
 async def _renew(intake: Intake) -> None:
     if len(intake.buffer) and not intake.has_taker:
         await intake.return_buffer()
-    for batch in (*intake.buffer.batches(), *intake.processing.values()):
-        group = intake.groups.get(batch.stream)
-        if group is not None and needs_renewal(batch.since, trio.current_time(), intake.grace):
-            await intake.renew(group, batch)
+    now = trio.current_time()
+    held = (*intake.buffer.batches(), *intake.processing.values())
+    await intake.renew([batch for batch in held if needs_renewal(batch.since, now, intake.grace)])

@@ -11,18 +11,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
-import trio
 
 from terzetto.actor import Actor, Child, Context, Stop
-from terzetto.redis import LinkLostError
 from terzetto.streaming._claims import HANDED_BACK_MS, idle_for_retry_ms
 from terzetto.streaming._event import Event
+from terzetto.streaming._handling import Handler, OrderedLoop, run_unordered
 from terzetto.streaming._intake import Intake
 from terzetto.streaming._names import stream_key
-from terzetto.streaming._pace import Pace
+from terzetto.streaming._options import check_count
 from terzetto.streaming._positions import Start
 from terzetto.streaming._reader import FINAL, check_same_link
 from terzetto.streaming._reclaim import run_claims
+from terzetto.streaming._retry import insist
 from terzetto.streaming._subscription import Subscription
 
 if TYPE_CHECKING:
@@ -107,20 +107,9 @@ class Sink:
             by_stream.setdefault(event.stream, []).append(event.id)
         count = 0
         for stream, event_ids in by_stream.items():
-            count += await self._acknowledge(stream, event_ids)
+            command = ("XACK", stream_key(stream), self.name, *event_ids)
+            count += await insist(partial(self._intake.redis.execute, *command))
         return count
-
-    async def _acknowledge(self, stream: str, event_ids: list[str]) -> int:
-        pace = Pace()
-        while True:
-            try:
-                count: int = await self._intake.redis.execute(
-                    "XACK", stream_key(stream), self.name, *event_ids
-                )
-            except LinkLostError:
-                await trio.sleep(pace.failed())  # doing it twice does no harm
-            else:
-                return count
 
     def ack_nowait(self, event: Event) -> None:
         """Acknowledge an event with the next read's write, or half a second later at most.
@@ -139,7 +128,7 @@ class Sink:
         group = self._intake.groups.get(event.stream)
         if group is None:
             return False
-        return event.id in await group.extend(self._intake.consumer, [event.id])
+        return event.id in await insist(partial(group.extend, self._intake.consumer, [event.id]))
 
     def hand_back_nowait(self, event: Event, *, delay: float = 0.0) -> None:
         """Give up an event that was taken, so that it comes again, here or elsewhere.
@@ -205,6 +194,43 @@ class Sink:
         else:
             idle_ms = idle_for_retry_ms(event.deliveries, grace, self._retry_base)
             self._intake.hand_back_later(event, idle_ms)
+
+    async def handle(
+        self, handler: Handler, *, concurrency: int = 10, ordered: bool = False
+    ) -> None:
+        """Run `handler` for each event, as `process` does, until the sink closes.
+
+        A handler that raises is logged, and the loop goes on: the event comes
+        again, or goes to the dead letters after the last delivery allowed.
+
+        Args:
+            handler: an async function of the event.
+            concurrency: how many handlers run at a time.
+            ordered: deal with the events of one topic one after the other, in
+                the stream's order as far as this instance gets them; one that
+                fails is tried again before the next. Other topics go on.
+
+        Cancelling cancels the handlers and hands their events back.
+
+        Raises:
+            InvalidOptionError: `concurrency` is below 1.
+        """
+        check_count("concurrency", concurrency)
+        if ordered:
+            loop = OrderedLoop(self, self._intake, handler, concurrency, self._retry_base)
+            await loop.run()
+        else:
+            await run_unordered(self, handler, concurrency)
+
+    def log_failure(self, event: Event, error: Exception) -> None:
+        """Log that the handler of `event` raised."""
+        self._intake.log.warning(
+            "handler failed",
+            stream=event.stream,
+            event=event.id,
+            deliveries=event.deliveries,
+            error=repr(error),
+        )
 
     async def add_stream(self, stream: "Stream", *, start: Start | None = None) -> None:
         """Join the sink on one more stream.
