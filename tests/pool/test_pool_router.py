@@ -122,12 +122,16 @@ def test_held_events_back_off_and_hurry_when_the_fleet_changes() -> None:
         due = routes.next_due()
         assert due is not None
         waits.append(due - now)
-        now = due
+        now = due + 0.001
+        assert routes.due(now) == [event]
+        assert routes.due(now) == []
     assert waits == pytest.approx(sorted(waits))
     assert waits[-1] == pytest.approx(1.0)
+    routes.hold(event.event_id, now)
     assert routes.due(now - 0.5) == []
     routes.hurry(now - 0.5)
     assert routes.due(now - 0.5) == [event]
+    routes.hold(event.event_id, now)
     assert routes.due(1000.0) == []
     assert len(routes) == 0
 
@@ -141,3 +145,12 @@ def test_what_is_with_a_worker_that_has_gone_is_routed_afresh() -> None:
     assert routes.due(1.0) == []
     routes.strand(fleet("other"), 1.0)
     assert routes.due(1.0) == [event]
+
+
+def test_an_event_that_is_being_sent_is_not_taken_up_again() -> None:
+    routes = Routes()
+    event = start()
+    routes.arrive(event, 0.0)
+    routes.hurry(1.0)
+    assert routes.next_due() is None
+    assert routes.due(1.0) == []

@@ -153,7 +153,7 @@ class NodeActor(Actor):
 
     async def _refuse_while_shutting_down(self) -> None:
         """Refuse to join a pool that is being shut down; finish a shutdown that was abandoned."""
-        core, face = self.core, self.face
+        core = self.core
         asker = self._maps[core.names.shutdown].get("shutdown")
         if asker is None:
             return
@@ -163,7 +163,8 @@ class NodeActor(Actor):
                 f"pool {core.names.pool!r} is being shut down by node {asker}: "
                 "open the node again once that is done"
             )
-        await core.store.wipe(face.id)
+        await core.store.wipe("")
+        await self._maps[core.names.shutdown].wait_for(lambda content: not content)
 
     async def _open_routing(self) -> None:
         core, ctx, redis = self.core, self._ctx, self.face.redis

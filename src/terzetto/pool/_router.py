@@ -134,11 +134,9 @@ class Route:
     tries: int = 0
     due: float = 0.0
     expires: float = 0.0
-
-    @property
-    def is_held(self) -> bool:
-        """Whether it waits for another try, with nobody."""
-        return self.worker_id is None
+    is_held: bool = False
+    """Whether it waits for another try. One that is with nobody and not held is
+    being decided about, or sent, right now."""
 
 
 @attrs.define
@@ -179,6 +177,7 @@ class Routes:
     def deliver_here(self, event_id: str, worker_id: str) -> None:
         """Note that an event went to a worker of this node."""
         route = self._routes[event_id]
+        route.is_held = False
         route.worker_id, route.worker_event_id, route.local = worker_id, None, True
 
     def deliver_there(self, event_id: str, worker_id: str, worker_event_id: str) -> str | None:
@@ -190,6 +189,7 @@ class Routes:
         route = self._routes.get(event_id)
         if route is None:
             return None
+        route.is_held = False
         route.worker_id, route.worker_event_id, route.local = worker_id, worker_event_id, False
         early = self._early.pop((worker_id, worker_event_id), None)
         if early is None:
@@ -202,6 +202,7 @@ class Routes:
         if route is None:
             return
         self._unsend(route)
+        route.is_held = True
         route.worker_id, route.worker_event_id, route.local = None, None, False
         route.due = now + min(_FIRST_RETRY * 2 ** min(route.tries, 10), _LAST_RETRY)
         route.tries += 1
@@ -229,12 +230,13 @@ class Routes:
         return route
 
     def due(self, now: float) -> list[PoolEvent]:
-        """Return the held events whose next try has come; forgets what expired."""
+        """Take the held events whose next try has come; forgets what expired."""
         for event_id in [key for key, route in self._routes.items() if route.expires < now]:
             self.end(event_id)
-        return [
-            route.event for route in self._routes.values() if route.is_held and route.due <= now
-        ]
+        due = [route for route in self._routes.values() if route.is_held and route.due <= now]
+        for route in due:
+            route.is_held = False
+        return [route.event for route in due]
 
     def next_due(self) -> float | None:
         """Return when the next held event is due, or None."""

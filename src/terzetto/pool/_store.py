@@ -325,7 +325,11 @@ class Store:
         return _text(reply)
 
     async def wipe(self, node_id: str) -> bool:
-        """Remove what a pool that was shut down left; True if nothing at all is left."""
+        """Remove what a pool that was shut down left; True if nothing at all is left.
+
+        Args:
+            node_id: the node that leaves; ``""`` if it stays, and has joined the maps.
+        """
         names = self.names
         maps = (
             names.node_keepalive,

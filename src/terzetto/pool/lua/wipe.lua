@@ -2,11 +2,11 @@
 -- is there, else by messages that the replicas of the others understand.
 -- KEYS: 1 node-keepalive hash, 2 shutdown hash, then the other maps' hashes, last the
 --       pool stream and the orphans' lease
--- ARGV: 1 id of this node, then the channels of the maps in the order of KEYS
+-- ARGV: 1 id of this node, or '' if it stays in the pool, then the channels of the maps in the order of KEYS
 -- Returns 1 if nothing is left, 0 if other nodes were told, -1 if no shutdown is on
 
 if redis.call('HEXISTS', KEYS[2], 'shutdown') == 0 then return -1 end
-local alone = true
+local alone = ARGV[1] ~= ''
 for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
   if string.sub(id, 1, 1) ~= '=' and id ~= ARGV[1] then alone = false end
 end

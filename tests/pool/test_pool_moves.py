@@ -1,0 +1,238 @@
+"""Several nodes: routing, moves when workers come and go, close and shutdown."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Protocol
+
+import attrs
+import pytest
+import trio
+
+from terzetto import pool
+from terzetto.errors import ClosedError
+from terzetto.pool._ring import Member, place
+from terzetto.redis import Redis, connect
+from terzetto.server import EmbeddedServer
+
+
+class OpenNode(Protocol):
+    async def __call__(self, name: str = "p") -> pool.Node: ...
+
+
+@attrs.define
+class Ledger:
+    """What runs where, over all workers of a test; it sees every overlap."""
+
+    live: dict[str, str] = attrs.field(factory=dict[str, str])
+    payloads: dict[str, bytes] = attrs.field(factory=dict[str, bytes])
+    starts: list[str] = attrs.field(factory=list[str])
+    notes: list[tuple[str, str]] = attrs.field(factory=list[tuple[str, str]])
+    overlaps: list[str] = attrs.field(factory=list[str])
+
+    def handler(self, name: str) -> "Handler":
+        return Handler(self, name)
+
+
+@attrs.define
+class Handler:
+    ledger: Ledger
+    name: str
+
+    async def start(self, job: pool.Job) -> None:
+        await trio.lowlevel.checkpoint()
+        if job.key in self.ledger.live:
+            self.ledger.overlaps.append(job.key)
+        self.ledger.live[job.key] = self.name
+        self.ledger.payloads[job.key] = job.payload
+        self.ledger.starts.append(job.key)
+
+    async def stop(self, key: str) -> None:
+        await trio.lowlevel.checkpoint()
+        assert self.ledger.live[key] == self.name
+        del self.ledger.live[key]
+
+    async def notify(self, key: str, payload: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.ledger.notes.append((self.name, f"{key}:{payload.decode()}"))
+
+
+@asynccontextmanager
+async def opening(server: EmbeddedServer) -> AsyncIterator[OpenNode]:
+    """Give a function that opens a node with a client of its own, like another process."""
+    async with AsyncExitStack() as stack:
+
+        async def open_one(name: str = "p") -> pool.Node:
+            redis = await stack.enter_async_context(connect(server.url))
+            node = pool.open_node(name, redis, worker_ttl=2, ack_grace_period=1)
+            return await stack.enter_async_context(node)
+
+        yield open_one
+
+
+async def until(is_so: Callable[[], object], within: float = 20.0) -> None:
+    with trio.fail_after(within):
+        while not is_so():  # noqa: ASYNC110 - states of several nodes, not an event
+            await trio.sleep(0.01)
+
+
+async def dispatch_all(node: pool.Node, keys: list[str]) -> None:
+    async with trio.open_nursery() as nursery:
+        for key in keys:
+            nursery.start_soon(node.dispatch, key, key.encode())
+
+
+KEYS = [f"job-{number}" for number in range(60)]
+
+
+async def test_jobs_go_where_the_ring_says_whoever_dispatches(server: EmbeddedServer) -> None:
+    async with opening(server) as open_node:
+        ledger = Ledger()
+        nodes = [await open_node() for _ in range(3)]
+        ring: list[Member] = []
+        for number, node in enumerate(nodes):
+            worker = await node.add_worker(ledger.handler(str(number)))
+            ring.append(Member(number, worker.id))
+        await until(lambda: all(len(node.pool_workers) == 3 for node in nodes))
+        for number, node in enumerate(nodes):
+            await dispatch_all(node, KEYS[number * 20 : number * 20 + 20])
+        names = {member.worker_id: str(member.created_ns) for member in ring}
+        assert ledger.live == {key: names[place(key, ring) or ""] for key in KEYS}
+        assert ledger.payloads == {key: key.encode() for key in KEYS}
+        assert len(set(ledger.live.values())) == 3
+        await nodes[0].notify("job-7", b"hi")
+        await nodes[1].stop_job("job-8")
+        await until(lambda: ledger.notes and "job-8" not in ledger.live)
+        assert ledger.notes == [(ledger.live["job-7"], "job-7:hi")]
+
+
+async def test_close_hands_every_job_to_the_nodes_that_remain(server: EmbeddedServer) -> None:
+    async with opening(server) as open_node:
+        ledger = Ledger()
+        first, second = await open_node(), await open_node()
+        await first.add_worker(ledger.handler("first"))
+        await second.add_worker(ledger.handler("second"))
+        await until(lambda: len(first.pool_workers) == 2)
+        await dispatch_all(first, KEYS)
+        assert set(ledger.live.values()) == {"first", "second"}
+        began = trio.current_time()
+        await first.close()
+        await until(lambda: list(ledger.live.values()).count("second") == len(KEYS))
+        assert trio.current_time() - began < 5.0  # one second, on a machine of its own
+        assert ledger.overlaps == []
+        assert ledger.payloads == {key: key.encode() for key in KEYS}
+        assert first.is_closed
+        assert sorted(await second.job_keys()) == sorted(KEYS)
+        await first.close()
+        with pytest.raises(ClosedError):
+            await first.add_worker(ledger.handler("late"))
+
+
+async def test_only_jobs_whose_place_changed_move_when_a_worker_joins(
+    server: EmbeddedServer,
+) -> None:
+    async with opening(server) as open_node:
+        ledger = Ledger()
+        first, second = await open_node(), await open_node()
+        await first.add_worker(ledger.handler("first"))
+        await dispatch_all(first, KEYS)
+        await second.add_worker(ledger.handler("second"))
+        ring = [Member(number, worker) for number, worker in enumerate(second.pool_workers)]
+        names = dict(zip(second.pool_workers, ("first", "second"), strict=True))
+        should = {key: names[place(key, ring) or ""] for key in KEYS}
+        await until(lambda: ledger.live == should)
+        moved = [key for key in KEYS if should[key] == "second"]
+        assert sorted(ledger.starts) == sorted(KEYS + moved)
+        assert ledger.overlaps == []
+        await first.notify(moved[0], b"moved")
+        await until(lambda: ledger.notes)
+        assert ledger.notes == [("second", f"{moved[0]}:moved")]
+        await first.stop_job(moved[0])
+        await until(lambda: moved[0] not in ledger.live)
+
+
+async def test_a_worker_that_leaves_hands_its_jobs_over(server: EmbeddedServer) -> None:
+    async with opening(server) as open_node:
+        ledger = Ledger()
+        node = await open_node()
+        leaving = await node.add_worker(ledger.handler("leaving"))
+        await node.add_worker(ledger.handler("staying"))
+        await dispatch_all(node, KEYS)
+        assert set(ledger.live.values()) == {"leaving", "staying"}
+        await leaving.close()
+        assert leaving.is_closed
+        await until(lambda: list(ledger.live.values()).count("staying") == len(KEYS))
+        assert ledger.overlaps == []
+        assert len(node.pool_workers) == 1
+
+
+async def test_jobs_wait_for_a_worker_when_the_last_one_leaves(server: EmbeddedServer) -> None:
+    async with opening(server) as open_node:
+        ledger = Ledger()
+        first, second = await open_node(), await open_node()
+        await first.add_worker(ledger.handler("first"))
+        await dispatch_all(first, KEYS[:10])
+        await first.close()
+        assert ledger.live == {}
+        with pytest.raises(pool.JobExistsError):
+            await second.dispatch(KEYS[0])
+        await second.add_worker(ledger.handler("second"))
+        await until(lambda: len(ledger.live) == 10)
+        assert ledger.overlaps == []
+
+
+async def test_shutdown_stops_the_pool_everywhere_and_leaves_no_key(
+    server: EmbeddedServer, redis: Redis
+) -> None:
+    async with opening(server) as open_node:
+        ledger = Ledger()
+        nodes = [await open_node() for _ in range(3)]
+        for number, node in enumerate(nodes):
+            await node.add_worker(ledger.handler(str(number)))
+        await dispatch_all(nodes[0], KEYS)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(nodes[1].shutdown)
+            nursery.start_soon(nodes[2].shutdown)
+        await until(lambda: all(node.is_closed for node in nodes))
+        assert ledger.live == {}
+        assert len(ledger.starts) == len(KEYS)
+        left = [key for key in await redis.execute("KEYS", "*") if not key.startswith(b"map:sink:")]
+        assert left == []
+        again = await open_node()
+        await again.add_worker(ledger.handler("again"))
+        await again.dispatch(KEYS[0])
+        assert ledger.live == {KEYS[0]: "again"}
+
+
+async def test_a_shutdown_that_was_abandoned_is_finished_by_the_next_node(
+    server: EmbeddedServer, redis: Redis
+) -> None:
+    async with opening(server) as open_node:
+        first = await open_node()
+        await first.close()
+        await redis.execute("HSET", "map:p:shutdown:content", "shutdown", "dead", "=rev", 1)
+        await redis.execute("HSET", "map:p:job-payloads:content", "stuck", "x", "=rev", 1)
+        ledger = Ledger()
+        second = await open_node()
+        await second.add_worker(ledger.handler("second"))
+        await second.dispatch("stuck")
+        assert ledger.live == {"stuck": "second"}
+
+
+async def test_a_pool_that_is_being_shut_down_takes_no_node(redis: Redis) -> None:
+    async with pool.open_node("p", redis, client_only=True, worker_ttl=2) as node:
+        await redis.execute("HSET", "map:p:shutdown:content", "shutdown", node.id, "=rev", 1)
+        with pytest.raises(pool.PoolShutdownError):
+            async with pool.open_node("p", redis, worker_ttl=2):
+                pass
+
+
+async def test_pools_come_and_go_and_redis_does_not_grow(redis: Redis) -> None:
+    async def cycle() -> int:
+        async with pool.open_node("p", redis, worker_ttl=2, ack_grace_period=1) as node:
+            await node.add_worker(Ledger().handler("one"))
+            await node.dispatch("a")
+            await node.shutdown()
+        return int(await redis.execute("DBSIZE"))
+
+    sizes = [await cycle() for _ in range(10)]
+    assert sizes[-1] == sizes[1]
