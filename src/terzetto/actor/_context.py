@@ -23,7 +23,7 @@ from ._supervisor import SupervisorCell
 from ._tree import Child, Tree
 from ._types import Restart
 
-A = TypeVar("A", bound=Actor)
+A_co = TypeVar("A_co", bound=Actor, covariant=True)
 B = TypeVar("B", bound=Actor)
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -41,13 +41,13 @@ class Timer:
 
 
 @attrs.frozen(eq=False, repr=False)
-class Context(Generic[A]):
-    """What an actor of type `A` may do as itself."""
+class Context(Generic[A_co]):
+    """What an actor of type `A_co` may do as itself."""
 
     _cell: ActorCell
 
     @property
-    def ref(self) -> Ref[A]:
+    def ref(self) -> Ref[A_co]:
         """The actor's own ref."""
         return Ref(self._cell)
 
@@ -121,7 +121,7 @@ class Context(Generic[A]):
     def after(
         self,
         seconds: float,
-        method: Callable[Concatenate[A, P], Coroutine[Any, Any, Any]],
+        method: Callable[Concatenate[A_co, P], Coroutine[Any, Any, Any]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Timer:
@@ -143,7 +143,7 @@ class Context(Generic[A]):
     def every(
         self,
         seconds: float,
-        method: Callable[Concatenate[A, P], Coroutine[Any, Any, Any]],
+        method: Callable[Concatenate[A_co, P], Coroutine[Any, Any, Any]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Timer:

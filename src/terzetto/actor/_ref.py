@@ -20,7 +20,7 @@ from ._errors import AskCycleError, MessageError
 from ._message import Handler, Message
 from ._types import Ending, Exit
 
-A = TypeVar("A", bound=Actor)
+A_co = TypeVar("A_co", bound=Actor, covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -29,8 +29,8 @@ _TURN = 64  # after this many tells that found room, the sender lets others run
 
 
 @attrs.frozen(eq=False, repr=False)
-class Ref(Generic[A]):
-    """A reference to an actor of type `A`.
+class Ref(Generic[A_co]):
+    """A reference to an actor of type `A_co`.
 
     Its methods may be called from any task of the same `trio.run`.
     """
@@ -54,7 +54,7 @@ class Ref(Generic[A]):
 
     def tell_nowait(
         self,
-        method: Callable[Concatenate[A, P], Coroutine[Any, Any, Any]],
+        method: Callable[Concatenate[A_co, P], Coroutine[Any, Any, Any]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> None:
@@ -72,7 +72,7 @@ class Ref(Generic[A]):
 
     async def tell(
         self,
-        method: Callable[Concatenate[A, P], Coroutine[Any, Any, Any]],
+        method: Callable[Concatenate[A_co, P], Coroutine[Any, Any, Any]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> None:
@@ -97,7 +97,7 @@ class Ref(Generic[A]):
     @trio.lowlevel.enable_ki_protection
     async def ask(
         self,
-        method: Callable[Concatenate[A, P], Coroutine[Any, Any, R]],
+        method: Callable[Concatenate[A_co, P], Coroutine[Any, Any, R]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R:

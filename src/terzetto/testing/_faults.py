@@ -9,7 +9,7 @@ crash and the second one live.
 import inspect
 from collections import Counter
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar, cast
 
 import attrs
@@ -72,6 +72,11 @@ def inject(factory: Callable[[], A], plan: CrashPlan) -> Callable[[], A]:
         actor.__class__ = classes[cls]
         return actor
 
+    original: Any = factory
+    while isinstance(original, partial):
+        original = cast("partial[Any]", original).func
+    # A child is named after its factory.
+    make.__name__ = getattr(original, "__name__", make.__name__)
     return make
 
 
