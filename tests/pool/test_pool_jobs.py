@@ -163,7 +163,7 @@ async def test_a_job_ends_when_its_function_returns(redis: Redis) -> None:
 
 
 async def test_a_function_that_raises_before_it_started_refuses_the_job(redis: Redis) -> None:
-    async def refuse(job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:  # noqa: ARG001 - the form of a handler
+    async def refuse(job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
         await trio.lowlevel.checkpoint()
         raise KeyError(job.key)
 

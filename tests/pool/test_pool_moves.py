@@ -1,6 +1,6 @@
 """Several nodes: routing, moves when workers come and go, close and shutdown."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Protocol
 
@@ -57,7 +57,7 @@ class Handler:
 
 
 @asynccontextmanager
-async def opening(server: EmbeddedServer) -> AsyncIterator[OpenNode]:
+async def opening(server: EmbeddedServer) -> AsyncGenerator[OpenNode]:
     """Give a function that opens a node with a client of its own, like another process."""
     async with AsyncExitStack() as stack:
 
