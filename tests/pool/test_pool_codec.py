@@ -1,3 +1,5 @@
+"""What pools write into Redis, byte for byte as Go does, and bodies that are broken."""
+
 import contextlib
 import json
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Who is alive, who owns what, and who may be buried, by the signs in the maps alone."""
+
 import json
 
 import pytest

@@ -1,3 +1,5 @@
+"""Where keys land: on the workers where Go puts them, and nowhere else when one joins."""
+
 import json
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+"""What becomes of each event of a pool's stream: routed, held, answered, sent again, given up."""
+
 import pytest
 
 from terzetto.pool import MalformedBodyError
