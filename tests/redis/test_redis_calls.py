@@ -204,12 +204,57 @@ async def test_a_dedicated_link_blocks_and_serves_one_task(redis: Redis) -> None
         await dedicated.execute("PING")
 
 
-async def test_a_cancelled_blocking_call_does_not_disturb_the_next(redis: Redis) -> None:
+async def wait_blocked(redis: Redis, count: int = 1) -> None:
+    """Wait until the server says that so many clients wait on it."""
+    with trio.fail_after(PATIENCE):
+        while b"blocked_clients:%d\r\n" % count not in await redis.execute("INFO", "clients"):
+            await trio.lowlevel.checkpoint()
+
+
+async def test_a_cancelled_blocking_call_ends_and_does_not_disturb_the_next(redis: Redis) -> None:
     async with redis.open_dedicated("one") as dedicated:
-        with trio.move_on_after(0.05):
-            await dedicated.execute("BLPOP", "list", 1)
+        for _ in range(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(dedicated.execute, "BLPOP", "list", 0)
+                await wait_blocked(redis)
+                nursery.cancel_scope.cancel()
+            await wait_blocked(redis, 0)
+            await redis.execute("RPUSH", "list", "x")
+            with trio.fail_after(PATIENCE):
+                assert await dedicated.execute("BLPOP", "list", 0) == [b"list", b"x"]
+        assert dedicated.link.statistics().connections == 1
+
+
+async def test_what_a_blocking_call_took_while_it_was_cancelled_is_not_lost(redis: Redis) -> None:
+    count = 400
+    got: list[bytes] = []
+    async with redis.open_dedicated("one") as dedicated, trio.open_nursery() as nursery:
+
+        async def push() -> None:
+            for number in range(count):
+                await redis.execute("RPUSH", "list", number)
+
+        nursery.start_soon(push)
+        cancelled = 0
         with trio.fail_after(PATIENCE):
-            assert await dedicated.execute("ECHO", "mine") == b"mine"
+            while len(got) < count:
+                with trio.move_on_after(0.0005) as scope:
+                    got.append((await dedicated.execute("BLPOP", "list", 0))[1])
+                cancelled += scope.cancelled_caught
+    assert got == [b"%d" % number for number in range(count)]
+    assert cancelled > 0
+
+
+async def test_a_server_that_hangs_does_not_hold_up_cancelling(
+    redis: Redis, server: EmbeddedServer
+) -> None:
+    async with redis.open_dedicated("one") as dedicated, trio.open_nursery() as nursery:
+        nursery.start_soon(dedicated.execute, "BLPOP", "list", 0)
+        await wait_blocked(redis)
+        with held(server), trio.fail_after(PATIENCE):
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await wait_until(lambda: not nursery.child_tasks)
 
 
 async def test_after_the_block_every_call_says_closed(server: EmbeddedServer) -> None:

@@ -194,7 +194,7 @@ class Redis(AsyncCoreCommands):
         """
         link = Link(self._options, name)
         async with self._keeper.keep(link):
-            yield Dedicated(link)
+            yield Dedicated(link, self._link)
 
     @asynccontextmanager
     async def subscribe(

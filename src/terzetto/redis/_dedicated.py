@@ -7,21 +7,32 @@ next call waits until the server has answered the cancelled one.
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import trio
 from redis.exceptions import RedisError
 
 from terzetto.redis._commands import blocking_time, check_dedicated
 from terzetto.redis._link import Link
-from terzetto.redis._request import replies_of
+from terzetto.redis._request import Blocking, Notice, replies_of
 from terzetto.redis._wire import Arg, Reply, pack
+
+_UNBLOCK_PATIENCE: Final = 1.0  # seconds that a server may take to end a command's waiting
+
+
+async def _give_up(request: Blocking) -> None:
+    with trio.move_on_after(_UNBLOCK_PATIENCE):
+        await request.settled.wait()
+    request.give_up()
 
 
 class Dedicated:
     """A link that serves one caller; made by `Redis.open_dedicated`."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, shared: Link) -> None:
         self._link = link
+        self._shared = shared
+        self._notice: Notice | None = None
         self._busy = False
 
     def __repr__(self) -> str:
@@ -36,8 +47,11 @@ class Dedicated:
         """Run one command, blocking ones too, and return its reply.
 
         A command that waits on the server (XREAD BLOCK, BLPOP) may do so for the
-        time it names. Cancelling is safe; the reply of a cancelled command is
-        dropped when it comes, and the next call waits for that.
+        time it names. Cancelling is safe, and the next call is not disturbed.
+        Cancelling a command that waits asks the server to end it (CLIENT
+        UNBLOCK); if it has just taken something, that is returned all the same,
+        so that it is not lost, and the cancellation is met at the next
+        checkpoint. A server that does not react has 1 s.
 
         Raises:
             redis.exceptions.RedisError: the server's error reply.
@@ -48,8 +62,14 @@ class Dedicated:
         """
         data = pack(args)
         check_dedicated(args)
-        with self._hold(blocking_time(args)):
-            reply = await self._link.request(data)
+        patience = blocking_time(args)
+        with self._hold(patience):
+            if self._notice is not None:
+                await self._notice.done.wait()  # it must not end the waiting of this command
+            if patience:
+                reply = await self._link.request_blocking(data, self._unblock)
+            else:
+                reply = await self._link.request(data)
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -72,6 +92,11 @@ class Dedicated:
         with self._hold(sum(blocking_time(unit) for unit in units)):
             replies = await self._link.request_unit(data, len(units))
         return replies_of(replies)
+
+    def _unblock(self, request: Blocking) -> None:
+        """Ask the server, over the shared link, to end what a cancelled caller waits for."""
+        self._notice = self._shared.notify(pack(("CLIENT", "UNBLOCK", self._link.client_id)))
+        self._link.start_soon(_give_up, request)
 
     @contextmanager
     def _hold(self, patience: float) -> Generator[None, None, None]:

@@ -28,8 +28,7 @@ own; `_actors.py` puts `run` under supervision.
 """
 
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
 
 import hiredis
 import trio
@@ -49,11 +48,20 @@ from terzetto.redis._backoff import Backoff
 from terzetto.redis._connection import Connection, open_connection
 from terzetto.redis._errors import ConnectError, LinkClosedError, ReplyError
 from terzetto.redis._io import Transport
-from terzetto.redis._request import LinkStatistics, LinkStatus, Request, State, Unit, closed, lost
+from terzetto.redis._request import (
+    Blocking,
+    LinkStatistics,
+    LinkStatus,
+    Notice,
+    Request,
+    State,
+    Unit,
+    closed,
+    lost,
+)
 from terzetto.redis._url import Options
-from terzetto.redis._wire import NEED_MORE, Push, Reply, pack
-
-_PING: Final = pack(("PING",))
+from terzetto.redis._watch import watch
+from terzetto.redis._wire import NEED_MORE, Push, Reply
 
 
 def _drop_push(_: list[Reply]) -> bool:
@@ -90,11 +98,13 @@ class Link:
         self._rest = memoryview(b"")  # what the system would not take yet
         self._transport: Transport | None = None
         self._send_now: Callable[[bytes], int] | None = None  # None: only the writer may send
+        self._notices: list[Request] = []
         self._writer: Task | None = None  # the writer, while it sleeps
         self._life = trio.CancelScope()  # of `run`
         self._scope = trio.CancelScope()  # of the connection
+        self._nursery: trio.Nursery | None = None  # of the connection
         self._loss: Exception | None = None
-        self._reads = 0  # counted so that the watch sees whether the server says anything
+        self.reads = 0  # counted so that the watch sees whether the server says anything
         self._changed = trio.Event()
         self.status = LinkStatus(state="reconnecting", since=trio.current_time())
 
@@ -103,6 +113,11 @@ class Link:
             f"<Link {self.name} {self.options.url} {self.status.state}, "
             f"{len(self._queue)} queued, {len(self._written)} written>"
         )
+
+    @property
+    def owing(self) -> bool:
+        """Whether the server owes a reply."""
+        return bool(self._written)
 
     def statistics(self) -> LinkStatistics:
         """Return the figures of this moment."""
@@ -163,6 +178,34 @@ class Link:
         self._queue.append(request)
         self._wake_writer()
         return await wait_task_rescheduled(request.abort)
+
+    async def request_blocking(self, data: bytes, unblock: Callable[[Blocking], None]) -> Reply:
+        """Send a packed command that waits on the server; errors are returned as in `request`.
+
+        Cancelled once it is written, it calls `unblock` and goes on waiting, as
+        `Blocking` says; the caller of this sees to it that this comes to an end.
+        """
+        if self._closed:
+            return closed()
+        request = Blocking(current_task(), data, self._queue, unblock)
+        self._queue.append(request)
+        self._wake_writer()
+        return await wait_task_rescheduled(request.abort)
+
+    def notify(self, data: bytes) -> Notice:
+        """Send a packed command whose reply nobody needs, if there is a connection."""
+        notice = Notice(data)
+        if self._transport is None or self._closed:
+            notice.done.set()
+        else:
+            self._notices.append(notice)
+            self._wake_writer()
+        return notice
+
+    def start_soon(self, fn: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Run a function in the background, until the connection of this moment ends."""
+        if self._nursery is not None:
+            self._nursery.start_soon(fn, *args)
 
     def drop(self, error: Exception) -> None:
         """Give the connection up, as if it had been lost by `error`; the link opens another."""
@@ -254,10 +297,12 @@ class Link:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
                     nursery.start_soon(self._write, transport)
-                    nursery.start_soon(self._watch)
+                    nursery.start_soon(watch, self)
                     await self._read(transport, connection.reader)
         finally:
+            self._nursery = None
             self._detach(transport)
 
     def _attach(self, connection: Connection) -> None:
@@ -288,6 +333,9 @@ class Link:
         safe = [request for request in self._written if request.repeatable]
         gone = [request for request in self._written if not request.repeatable]
         self._written.clear()
+        for notice in self._notices:
+            notice.resume(None)
+        self._notices.clear()
         for request in safe:
             request.restart()
         waiting = [*safe, *keep, *self._queue]
@@ -323,7 +371,7 @@ class Link:
                     self._rest = self._rest[transport.send_now(self._rest) :]
                     if not self._rest:
                         self._allow_send()
-                elif not self._queue:
+                elif not self._queue and not self._notices:
                     self._writer = current_task()
                     await wait_task_rescheduled(self._leave_writer)
                 elif data := self._take():
@@ -340,6 +388,9 @@ class Link:
     def _take(self) -> bytes:
         live = [request for request in self._queue if request.task is not None]
         self._queue.clear()
+        if self._notices:
+            live += self._notices
+            self._notices.clear()
         self._written.extend(live)
         return live[0].data if len(live) == 1 else b"".join([request.data for request in live])
 
@@ -390,7 +441,7 @@ class Link:
             size = await transport.receive_into(reader)
             if not size:
                 raise trio.BrokenResourceError("the server closed the connection")
-            self._reads += 1
+            self.reads += 1
             reply = gets()
             if reply is NEED_MORE:
                 partial = self._count(partial + size)
@@ -433,28 +484,6 @@ class Link:
         if not self._room:
             self._limit = self._max
 
-    async def _watch(self) -> None:
-        """Give up a server that says nothing while it owes a reply; ask one that is idle."""
-        options = self.options
-        tick = min(options.server_timeout, options.health_check_interval) / 4
-        heard, since, owing = self._reads, trio.current_time(), False
-        while True:
-            await trio.sleep(tick)
-            if self._reads != heard or owing != bool(self._written):
-                heard, since, owing = self._reads, trio.current_time(), bool(self._written)
-            silence = trio.current_time() - since
-            if owing and silence >= options.server_timeout + self.patience:
-                self.drop(_silent(silence))
-            elif not owing and silence >= options.health_check_interval:
-                with trio.move_on_after(options.server_timeout) as scope:
-                    await self.request(_PING)
-                if scope.cancelled_caught:
-                    self.drop(_silent(options.server_timeout))
-
 
 def _reason(error: Exception | None) -> str:
     return "the link was closed" if error is None else str(error) or type(error).__name__
-
-
-def _silent(seconds: float) -> TimeoutError:
-    return TimeoutError(f"the server has said nothing for {seconds:.1f} s")

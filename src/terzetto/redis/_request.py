@@ -4,10 +4,12 @@ Made by `Link.request` and `Link.request_unit`; resumed by the link's reader
 with a reply, or by the link with an error when the connection or the link ends.
 """
 
+from collections.abc import Callable, Container
 from typing import Literal, TypeAlias, cast
 
 import attrs
 import outcome
+import trio
 from redis.exceptions import RedisError
 from trio.lowlevel import Abort, RaiseCancelT, Task, reschedule
 
@@ -71,8 +73,9 @@ class Request:
     def unwrap(self) -> Reply:
         return self.value
 
-    def abort(self, _: RaiseCancelT) -> Abort:
+    def abort(self, raise_cancel: RaiseCancelT) -> Abort:
         """Let the caller go; the place in the queue stays."""
+        del raise_cancel  # trio raises it by itself
         self.task = None
         return Abort.SUCCEEDED
 
@@ -118,6 +121,67 @@ class Unit(Request):
 
     def restart(self) -> None:
         self.replies.clear()
+
+
+class Blocking(Request):
+    """A place for a command that waits on the server and may take something from it.
+
+    Cancelled once it is written, it does not let its caller go at once: `unblock`
+    asks the server to end the waiting. If the server had just answered, the
+    caller gets the answer (and meets the cancellation at its next checkpoint),
+    so nothing that was taken is lost. Else it is cancelled then, and `give_up`
+    cancels it if the server does not answer at all.
+    """
+
+    __slots__ = ("_cancel", "_unblock", "_unwritten", "settled")
+
+    def __init__(
+        self,
+        task: Task,
+        data: bytes,
+        unwritten: Container[Request],
+        unblock: Callable[["Blocking"], None],
+    ) -> None:
+        super().__init__(task, data, repeatable=False)
+        self.settled = trio.Event()
+        self._unwritten = unwritten
+        self._unblock = unblock
+        self._cancel: RaiseCancelT | None = None
+
+    def abort(self, raise_cancel: RaiseCancelT) -> Abort:
+        if self in self._unwritten:
+            return super().abort(raise_cancel)
+        self._cancel = raise_cancel
+        self._unblock(self)
+        return Abort.FAILED
+
+    def resume(self, value: Reply) -> None:
+        self.settled.set()
+        if self._cancel is not None and (value is None or isinstance(value, Exception)):
+            self.give_up()
+        else:
+            super().resume(value)
+
+    def give_up(self) -> None:
+        """Cancel the caller now; a reply that comes later is dropped."""
+        task = self.task
+        if task is not None and self._cancel is not None:
+            self.task = None
+            reschedule(task, outcome.capture(self._cancel))
+
+
+class Notice(Request):
+    """A command whose reply nobody waits for; `done` is set when it came or never will."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(None, data, repeatable=False)
+        self.done = trio.Event()
+
+    def resume(self, value: Reply) -> None:
+        del value
+        self.done.set()
 
 
 def lost(reason: str, *, may_have_run: bool) -> LinkLostError:
