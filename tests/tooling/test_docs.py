@@ -2,14 +2,17 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
+import trio
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _TEST_LINK = re.compile(r"\[`(tests/[^`:]+)((?:::\w+)*)`\]\(([^)]*)\)")
 _SHELL_BLOCK = re.compile(r"^```(?:console|shell|sh|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SET_UP = "python3 -m venv .venv && .venv/bin/python -m pip install --quiet nox && "
 
 
@@ -85,3 +88,13 @@ def test_ci_runs_the_second_and_the_third_command_of_the_readme() -> None:
 
     commands = [line for line in script if line and not line.startswith(("#", "set ", "cd "))]
     assert commands == [second, third]
+
+
+async def test_the_first_program_of_the_readme_runs(tmp_path: Path) -> None:
+    path = tmp_path / "first.py"
+    path.write_text(_PROGRAM.findall((ROOT / "README.md").read_text(encoding="utf-8"))[0])
+
+    with trio.fail_after(50):
+        done = await trio.run_process([sys.executable, path], capture_stdout=True)
+
+    assert done.stdout == b"language: en\nuser.created Ada\nuser:1: hello, Ada!\n"
