@@ -39,7 +39,7 @@ async def redis(server: EmbeddedServer) -> AsyncIterator[Redis]:
         yield client
 
 
-def pytest_configure(config: pytest.Config) -> None:  # noqa: ARG001 - pytest names it
+def pytest_configure(config: pytest.Config) -> None:
     if _LINUX:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 

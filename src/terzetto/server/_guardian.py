@@ -132,12 +132,15 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
-def _free_port() -> int:
-    """Return a port that is free, and will be when the server starts again.
+def free_port() -> int:
+    """Return a TCP port that is free on 127.0.0.1, and will be when a server starts again.
 
     The system lends ports of its ephemeral range to outgoing connections. A client
     that tries to reconnect to one of these may even be connected to itself. So the
     port is one below; the port 10,000 higher, a cluster's bus, is free as well.
+
+    Raises:
+        OSError: none was found.
     """
     for _ in range(1000):
         port = 10_000 + secrets.randbelow(12_000)
@@ -145,7 +148,7 @@ def _free_port() -> int:
             first.bind(("127.0.0.1", port))
             second.bind(("127.0.0.1", port + 10_000))
             return port
-    raise StartError("there is no free port between 10000 and 22000 on 127.0.0.1")
+    raise OSError("there is no free port between 10000 and 22000 on 127.0.0.1")
 
 
 def _answers(path: str) -> bool:
@@ -183,7 +186,7 @@ class Guardian:
             self._take_over()
             threading.Thread(target=self._await_last_user, daemon=True).start()
             self._serve()
-        except StartError as error:
+        except (StartError, OSError) as error:
             _report({"error": str(error)})
         self._clean()
 
@@ -208,7 +211,7 @@ class Guardian:
         if self._wanted_port:
             self._port = self._wanted_port
         elif self._wanted_port == 0 and self._port is None:
-            self._port = _free_port()
+            self._port = free_port()
         # Who has no user from the start has come to clean up, and starts nothing.
         if _try_lock(self._users):
             self._ending.set()
@@ -263,7 +266,7 @@ class Guardian:
                 pause = 0.0 if lived > STABLE_AFTER else min(MAX_BACKOFF, 2 * pause or 0.1)
             elif self._wanted_port == 0 and attempts < PORT_ATTEMPTS:
                 attempts += 1
-                self._port = _free_port()
+                self._port = free_port()
             elif not self._ending.is_set():
                 raise StartError(
                     f"{self._command[0]} ended with status {server.returncode} "
