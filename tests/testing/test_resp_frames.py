@@ -26,7 +26,7 @@ texts = st.text("abc :$*", max_size=5).map(str.encode)
 simple = (
     texts.map(lambda text: b"+" + text + b"\r\n")
     | texts.map(lambda text: b"-ERR " + text + b"\r\n")
-    | st.integers().map(lambda number: b":%d\r\n" % number)
+    | st.integers(-(2**63), 2**63 - 1).map(lambda number: b":%d\r\n" % number)
     | st.sampled_from([b"_\r\n", b"#t\r\n", b",1.5\r\n", b"(123\r\n", b"$-1\r\n", b"*-1\r\n"])
     | st.binary(max_size=12).map(bulk)
 )
