@@ -12,7 +12,6 @@ from terzetto.actor import (
     Actor,
     ActorStoppedError,
     AskCycleError,
-    Child,
     Context,
     Crashed,
     CutOff,
@@ -23,7 +22,6 @@ from terzetto.actor import (
     Ref,
     Stop,
     StrayCancelledError,
-    open_child,
     open_supervisor,
 )
 from terzetto.testing import CrashPlan, InjectedCrash, Journal, Probe, inject
@@ -481,13 +479,6 @@ async def test_an_actor_cannot_wait_for_its_own_end() -> None:
     async with open_supervisor() as top:
         ref = await top.spawn(Suicidal)
         await ref.ask(Suicidal.end)
-
-
-async def test_the_block_form_of_one_child_names_it_without_a_prefix() -> None:
-    async with open_child(Child(Probe, name="only", face=lambda ref: (ref, 1))) as (ref, one):
-        assert isinstance(ref, Ref)
-        assert ref.path == "only"
-        assert one == 1
 
 
 async def test_dead_letters_say_which_message_crashed_the_actor() -> None:

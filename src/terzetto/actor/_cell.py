@@ -70,6 +70,8 @@ class ActorCell(Node):
     _closing: trio.CancelScope | None = None
     _forced: bool = False
     _unanswered: dict[Message, None] | None = None  # what an actor with its own `run` holds
+    _pump_scope: trio.CancelScope | None = None
+    _pumped: trio.Event | None = None
     _background: dict[trio.CancelScope, None] | None = None
     _background_done: trio.Event | None = None
 
@@ -246,30 +248,37 @@ class ActorCell(Node):
         """Feed the inbox from the mailbox while `run` iterates it."""
         send, receive = trio.open_memory_channel[Message](0)
         self._unanswered = {}
-        self.start_soon(self._pump, (send,), "inbox")
+        self._pumped = trio.Event()
+        self._pump_scope = self.start_soon(self._pump, (send, self._pumped), "inbox")
         with receive:
             await actor.run(context, receive)
         self.current = None
         self.stop_asked = True
         self.mailbox.wake()
 
-    async def _pump(self, send: "trio.MemorySendChannel[Message]") -> None:
+    async def _pump(self, send: "trio.MemorySendChannel[Message]", ended: trio.Event) -> None:
         """Move messages from the mailbox to the inbox, each when `run` asks for it."""
+        try:
+            with send:
+                await self._pump_into(send)
+        finally:
+            ended.set()
+
+    async def _pump_into(self, send: "trio.MemorySendChannel[Message]") -> None:
         mailbox = self.mailbox
-        with send:
-            while not self.stop_asked and self.ending in (None, Ending.SHUTDOWN):
-                if not mailbox.queue:
-                    if self.ending is not None:
-                        return
-                    await mailbox.wait()
-                    continue
-                try:
-                    message = await mailbox.offer_to(send)
-                except trio.BrokenResourceError:
-                    return  # run has returned
-                if message is not None:
-                    self.current = message
-                    self._note_received(message)
+        while not self.stop_asked and self.ending in (None, Ending.SHUTDOWN):
+            if not mailbox.queue:
+                if self.ending is not None:
+                    return
+                await mailbox.wait()
+                continue
+            try:
+                message = await mailbox.offer_to(send)
+            except trio.BrokenResourceError:
+                return  # run has returned
+            if message is not None and not self.stop_asked:
+                self.current = message
+                self._note_received(message)
 
     def _note_received(self, message: Message) -> None:
         """Remember who is owed an answer should `run` end without giving it."""
@@ -283,10 +292,11 @@ class ActorCell(Node):
 
     def start_soon(
         self, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...], name: str
-    ) -> None:
-        """Start a task whose crash is the actor's crash."""
+    ) -> trio.CancelScope:
+        """Start a task whose crash is the actor's crash; return the scope that ends it."""
         scope = self._add_background(name)
         self.system.spawn(self._in_background, f"{self.path}: {name}", fn, args, scope)
+        return scope
 
     async def start(
         self, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...], name: str
@@ -356,6 +366,11 @@ class ActorCell(Node):
 
     async def _close(self, actor: Actor | None) -> LifeEnd:
         """Carry out the closing, and return how the life ended."""
+        if self._pump_scope is not None and self._pumped is not None:
+            # What `run` has received must have left the mailbox before that is drained.
+            self._pump_scope.cancel()
+            await self._pumped.wait()
+            self._pump_scope = self._pumped = None
         reason = self._reason()
         cut_off = self._messages_in_hand()
         if self._crash is not None:

@@ -46,6 +46,7 @@ class System:
     """What the nodes of one root share."""
 
     logger: Logger
+    observers: tuple[Observer, ...] = ()
     hub: Hub = attrs.field(factory=Hub)
     ended: trio.Event = attrs.field(factory=trio.Event)
     failure: BaseException | None = None
@@ -53,12 +54,16 @@ class System:
     shield: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
     _nursery: trio.Nursery | None = None
 
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Hold the nursery open until the tree has ended."""
+    async def run(self, root: SupervisorCell) -> None:
+        """Begin the root, and hold the nursery open until the tree has ended."""
+        if self.ended.is_set():
+            return  # the block was cancelled before this task came to run
         with self.shield:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                task_status.started()
+                for observer in (log_to(self.logger), *self.observers):
+                    self.observe(observer, OBSERVER_BUFFER)
+                root.begin()
                 await self.ended.wait()
                 # Only observers are left; they may see the last events, but not stay.
                 nursery.cancel_scope.deadline = trio.current_time() + SLACK
@@ -122,7 +127,7 @@ class Root(AbstractAsyncContextManager[T], Generic[T]):
     _manager: Any = None  # trio's NurseryManager has no public name
 
     async def __aenter__(self) -> T:
-        system = self._system = System(self._logger or default_logger("actor"))
+        system = self._system = System(self._logger or default_logger("actor"), self._observers)
         root = self._root = SupervisorCell(
             name=self._tree.name,
             path=self._path,
@@ -136,10 +141,8 @@ class Root(AbstractAsyncContextManager[T], Generic[T]):
         nursery = await self._manager.__aenter__()
         system.body.__enter__()
         try:
-            await nursery.start(system.run)
-            for observer in (log_to(system.logger), *self._observers):
-                system.observe(observer, OBSERVER_BUFFER)
-            root.begin()
+            # Not Nursery.start: it keeps a task that begins in a cancelled scope, shield or not.
+            nursery.start_soon(system.run, root)
             await root.wait_settled()
         except BaseException as error:
             if not await self.__aexit__(type(error), error, error.__traceback__):
@@ -173,7 +176,10 @@ class Root(AbstractAsyncContextManager[T], Generic[T]):
 
     async def _close(self, system: System, root: SupervisorCell) -> None:
         """Close the tree within its grace; beyond that, cancel what is left."""
-        if not system.ended.is_set():
+        if root.state == "new":  # cancelled before anything had begun
+            root.finish(Exit(Stop.CLOSED))
+            system.ended.set()
+        elif not system.ended.is_set():
             root.request(Ending.CLOSE)
             system.shield.deadline = trio.current_time() + root.bound() + SLACK
             with trio.CancelScope(deadline=system.shield.deadline, shield=True):
