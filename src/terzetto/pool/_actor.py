@@ -75,6 +75,7 @@ class NodeActor(Actor):
             fleet=Fleet(face.options.worker_ttl),
             outbox=Outbox(store, face.log),
         )
+        await store.load()
         core.clock.set(await store.server_us())
         names = core.names
         for name in (names.shutdown, names.node_keepalive):

@@ -135,6 +135,11 @@ class Names:
         """Full ticker name to the time of its next tick and its interval."""
         return f"{self.pool}:tickers"
 
+    @property
+    def dead_letters(self) -> str:
+        """Job key to the letter of a job that was given up; a map of ours, unknown to Go."""
+        return f"{self.pool}:dead-letters"
+
     def node_stream(self, node_id: str) -> str:
         """Return the stream on which a node hears answers."""
         return f"{self.pool}:node:{node_id}"
@@ -148,6 +153,7 @@ class Names:
 RESERVED: Final = frozenset(
     {
         "cleanup",
+        "dead-letters",
         "job-payloads",
         "jobs",
         "node-keepalive",

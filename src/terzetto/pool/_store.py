@@ -39,8 +39,7 @@ def _script(name: str) -> Script:
 
 _CLAIM = _script("claim")
 _RELEASE = _script("release")
-_OWN = _script("own")
-_DISOWN = _script("disown")
+_LEDGER = _script("ledger")
 _BURY = _script("bury")
 _ENLIST = _script("enlist")
 _RETIRE = _script("retire")
@@ -52,6 +51,24 @@ _ADOPT = _script("adopt")
 _SHUTDOWN = _script("shutdown")
 _WIPE = _script("wipe")
 _FORGET = _script("forget")
+
+
+_ALL = (
+    _CLAIM,
+    _RELEASE,
+    _LEDGER,
+    _BURY,
+    _ENLIST,
+    _RETIRE,
+    _DISCHARGE,
+    _ALIVE,
+    _GUARDS,
+    _ORPHANS,
+    _ADOPT,
+    _SHUTDOWN,
+    _WIPE,
+    _FORGET,
+)
 
 
 @attrs.frozen
@@ -134,56 +151,38 @@ class Store:
         )
         return reply == 1
 
-    async def own(
-        self, worker_id: str, created: str, key: str, payload: bytes, *, dead_owner: str = ""
-    ) -> tuple[int, str]:
-        """Make a worker the owner of a job: (1, "") done, (0, "") it left, (2, owner) taken."""
-        reply = await self._run(
-            _OWN,
-            [
-                content_key(self.names.workers),
-                content_key(self.names.jobs),
-                content_key(self.names.payloads),
-            ],
-            [
-                updates_channel(self.names.jobs),
-                updates_channel(self.names.payloads),
-                worker_id,
-                created,
-                key,
-                payload,
-                dead_owner,
-            ],
-        )
-        status, owner = _items(reply, 2)
-        return _number(status), _text(owner)
-
-    async def disown(
-        self, worker_id: str, key: str, *, drop_payload: bool, requeue: bytes | None = None
-    ) -> bool:
-        """Take a job off its owner; with `requeue`, send that start event in the same step.
+    async def change_jobs(
+        self, worker_id: str, created: str, changes: Sequence[tuple[str, str, bytes, str]]
+    ) -> list[int | str]:
+        """Change what a worker owns, many changes in one step; see `lua/ledger.lua`.
 
         Returns:
-            False if the worker did not own it; then nothing was done.
+            For each change 1, 0, or the id of the other worker that owns the key.
         """
-        mode = "requeue" if requeue is not None else "end" if drop_payload else "keep"
+        names = self.names
         reply = await self._run(
-            _DISOWN,
+            _LEDGER,
             [
-                content_key(self.names.jobs),
-                content_key(self.names.payloads),
-                stream_key(self.names.stream),
+                content_key(names.workers),
+                content_key(names.jobs),
+                content_key(names.payloads),
+                stream_key(names.stream),
+                content_key(names.dead_letters),
+                content_key(names.pending),
             ],
             [
-                updates_channel(self.names.jobs),
-                updates_channel(self.names.payloads),
+                updates_channel(names.jobs),
+                updates_channel(names.payloads),
+                updates_channel(names.dead_letters),
+                updates_channel(names.pending),
                 worker_id,
-                key,
-                mode,
-                requeue or b"",
+                created,
+                *(part for change in changes for part in change),
             ],
         )
-        return reply == 1
+        return [
+            item if isinstance(item, int) else _text(item) for item in _items(reply, len(changes))
+        ]
 
     async def bury(
         self, worker_id: str, *, sign: str, lock: str, node_id: str, created_ns: int, limit: int
@@ -341,6 +340,7 @@ class Store:
             names.payloads,
             names.pending,
             names.tickers,
+            names.dead_letters,
             f"stream:{names.stream}:sinks",
         )
         reply = await self._run(
@@ -354,6 +354,10 @@ class Store:
         """Return a job's payload; None if there is no such job."""
         reply = await self._execute("HGET", content_key(self.names.payloads), encode_text(key))
         return reply if isinstance(reply, bytes) else None
+
+    async def load(self) -> None:
+        """Give the server every script, so that none is sent whole in the heat of things."""
+        await self.execute_many([("SCRIPT", "LOAD", script.source) for script in _ALL])
 
     async def server_us(self) -> int:
         """Return the server's clock in Unix microseconds."""

@@ -49,6 +49,7 @@ from terzetto.pool._errors import (
     error_text,
 )
 from terzetto.pool._job import Handler
+from terzetto.pool._ledger import Ledger
 from terzetto.pool._names import INIT, START, STOP, check_key
 from terzetto.pool._order import ENDED, RELEASE, RETRY, Order, read_order
 from terzetto.pool._runner import JobPolicy, Runner, runner_for
@@ -75,6 +76,7 @@ class WorkerActor(Actor):
     worker_id: str = attrs.field(factory=lambda: str(ULID()))
     created: str = ""
     _ctx: Context["WorkerActor"] = attrs.field(init=False)
+    _ledger: Ledger = attrs.field(init=False)
     _runner: Runner = attrs.field(init=False)
     _jobs: dict[str, JobBody] = attrs.field(factory=dict[str, JobBody])
     _starting: set[str] = attrs.field(factory=set[str])
@@ -105,6 +107,8 @@ class WorkerActor(Actor):
                 f"pool {core.names.pool!r} is being shut down: it takes no new worker"
             )
         self.created = created
+        self._ledger = Ledger(core.store, self.worker_id, created)
+        ctx.start_soon(self._ledger.run)
         reader = await ctx.spawn(
             Stream(stream, core.store.redis).reader_child(
                 start=OLDEST, block=core.options.worker_ttl / 2
@@ -292,18 +296,19 @@ class WorkerActor(Actor):
     async def _own(self, job: JobBody) -> bool:
         dead_owner = ""
         while True:
-            status, owner = await self.core.store.own(
-                self.worker_id, self.created, job.key, job.payload, dead_owner=dead_owner
-            )
-            if status != 2:  # noqa: PLR2004 - the script's own numbers
-                return status == 1
+            owner = await self._ledger.own(job.key, job.payload, dead_owner=dead_owner)
+            if isinstance(owner, int):
+                return owner == 1
             if owner == dead_owner or self.core.fleet.is_active(owner, trio.current_time()):
                 return False
             dead_owner = owner
 
     async def _give_up(self, job: JobBody) -> None:
         """Undo the ownership of a job that did not start; who sent it again keeps the payload."""
-        await self.core.store.disown(self.worker_id, job.key, drop_payload=not job.requeued)
+        if job.requeued:
+            await self._ledger.keep(job.key, rest=self.core.options.worker_ttl)
+        else:
+            await self._ledger.end(job.key)
         self._starting.discard(job.key)
         self._jobs.pop(job.key, None)
 
@@ -319,7 +324,7 @@ class WorkerActor(Actor):
         if self._jobs.pop(key, None) is None:
             await trio.lowlevel.checkpoint()
             return
-        await self.core.store.disown(self.worker_id, key, drop_payload=True)
+        await self._ledger.end(key)
         self.core.report(
             "job_ended" if how == "job_ended" else "job_stopped",
             key=key,
@@ -365,7 +370,7 @@ class WorkerActor(Actor):
             await self._give_up(job)
             return
         body = encode_job(attrs.evolve(job, requeued=True))
-        moved = await self.core.store.disown(self.worker_id, key, drop_payload=False, requeue=body)
+        moved = await self._ledger.requeue(key, body)
         del self._jobs[key]
         if moved:
             self.core.report("job_moved", key=key, worker_id=self.worker_id)

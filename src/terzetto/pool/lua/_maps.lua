@@ -43,17 +43,6 @@ local function list_has(stored, key)
   return false
 end
 
-local function list_add(hash, channel, field, key)
-  local stored = redis.call('HGET', hash, field)
-  local items = stored and list_items(stored) or {}
-  for _, item in ipairs(items) do
-    if item == key then return false end
-  end
-  items[#items + 1] = key
-  map_set(hash, channel, field, cjson.encode(items))
-  return true
-end
-
 local function list_remove(hash, channel, field, key)
   local stored = redis.call('HGET', hash, field)
   if not stored then return false end

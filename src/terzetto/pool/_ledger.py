@@ -1,0 +1,106 @@
+"""What a worker owns, written to Redis: many changes at a time, in order.
+
+The list of a worker's jobs is one value in Redis, and each change writes it
+anew; with a thousand jobs that is a lot for one. So changes that come while one
+script is under way wait, and go together with the next: the more there is to
+do, the less each costs. Changes of one key keep their order.
+
+Run by the worker as a background task; its lanes call the rest and wait.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+import trio
+from redis.exceptions import RedisError
+
+from terzetto.pool._store import Store
+
+_MOST: Final = 256
+_MOST_BYTES: Final = 4 * 1024 * 1024  # a script's arguments are parsed at one go
+
+
+@attrs.define(eq=False)
+class _Change:
+    """One change on its way: what, and what came of it."""
+
+    args: tuple[str, str, bytes, str]
+    done: trio.Event = attrs.field(factory=trio.Event)
+    outcome: int | str = 0
+    error: RedisError | None = None
+
+
+@attrs.define(eq=False)
+class Ledger:
+    """The changes of one worker."""
+
+    store: Store
+    worker_id: str
+    created: str
+    _waiting: list[_Change] = attrs.field(factory=list[_Change])
+    _wake: trio.Event = attrs.field(factory=trio.Event)
+
+    async def own(self, key: str, payload: bytes, *, dead_owner: str = "") -> int | str:
+        """Become the owner of a job; 1, 0 if the worker left the pool, or the other owner."""
+        return await self._apply("own", key, payload, dead_owner)
+
+    async def end(self, key: str) -> bool:
+        """Take a job off, payload and all; False if it was not owned."""
+        return await self._apply("end", key) == 1
+
+    async def keep(self, key: str, *, rest: float) -> bool:
+        """Take a job off that did not start, and have it rest for some seconds."""
+        return await self._apply("keep", key, more=str(round(rest * 1e6))) == 1
+
+    async def requeue(self, key: str, body: bytes) -> bool:
+        """Take a job off and send it to the pool again; False if it was not owned."""
+        return await self._apply("requeue", key, body) == 1
+
+    async def bury(self, key: str, letter: bytes) -> bool:
+        """Take a job off and make a dead letter of it; False if it was not owned."""
+        return await self._apply("bury", key, letter) == 1
+
+    async def run(self) -> None:
+        """Write the changes, for ever."""
+        while True:
+            await self._wake.wait()
+            batch = self._take()
+            try:
+                outcomes = await self.store.change_jobs(
+                    self.worker_id, self.created, [change.args for change in batch]
+                )
+            except RedisError as error:
+                for change in batch:
+                    change.error = error
+                    change.done.set()
+                continue
+            for change, outcome in zip(batch, outcomes, strict=True):
+                change.outcome = outcome
+                change.done.set()
+
+    def _take(self) -> Sequence[_Change]:
+        size, count = 0, 0
+        for change in self._waiting[:_MOST]:
+            size += len(change.args[2])
+            if count and size > _MOST_BYTES:
+                break
+            count += 1
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        if not self._waiting:
+            self._wake = trio.Event()
+        return batch
+
+    async def _apply(self, kind: str, key: str, value: bytes = b"", more: str = "") -> int | str:
+        """Queue one change and wait for it.
+
+        Raises:
+            redis.exceptions.RedisError: Redis refused it, or the client was closed.
+        """
+        change = _Change((kind, key, value, more))
+        self._waiting.append(change)
+        self._wake.set()
+        await change.done.wait()
+        if change.error is not None:
+            raise change.error
+        return change.outcome

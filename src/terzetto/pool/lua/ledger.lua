@@ -1,0 +1,93 @@
+-- Carries out what a worker has to change about its jobs, many changes in one step:
+-- its list is read and written once.
+-- KEYS: 1 workers hash, 2 jobs hash, 3 job-payloads hash, 4 pool stream,
+--       5 dead-letters hash, 6 pending-jobs hash
+-- ARGV: 1 to 4 channels of jobs, job-payloads, dead-letters and pending-jobs,
+--       5 worker id, 6 its creation time, then for each change four:
+--       "own", key, payload, an owner that is known to be dead or '':
+--         becomes the owner of a job that it is about to start
+--       "end", key, '', '': the job has ended; the payload goes too
+--       "keep", key, '', how long it rests in us: the job did not start, was sent again
+--         before, and will be again; the payload stays
+--       "requeue", key, start event's body, '': the job goes elsewhere
+--       "bury", key, letter, '': the job is given up, and becomes a dead letter
+-- Returns for each change 1 done, 0 not done (the worker is no longer in the pool, or
+-- does not own the job), or the id of the other worker that owns the key
+
+local jobs, worker = KEYS[2], ARGV[5]
+local is_member = redis.call('HGET', KEYS[1], worker) == ARGV[6]
+local stored = redis.call('HGET', jobs, worker)
+local items = stored and list_items(stored) or {}
+local place, count = {}, #items
+for i, key in ipairs(items) do place[key] = i end
+local changed = false
+local others
+
+local function owner_but_me(key)
+  if not others then others = redis.call('HGETALL', jobs) end
+  for i = 1, #others, 2 do
+    local field = others[i]
+    if field ~= worker and string.sub(field, 1, 1) ~= '=' and list_has(others[i + 1], key) then
+      return field
+    end
+  end
+  return nil
+end
+
+local function own(key, payload, dead)
+  if not is_member then return 0 end
+  local other = owner_but_me(key)
+  if other then
+    if other ~= dead then return other end
+    list_remove(jobs, ARGV[1], other, key)
+    others = nil
+  end
+  if not place[key] then
+    count = count + 1
+    items[count] = key
+    place[key] = count
+    changed = true
+  end
+  if redis.call('HGET', KEYS[3], key) ~= payload then map_set(KEYS[3], ARGV[2], key, payload) end
+  return 1
+end
+
+local function let_go(kind, key, value, rest)
+  if not place[key] then return 0 end
+  items[place[key]] = false
+  place[key] = nil
+  changed = true
+  if kind == 'end' then
+    map_del(KEYS[3], ARGV[2], key)
+  elseif kind == 'requeue' then
+    redis.call('XADD', KEYS[4], '*', 'n', 'j', 'p', value)
+  elseif kind == 'bury' then
+    map_set(KEYS[5], ARGV[3], key, value)
+    map_del(KEYS[3], ARGV[2], key)
+  elseif tonumber(rest) then
+    map_set(KEYS[6], ARGV[4], key, decimal(now_us() + tonumber(rest)) .. '000')
+  end
+  return 1
+end
+
+local replies = {}
+for i = 7, #ARGV, 4 do
+  local kind, key, value, more = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  if kind == 'own' then
+    replies[#replies + 1] = own(key, value, more)
+  else
+    replies[#replies + 1] = let_go(kind, key, value, more)
+  end
+end
+if changed then
+  local kept = {}
+  for i = 1, count do
+    if items[i] then kept[#kept + 1] = items[i] end
+  end
+  if #kept == 0 then
+    map_del(jobs, ARGV[1], worker)
+  else
+    map_set(jobs, ARGV[1], worker, cjson.encode(kept))
+  end
+end
+return replies
