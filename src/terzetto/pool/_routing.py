@@ -79,6 +79,7 @@ class Router:
                 if event is not None and self._routes.arrive(event, now):
                     events.append(event)
             await self._forward(events)
+            self._wake.set()  # `retry` may have to be there sooner
 
     async def retry(self) -> None:
         """Route again what nobody could take, for ever."""
@@ -148,7 +149,6 @@ class Router:
                 self.core.log.warning("Redis refused to route events", error=str(error))
                 for event in [*(event for event, _ in there), *asked]:
                     self._routes.hold(event.event_id, trio.current_time())
-        self._wake.set()
 
     def _offer(self, event: PoolEvent, worker_id: str) -> bool:
         """Try the short road; False if the worker is not of this node."""
