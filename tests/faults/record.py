@@ -1,0 +1,75 @@
+"""What the processes of a scenario write down, and how it is read: one file a process.
+
+Every line is one event with the time of the machine's monotonic clock, which all
+processes share, so the lines of several files can be put in order. A line is one
+write to a file opened for appending: a process that is killed loses none.
+"""
+
+import enum
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+
+class Kind(enum.StrEnum):
+    """What happened."""
+
+    ACCEPTED = "accepted"  # the dispatch of a key returned
+    UNDECIDED = "undecided"  # the dispatch failed in a way that does not say what became of it
+    STOPPED = "stopped"  # the stop of a key was sent
+    STARTED = "started"  # the job's code began to run
+    ANSWERED = "answered"  # the job's code answered a roll call: it runs
+    ENDED = "ended"  # the job's code has ended
+    PAUSED = "paused"  # a node's process was sent SIGSTOP
+    RESUMED = "resumed"  # a node's process was sent SIGCONT
+    KILLED = "killed"  # a node's process was sent SIGKILL
+
+
+@attrs.frozen
+class Event:
+    """One line: `at` in seconds, `node` the process it is about, `key` a job's or empty."""
+
+    at: float
+    node: str
+    key: str
+    kind: Kind
+
+
+class Recorder:
+    """Writes the events of one process, or of one that is spoken for."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def write(self, node: str, key: str, kind: Kind) -> None:
+        """Write an event of now."""
+        line = json.dumps([time.monotonic(), node, key, kind]) + "\n"
+        os.write(self._fd, line.encode())
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+class Follower:
+    """Reads the files of a directory as they grow."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._read: dict[Path, int] = {}
+
+    def read_new(self) -> Iterator[Event]:
+        """Yield what was written since the last call; in order within a file only."""
+        for path in sorted(self._directory.glob("*.events")):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                text = file.read()
+            complete = text[: text.rfind(b"\n") + 1]
+            self._read[path] = self._read.get(path, 0) + len(complete)
+            for line in complete.splitlines():
+                at, node, key, kind = json.loads(line)
+                yield Event(at, node, key, Kind(kind))
