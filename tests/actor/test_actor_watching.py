@@ -1,0 +1,269 @@
+"""Watching: monitors, lifecycle events, observers, dead letters, descriptions."""
+
+import logging
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from terzetto.actor import (
+    Actor,
+    ActorCrashedError,
+    Child,
+    Context,
+    Crashed,
+    DeadLetter,
+    Escalated,
+    Event,
+    Exit,
+    Missed,
+    Restarted,
+    Started,
+    Stop,
+    Stopped,
+    Supervisor,
+    Tree,
+    describe,
+    open_supervisor,
+    open_tree,
+    render,
+)
+from terzetto.testing import Journal, Probe
+
+
+async def crash(top: Supervisor, path: str, error: Exception) -> None:
+    with pytest.raises(ActorCrashedError):
+        await top.get(path, Probe).ask(Probe.crash, error)
+
+
+async def test_a_monitor_is_told_at_the_final_stop_only() -> None:
+    exits: list[Exit] = []
+    async with open_supervisor() as top, trio.open_nursery() as nursery:
+        ref = await top.spawn(Probe)
+
+        async def monitor() -> None:
+            exits.append(await ref.wait_stopped())
+
+        for _ in range(3):
+            nursery.start_soon(monitor)
+        await crash(top, "probe", ValueError())
+        assert await ref.ask(Probe.echo, 1) == 1
+        await trio.testing.wait_all_tasks_blocked()
+        assert exits == []
+        await ref.close()
+    assert exits == [Exit(Stop.CLOSED)] * 3
+    assert await ref.wait_stopped() == Exit(Stop.CLOSED)
+
+
+async def test_events_tell_a_whole_story_in_order(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    first, second = ValueError("first"), ValueError("second")
+    events: list[Event] = []
+    tree = Tree(
+        name="inner", max_restarts=1, restart="temporary", children=(Child(Probe, name="p"),)
+    )
+    async with open_supervisor(observers=(events.append,)) as top:
+        inner = await top.spawn(tree)
+        await crash(inner, "p", first)
+        await trio.sleep(1)
+        await crash(inner, "p", second)
+        await inner.wait_stopped()
+    story = [event for event in events if not isinstance(event, DeadLetter)]
+    path = "top/inner/p"
+    assert story[:2] == [Started(path="top"), Started(path=path)]
+    assert story[2:-1] == [
+        Started(path="top/inner"),
+        Crashed(path=path, error=first),
+        Restarted(path=path, restarts=1),
+        Crashed(path=path, error=second),
+        Escalated(
+            path="top/inner",
+            child=path,
+            error=second,
+            why="its supervisor had used up its 1 restarts within 5 s",
+        ),
+        Stopped(path=path, exit=Exit(Stop.CRASHED, second)),
+        Crashed(path="top/inner", error=second),
+        Stopped(path="top/inner", exit=Exit(Stop.CRASHED, second)),
+    ]
+    assert story[-1] == Stopped(path="top", exit=Exit(Stop.CLOSED))
+
+
+async def test_events_of_a_subtree_only() -> None:
+    async with open_supervisor() as top:
+        inner = await top.spawn(Tree(name="inner"))
+        async with inner.events() as events:
+            await top.spawn(Probe, name="inner-2")
+            await inner.spawn(Probe, name="p")
+            async for event in events:
+                assert event == Started(path="top/inner/p")
+                break
+
+
+async def test_a_slow_reader_of_events_loses_the_oldest_and_learns_how_many() -> None:
+    async with open_supervisor() as top:
+        async with top.events(buffer_size=3) as events:
+            for _ in range(5):
+                await top.spawn(Probe)
+            received = [await anext(aiter(events)) for _ in range(4)]
+        assert received == [
+            Missed(count=2),
+            Started(path="top/probe-3"),
+            Started(path="top/probe-4"),
+            Started(path="top/probe-5"),
+        ]
+
+
+async def test_iterating_events_ends_with_the_tree() -> None:
+    seen: list[Event] = []
+    async with trio.open_nursery() as nursery, open_supervisor() as top:
+
+        async def watch(task_status: trio.TaskStatus[None]) -> None:
+            async with top.events() as events:
+                task_status.started()
+                seen.extend([event async for event in events])
+
+        await nursery.start(watch)
+    assert seen == [Stopped(path="top", exit=Exit(Stop.CLOSED))]
+
+
+async def test_an_observer_that_raises_is_logged_and_harms_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[Event] = []
+
+    def bad(event: Event) -> None:
+        seen.append(event)
+        raise ValueError("observer")
+
+    async def good(event: Event) -> None:
+        await trio.lowlevel.checkpoint()
+        others.append(event)
+
+    others: list[Event] = []
+    async with open_supervisor(observers=(bad,)) as top:
+        top.observe(good)
+        ref = await top.spawn(Probe)
+        assert await ref.ask(Probe.echo, 1) == 1
+    assert len(seen) == 1
+    assert [type(event) for event in others] == [Started, Stopped, Stopped]
+    assert any("observer raised" in record.message for record in caplog.records)
+
+
+async def test_an_observer_that_hangs_holds_up_neither_the_tree_nor_its_end(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def stuck(event: Event) -> None:
+        await trio.sleep_forever()
+
+    async with open_supervisor(observers=(stuck,)) as top:
+        for _ in range(10):
+            await top.spawn(Probe)
+        assert trio.current_time() == 0
+        await top.close()
+        assert trio.current_time() == 0
+    assert trio.current_time() <= 1
+
+
+async def test_what_happens_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "terzetto.actor")
+    async with open_supervisor() as top:
+        await top.spawn(Probe, name="p")
+        await crash(top, "p", ValueError("logged"))
+        await top.get("p", Probe).ask(Probe.echo, 1)
+    levels = {
+        record.getMessage().split(" actor=")[0]: record.levelname for record in caplog.records
+    }
+    assert levels == {
+        "actor started": "DEBUG",
+        "actor crashed": "ERROR",
+        "actor restarted": "WARNING",
+        "dead letter": "WARNING",
+        "actor stopped": "DEBUG",
+    }
+    crashed = next(record for record in caplog.records if record.levelname == "ERROR")
+    assert crashed.exc_info is not None
+    assert str(crashed.exc_info[1]) == "logged"
+
+
+async def test_an_actors_own_log_has_its_path(caplog: pytest.LogCaptureFixture) -> None:
+    class Logging(Probe):
+        async def started(self, ctx: Context[Probe]) -> None:
+            ctx.log.warning("hello", number=3)
+
+    async with open_supervisor() as top:
+        await top.spawn(Logging, name="l")
+    assert [record.getMessage() for record in caplog.records] == ["hello actor='top/l' number=3"]
+
+
+async def test_a_tree_describes_and_draws_itself(autojump_clock: trio.testing.MockClock) -> None:
+    class Owner(Probe):
+        async def started(self, ctx: Context[Probe]) -> None:
+            await super().started(ctx)
+            await ctx.spawn(Probe, name="kid")
+
+    tree = Tree(
+        name="shop",
+        strategy="rest_for_one",
+        children=(
+            Child(Owner, name="owner"),
+            Tree(name="empty"),
+            Child(Probe, name="busy", mailbox=5),
+        ),
+    )
+    async with open_tree(tree) as top:
+        await crash(top, "owner", ValueError())
+        await trio.sleep(1)
+        busy = top.get("busy", Probe)
+        gate = trio.Event()
+        for message in (gate, gate, gate):
+            busy.tell_nowait(Probe.hold, message)
+        await trio.sleep(2)
+        picture = describe(top)
+        assert [child.name for child in picture.children] == ["owner", "empty", "busy"]
+        owner, empty, described = picture.children
+        assert (owner.kind, owner.state, owner.restarts) == ("actor", "running", 1)
+        assert owner.children[0].path == "shop/owner/kid"
+        assert (empty.kind, empty.type_name) == ("supervisor", "one_for_one")
+        assert (described.waiting, described.capacity, described.oldest) == (2, 5, 2.0)
+        assert render(top) == "\n".join(  # noqa: FLY002 - one line a line
+            [
+                "shop (rest_for_one) running",
+                "├─ owner (Owner) running, restarts 1",
+                "│  └─ kid (Probe) running",
+                "├─ empty (one_for_one) running, restarts 1",
+                "└─ busy (Probe) running, restarts 1, mailbox 2/5, oldest 2.0 s",
+            ]
+        )
+        assert render(picture) == render(top)
+        gate.set()
+
+
+async def test_dead_letters_are_counted_by_place_and_reason() -> None:
+    class Plain(Actor):
+        async def add(self, number: int) -> None:
+            del number
+
+    async with open_supervisor() as top:
+        inner = await top.spawn(Tree(name="inner"))
+        ref = await inner.spawn(Plain, name="p")
+        for _ in range(2):
+            ref.tell_nowait(Plain.add)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue] - the point
+        await ref.ask(Plain.add, 1)
+        await top.spawn(Probe, name="q")
+        await crash(top, "q", ValueError())
+        assert inner.dead_letters == {("top/inner/p", "misfit"): 2}
+        assert top.dead_letters == {("top/inner/p", "misfit"): 2, ("top/q", "crashed"): 1}
+
+
+async def test_the_state_of_a_ref_is_shown() -> None:
+    async with open_supervisor() as top:
+        journal = Journal()
+        ref = await top.spawn(partial(Probe, journal))
+        assert repr(ref) == "<Ref top/probe running>"
+        await ref.close()
+        assert repr(ref) == "<Ref top/probe stopped>"
+        assert ref.is_stopped
+        assert repr(top) == "<Supervisor top running, 0 children>"
