@@ -6,6 +6,7 @@ here runs in the one trio thread, and nothing but `run` waits.
 """
 
 import time
+from collections.abc import Awaitable
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
@@ -61,12 +62,17 @@ class Core(Generic[V]):
     expiry: Expiry
     log: Logger
     replica: Replica[V]
+    _first_args: tuple[str | int, ...] = attrs.field(init=False)
     ref: Ref[Any] | None = attrs.field(default=None, init=False)
     slots: dict[Slot[object], None] = attrs.field(factory=dict[Slot[object], None], init=False)
     snapshot_wanted: trio.Event = attrs.field(factory=trio.Event, init=False)
     is_frozen: bool = attrs.field(default=False, init=False)
     is_unanswered: bool = attrs.field(default=False, init=False)
     certain_at: float = attrs.field(factory=time.time, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Put together what every script is told first."""
+        self._first_args = (self.channel, *self.expiry.args)
 
     # --- from the actor -----------------------------------------------------------------
 
@@ -128,10 +134,10 @@ class Core(Generic[V]):
                 "(what was read stays readable, and reset and destroy still work)"
             )
 
-    async def run(self, script: Script, *args: bytes | int) -> Reply:
-        """Run a script on the map; only this waits for Redis."""
-        return await self.redis.run_script(
-            script, keys=[self.content_key], args=[self.channel, *self.expiry.args, *args]
+    def run(self, script: Script, *args: bytes | int) -> Awaitable[Reply]:
+        """Run a script on the map; only what this returns waits for Redis."""
+        return self.redis.run_script(
+            script, keys=(self.content_key,), args=(*self._first_args, *args)
         )
 
     async def wait_for_revision(self, revision: int, sent_at: Position) -> None:

@@ -11,7 +11,7 @@ from terzetto.errors import InvalidOptionError, InvalidPayloadError
 from terzetto.redis import Redis
 from terzetto.rmap._actor import MapActor
 from terzetto.rmap._core import Core, Expiry
-from terzetto.rmap._keys import content_key, updates_channel
+from terzetto.rmap._keys import content_key, decode_text, updates_channel
 from terzetto.rmap._map import TEXT, BytesCodec, BytesMap, Map
 from terzetto.rmap._replica import Change, Replica
 from terzetto.rmap._typed import TypedMap
@@ -174,6 +174,7 @@ def join(
 def _core(
     name: str, redis: Redis, codec: Codec[Any], expiry: Expiry, logger: Logger | None
 ) -> Core[Any]:
+    decode = decode_text if codec is TEXT else codec.decode  # one call less for each value
     log = (default_logger("rmap") if logger is None else logger).bind(map=name)
 
     def report_malformed(data: bytes, error: InvalidPayloadError) -> None:
@@ -191,6 +192,6 @@ def _core(
         channel=updates_channel(name),
         expiry=expiry,
         log=log,
-        replica=Replica(decode=codec.decode, on_change=post, on_malformed=report_malformed),
+        replica=Replica(decode=decode, on_change=post, on_malformed=report_malformed),
     )
     return core

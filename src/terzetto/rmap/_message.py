@@ -18,6 +18,8 @@ from terzetto.errors import InvalidPayloadError
 
 _MAX_REVISION = 2**64 - 1
 _LENGTH = struct.Struct("<i")
+_LENGTH_SIZE = _LENGTH.size
+_unpack_length = _LENGTH.unpack_from
 
 
 class Op(Enum):
@@ -29,10 +31,10 @@ class Op(Enum):
     DESTROY = b"destroy"
 
 
-_OPS = {op.value: op for op in Op}
+_BARE = {b"reset": Op.RESET, b"destroy": Op.DESTROY}
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)  # not frozen: one is made for every change of every map
 class Message:
     """One committed change: `key` is empty for RESET and DESTROY, `value` for all but SET."""
 
@@ -45,7 +47,7 @@ class Message:
         """Return the bytes that are published for this change."""
         name: bytes = self.op.value
         revision = b"%d" % self.revision
-        if self.op in {Op.RESET, Op.DESTROY}:
+        if self.op is Op.RESET or self.op is Op.DESTROY:
             return name + b":" + revision
         parts = (self.key, self.value, revision) if self.op is Op.SET else (self.key, revision)
         return name + b":" + b"".join(_LENGTH.pack(len(part)) + part for part in parts)
@@ -58,18 +60,21 @@ def decode_message(data: bytes) -> Message:
         InvalidPayloadError: the operation is unknown, the body is cut short, or the
             revision is not an unsigned 64-bit number in decimal digits.
     """
+    start = data[:4]
+    if start == b"set:":
+        key, offset = _string(data, 4)
+        value, offset = _string(data, offset)
+        revision, _ = _string(data, offset)
+        return Message(op=Op.SET, key=key, value=value, revision=decode_revision(revision))
+    if start == b"del:":
+        key, offset = _string(data, 4)
+        revision, _ = _string(data, offset)
+        return Message(op=Op.DELETE, key=key, revision=decode_revision(revision))
     name, _, body = data.partition(b":")
-    op = _OPS.get(name)
+    op = _BARE.get(name)
     if op is None:
         raise InvalidPayloadError(f"unknown operation {name[:20]!r} in a message of a map")
-    if op in {Op.RESET, Op.DESTROY}:
-        return Message(op=op, revision=decode_revision(body))
-    key, offset = _string(body, 0)
-    value = b""
-    if op is Op.SET:
-        value, offset = _string(body, offset)
-    revision, _ = _string(body, offset)
-    return Message(op=op, key=key, value=value, revision=decode_revision(revision))
+    return Message(op=op, revision=decode_revision(body))
 
 
 def decode_revision(text: bytes) -> int:
@@ -85,12 +90,16 @@ def decode_revision(text: bytes) -> int:
     raise InvalidPayloadError(f"{text[:40]!r} is not the revision of a map")
 
 
-def _string(body: bytes, offset: int) -> tuple[bytes, int]:
-    start = offset + _LENGTH.size
-    if start > len(body):
-        raise InvalidPayloadError(f"a message of a map ends within a length, at byte {offset}")
-    (length,) = _LENGTH.unpack_from(body, offset)
-    end = start + length
-    if length < 0 or end > len(body):
+def _string(data: bytes, offset: int) -> tuple[bytes, int]:
+    """Return the string at `offset`, and the offset behind it."""
+    start = offset + _LENGTH_SIZE
+    try:
+        (length,) = _unpack_length(data, offset)
+    except struct.error:
+        raise InvalidPayloadError(
+            f"a message of a map ends within a length, at byte {offset}"
+        ) from None
+    end: int = start + length
+    if length < 0 or end > len(data):
         raise InvalidPayloadError(f"a message of a map has a length of {length} at byte {offset}")
-    return body[start:end], end
+    return data[start:end], end

@@ -134,7 +134,8 @@ class Replica(Generic[V]):
         except InvalidPayloadError as error:
             self.on_malformed(data, error)
             return
-        if message.key in {REVISION_FIELD, KIND_FIELD}:
+        key = message.key
+        if key in (REVISION_FIELD, KIND_FIELD):
             return
         if self._under_way:
             self._hold(message)
@@ -143,8 +144,9 @@ class Replica(Generic[V]):
         else:
             change = self._apply(message)
             if change is not None:
-                self._release_reached()
-                self.on_change(change, decode_text(message.key) if message.key else None)
+                if self._waiters:
+                    self._release_reached()
+                self.on_change(change, decode_text(key) if key else None)
 
     def gap(self) -> None:
         """Messages may have been lost: a snapshot that was begun before this is void."""
@@ -218,13 +220,15 @@ class Replica(Generic[V]):
         self.undecodable.clear()
         self.revision = revision_of(fields)
         values, decode = self.values, self.decode
-        for key, value in fields.items():
-            if key in {REVISION_FIELD, KIND_FIELD}:
-                continue
+        for stored_key, value in fields.items():
+            key = stored_key.decode("utf-8", "surrogateescape")  # decode_text, without the call
             try:
-                values[decode_text(key)] = decode(value)
+                values[key] = decode(value)
             except InvalidPayloadError:
-                self.undecodable[decode_text(key)] = value
+                self.undecodable[key] = value
+        for field in (REVISION_FIELD, KIND_FIELD):
+            values.pop(decode_text(field), None)
+            self.undecodable.pop(decode_text(field), None)
 
     # --- messages -----------------------------------------------------------------------
 
@@ -265,17 +269,18 @@ class Replica(Generic[V]):
             self.request_snapshot()
             return None
         self.revision = revision
-        match message.op:
-            case Op.SET:
-                self._set(decode_text(message.key), message.value)
-            case Op.DELETE:
-                key = decode_text(message.key)
-                self.values.pop(key, None)
-                self.undecodable.pop(key, None)
-            case Op.RESET | Op.DESTROY:
-                self.values.clear()
-                self.undecodable.clear()
-        return _CHANGES[message.op]
+        op = message.op
+        if op is Op.SET:
+            self._set(decode_text(message.key), message.value)
+            return Change.SET
+        if op is Op.DELETE:
+            key = decode_text(message.key)
+            self.values.pop(key, None)
+            self.undecodable.pop(key, None)
+            return Change.DELETE
+        self.values.clear()
+        self.undecodable.clear()
+        return Change.RESET
 
     def _set(self, key: str, stored: bytes) -> None:
         try:
@@ -284,7 +289,8 @@ class Replica(Generic[V]):
             self.values.pop(key, None)
             self.undecodable[key] = stored
         else:
-            self.undecodable.pop(key, None)
+            if self.undecodable:
+                self.undecodable.pop(key, None)
             self.values[key] = value
 
     # --- waiters ------------------------------------------------------------------------

@@ -10,6 +10,7 @@ the caller's task.
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
+    Awaitable,
     Callable,
     Generator,
     ItemsView,
@@ -280,9 +281,9 @@ class TypedMap(Mapping[str, V], Generic[V]):
         )
         return self._decode_previous(previous if existed else None), int(revision)
 
-    async def _run(self, script: Script, *args: bytes | int) -> Reply:
+    def _run(self, script: Script, *args: bytes | int) -> Awaitable[Reply]:
         self._core.check_open()
-        return await self._core.run(script, *args)
+        return self._core.run(script, *args)
 
     def _encode(self, value: V) -> bytes:
         return self._codec.encode(value)
