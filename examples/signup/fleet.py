@@ -50,7 +50,7 @@ class Fleet:
 
     url: str
     mailbox: Path
-    _nursery: trio.Nursery
+    _nursery: trio.Nursery = attrs.field(alias="nursery")
     _processes: dict[str, trio.Process] = attrs.field(factory=dict[str, trio.Process])
 
     async def hire(self, name: str) -> None:

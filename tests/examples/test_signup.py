@@ -67,7 +67,7 @@ class Stage:
 
     async def wait_until_nothing_is_left(self) -> None:
         with trio.fail_after(15):
-            while list(self.processes()) or list(self.directory.iterdir()):  # noqa: ASYNC110 - ends are not announced
+            while any(self.processes()) or any(self.directory.iterdir()):  # noqa: ASYNC110 - ends are not announced
                 await trio.sleep(0.05)
 
 
