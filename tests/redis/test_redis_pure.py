@@ -110,7 +110,6 @@ def test_any_text_is_a_url_or_an_error_of_ours(text: str) -> None:
         (("XREADGROUP", "GROUP", "g", "c", "BLOCK", "1", "STREAMS", "s", ">"), Road.BLOCKS),
         (("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">"), Road.WRITE),
         (("BLPOP", "k", 0), Road.BLOCKS),
-        (("WAIT", 1, 0), Road.BLOCKS),
         (("CLIENT", "SETNAME", "x"), Road.WRITE),
     ],
 )
@@ -133,6 +132,7 @@ def test_the_road_of_a_command(args: tuple[Arg, ...], road: Road) -> None:
         ("HELLO", 2),
         ("RESET",),
         ("QUIT",),
+        ("WAIT", 1, 0),
     ],
 )
 def test_what_would_disturb_others_is_refused(args: tuple[Arg, ...]) -> None:
@@ -147,7 +147,7 @@ def test_what_no_link_can_carry_is_refused(args: tuple[Arg, ...]) -> None:
 
 
 def test_a_link_of_ones_own_may_hold_state() -> None:
-    for args in [("MULTI",), ("WATCH", "k"), ("SELECT", 1), ("BLPOP", "k", 1)]:
+    for args in [("MULTI",), ("WATCH", "k"), ("SELECT", 1), ("BLPOP", "k", 1), ("WAIT", 1, 10)]:
         check_dedicated(args)
 
 

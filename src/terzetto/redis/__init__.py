@@ -17,10 +17,12 @@ from terzetto.redis._errors import (
     UrlError,
     WrongLinkError,
 )
+from terzetto.redis._pipeline import Pipeline, Queued, Transaction, UnsentError
 from terzetto.redis._pubsub import Gap, Message, Subscription
 from terzetto.redis._request import LinkStatistics, LinkStatus, State
 from terzetto.redis._script import Script
 from terzetto.redis._url import CredentialProvider, Credentials
+from terzetto.redis._watching import Watching
 from terzetto.redis._wire import Arg, Reply
 
 __all__ = [
@@ -37,13 +39,18 @@ __all__ = [
     "LinkStatistics",
     "LinkStatus",
     "Message",
+    "Pipeline",
+    "Queued",
     "Redis",
     "Reply",
     "ReplyError",
     "Script",
     "State",
     "Subscription",
+    "Transaction",
+    "UnsentError",
     "UrlError",
+    "Watching",
     "WrongLinkError",
     "connect",
 ]

@@ -83,6 +83,10 @@ class Keeper:
         finally:
             link.close()
 
+    async def start(self, link: Link) -> None:
+        """Run a link until it is closed, or the client's block is left."""
+        await self._spawn(partial(LinkActor, link))
+
     async def keep_hub(self, hub: Hub) -> None:
         """Run the pub/sub link and its hub until the client's block is left."""
         await self._spawn(partial(HubActor, hub))

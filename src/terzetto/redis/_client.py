@@ -8,42 +8,41 @@ The road of a command: `execute` -> `Link.request` -> the caller sleeps -> the
 link's reader resumes it. No mailbox, no lock, no task is between.
 """
 
-import inspect
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import trio
-from redis._parsers.encoders import Encoder
-from redis._parsers.response_callbacks import get_response_callbacks
-from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.commands import AsyncCoreCommands
 from redis.event import EventDispatcher
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError, WatchError
 
 from terzetto.errors import InvalidOptionError
 from terzetto.redis._actors import Keeper
 from terzetto.redis._commands import Road, check_unit, road_of, shared
 from terzetto.redis._dedicated import Dedicated
-from terzetto.redis._errors import WrongLinkError
+from terzetto.redis._errors import LinkLostError
+from terzetto.redis._leases import Leases
 from terzetto.redis._link import Link
+from terzetto.redis._pipeline import Pipeline, Transaction
 from terzetto.redis._pubsub import Hub, Kind, Subscription
 from terzetto.redis._request import LinkStatistics, LinkStatus, State, replies_of
 from terzetto.redis._script import Script
+from terzetto.redis._shape import Shaper, words
 from terzetto.redis._url import Options
+from terzetto.redis._watching import Watching
 from terzetto.redis._wire import Arg, Reply, pack, plain
 
-_callbacks: Final[dict[str, Callable[..., Any]]] = get_response_callbacks(
-    user_protocol=3, legacy_responses=False
-)
+T = TypeVar("T")
 
 
 class Redis(AsyncCoreCommands):
     """A client of one Redis server, for any number of tasks.
 
     The methods of redis-py's `AsyncCoreCommands` (`get`, `hset`, `xadd`, ...)
-    are there with redis-py's return values; `execute` and its kin give plain
-    RESP3 replies. Replies are bytes, never str.
+    are there with redis-py's return values, bytes or, with `decode_replies`, str;
+    `execute` and its kin give plain RESP3 replies, always bytes. A command that
+    waits on the server (BLPOP, XREAD BLOCK) gets a link of its own by itself.
 
     Every call may be cancelled at any time. A command that was not yet written
     is then never sent; one that was runs on the server without a witness.
@@ -61,15 +60,19 @@ class Redis(AsyncCoreCommands):
         self._hub = Hub(options)
         self._hub_lock = trio.Lock()
         self._hub_runs = False
-        self.encoder = Encoder("utf-8", "surrogateescape", decode_responses=False)  # type: ignore[no-untyped-call] # redis-py's
-        self.response_callbacks = dict(_callbacks)
+        self._leases = Leases(options, link, keeper)
+        self._shaper = Shaper(decode=options.decode_replies)
 
     def __repr__(self) -> str:
         return f"<Redis {self.url} {self.state}>"
 
-    def get_encoder(self) -> Encoder:
+    def get_encoder(self) -> Any:  # noqa: ANN401 - redis-py's own
         """Return redis-py's encoder; some of its commands ask for it."""
-        return self.encoder
+        return self._shaper.encoder
+
+    def get_connection_kwargs(self) -> dict[str, Any]:
+        """Return what redis-py's commands may want to know of connections: nothing."""
+        return {}
 
     @property
     def url(self) -> str:
@@ -108,6 +111,8 @@ class Redis(AsyncCoreCommands):
 
         A str is sent as UTF-8 with surrogateescape.
 
+        One that waits on the server is cancelled as `Dedicated.execute` says.
+
         Raises:
             redis.exceptions.RedisError: the server's error reply.
             LinkLostError: the connection was lost after the command was written;
@@ -121,7 +126,8 @@ class Redis(AsyncCoreCommands):
         if repeatable is None:
             road = road_of(args)
             if road is Road.BLOCKS:
-                raise WrongLinkError(f"{args[0]!r} waits on the server: use open_dedicated()")
+                async with self._leases.lease() as dedicated:
+                    return await dedicated.execute(*args)
             repeatable = road is Road.READ
         reply = await self._link.request(data, repeatable)
         if isinstance(reply, Exception):
@@ -161,29 +167,75 @@ class Redis(AsyncCoreCommands):
             raise reply
         return reply
 
-    async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's
+    async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's signature
         """Run a command as redis-py's methods ask for it, and shape its reply as they do.
 
         Raises what `execute` raises.
         """
-        name = args[0].decode() if isinstance(args[0], bytes) else str(args[0])
-        words: tuple[Arg, ...] = tuple(name.split()) + args[1:] if " " in name else args
+        reply: Reply
         try:
-            reply = await self.execute(*words)
-        except ResponseError:
-            if EMPTY_RESPONSE in options:
-                return options[EMPTY_RESPONSE]
-            raise
-        options.pop(EMPTY_RESPONSE, None)
-        options.pop(NEVER_DECODE, None)
-        options.pop("keys", None)
-        callback = self.response_callbacks.get(name.upper())
-        if callback is None:
-            return reply
-        shaped = callback(reply, **options)
-        if inspect.isawaitable(shaped):
-            return await shaped
-        return shaped
+            reply = await self.execute(*words(args))
+        except ResponseError as error:
+            reply = error
+        return self._shaper.shape(args, reply, options)
+
+    def pipeline(self) -> Pipeline:
+        """Return a pipeline: ``async with redis.pipeline() as pipe: pipe.set(...)``."""
+        return Pipeline(self.execute_many, self._shaper)
+
+    def transaction(self) -> Transaction:
+        """Return a transaction without watched keys, used as a pipeline is.
+
+        The server runs it as a whole. An error of one command does not undo the others.
+        """
+        return Transaction(self.execute_many, self._shaper)
+
+    @asynccontextmanager
+    async def watch_keys(self, *keys: str | bytes) -> AsyncGenerator[Watching, None]:
+        """Watch keys for the time of a block, to read them and then write in a transaction.
+
+        Raises:
+            LinkLostError: the connection was lost; nothing was written.
+            LinkClosedError: the client's block has been left.
+        """
+        async with self._leases.lease() as dedicated:
+            await dedicated.link.wait_connected()
+            watching = Watching(dedicated, dedicated.link.epoch, self._shaper)
+            (reply,) = await watching.send([("WATCH", *keys)])
+            if isinstance(reply, Exception):
+                raise reply
+            yield watching
+            if not watching.done:
+                await watching.send([("UNWATCH",)])
+
+    async def transact(
+        self,
+        change: Callable[[Watching, Transaction], Awaitable[T]],
+        *keys: str | bytes,
+    ) -> T:
+        """Read and write as if nobody else did, again and again until nobody else has.
+
+        `change(now, then)` reads with the methods of `now`, which run at once, and
+        gathers writes in `then`, which are carried out together after it has
+        returned, if none of `keys` has changed meanwhile; else `change` is called
+        anew. Returns what `change` returned. Give it a deadline if keys are busy.
+
+        Raises:
+            LinkLostError: `may_have_run` says whether the writes may have been done.
+            Exception: what `change` raised; nothing was written then.
+        """
+        while True:
+            try:
+                async with self.watch_keys(*keys) as now:
+                    then = now.transaction()
+                    result = await change(now, then)
+                    await then.execute()
+                    return result
+            except WatchError:
+                continue
+            except LinkLostError as error:
+                if error.may_have_run:
+                    raise
 
     @asynccontextmanager
     async def open_dedicated(self, name: str) -> AsyncGenerator[Dedicated, None]:

@@ -57,8 +57,6 @@ _BLOCKS: Final = frozenset(
         "BZMPOP",
         "BZPOPMAX",
         "BZPOPMIN",
-        "WAIT",
-        "WAITAOF",
     }
 )
 
@@ -84,12 +82,25 @@ _INSTEAD: Final = {
     "SUNSUBSCRIBE": "leave the block of the subscription",
     "SYNC": "it is for replicas",
     "UNSUBSCRIBE": "leave the block of the subscription",
-    "UNWATCH": "use transaction()",
-    "WATCH": "use transaction()",
+    "UNWATCH": "leave the block of watch_keys()",
+    "WAIT": "it is about the writes of its own connection: send both with open_dedicated()",
+    "WAITAOF": "it is about the writes of its own connection: send both with open_dedicated()",
+    "WATCH": "use watch_keys() or transact()",
 }
 
 _ON_DEDICATED: Final = frozenset(
-    {"DISCARD", "EXEC", "MULTI", "READONLY", "READWRITE", "SELECT", "UNWATCH", "WATCH"}
+    {
+        "DISCARD",
+        "EXEC",
+        "MULTI",
+        "READONLY",
+        "READWRITE",
+        "SELECT",
+        "UNWATCH",
+        "WAIT",
+        "WAITAOF",
+        "WATCH",
+    }
 )
 _BY_ARGUMENT: Final = frozenset({"CLIENT", "XREAD", "XREADGROUP"})
 _CACHE_LIMIT: Final = 2000  # names are few; a caller who makes them up must not fill the memory
@@ -144,11 +155,13 @@ def blocking_time(args: tuple[Arg, ...]) -> float:
         words = [upper_name(arg) for arg in args[:8]]
         place = words.index("BLOCK") + 1 if "BLOCK" in words[:-1] else 0
         return _seconds(args[place], 1000) if place else 0.0
+    if word in {"WAIT", "WAITAOF"} and args[1:]:
+        return _seconds(args[-1], 1000)
     if word not in _BLOCKS or not args[1:]:
         return 0.0
     if word in {"BLMPOP", "BZMPOP"}:
         return _seconds(args[1], 1)
-    return _seconds(args[-1], 1000 if word in {"WAIT", "WAITAOF"} else 1)
+    return _seconds(args[-1], 1)
 
 
 def _seconds(arg: Arg, scale: int) -> float:

@@ -33,6 +33,7 @@ async def connect(
     max_in_flight: int | None = None,
     max_reply_bytes: int | None = None,
     max_backoff: float | None = None,
+    decode_replies: bool = False,
     logger: Logger | None = None,
 ) -> AsyncGenerator[Redis, None]:
     """Connect to Redis for the time of a block.
@@ -58,6 +59,8 @@ async def connect(
         max_reply_bytes: the longest reply; a longer one ends the connection (default
             600 MiB, a little over what one Redis string may be).
         max_backoff: the longest wait between attempts to reconnect, in seconds (default 2).
+        decode_replies: let redis-py's commands return str (UTF-8 with surrogateescape)
+            instead of bytes; `execute` and what Terzetto builds on it stay bytes.
         logger: where outages are reported, as structlog does; default: the standard
             library's ``terzetto.redis``.
 
@@ -85,6 +88,7 @@ async def connect(
         "max_in_flight": max_in_flight,
         "max_reply_bytes": max_reply_bytes,
         "max_backoff": max_backoff,
+        "decode_replies": decode_replies,
         "logger": logger,
     }
     async with AsyncExitStack() as stack:

@@ -86,7 +86,8 @@ class Link:
         self.log = options.logger.bind(link=name, url=options.url)
         self.client_id = 0
         self.patience = 0.0  # seconds that a blocking command may add to server_timeout
-        self.epoch = 0  # counts connections: state on the server belongs to one of them
+        self.connections = 0
+        self.epoch = 0  # the number of this connection, 0 while there is none
         self._on_push = on_push
         self._queue: deque[Request] = deque()
         self._written: deque[Request] = deque()
@@ -125,7 +126,7 @@ class Link:
             queued=len(self._queue),
             in_flight=len(self._written),
             crowd=len(self._room),
-            connections=self.epoch,
+            connections=self.connections,
         )
 
     # The caller's side
@@ -306,14 +307,15 @@ class Link:
             self._detach(transport)
 
     def _attach(self, connection: Connection) -> None:
-        self.epoch += 1
+        self.connections += 1
+        self.epoch = self.connections
         self.client_id = connection.client_id
         self._loss = None
         self._scope = trio.CancelScope()
         self._rest = memoryview(b"")
         self._transport = connection.transport
         self._allow_send()
-        if self.epoch > 1:
+        if self.connections > 1:
             outage = trio.current_time() - self.status.since
             self.log.info("reconnected", seconds=round(outage, 3), attempts=self.status.attempts)
         self._set_status("connected")
@@ -322,6 +324,7 @@ class Link:
         """Sort what was under way into what waits for the next connection and what is lost."""
         transport.close()
         self._transport = self._send_now = self._writer = None
+        self.epoch = 0
         error = self._loss
         self._loss = None
         keep: deque[Request] = deque()

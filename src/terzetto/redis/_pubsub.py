@@ -216,10 +216,10 @@ class Hub:
 
     async def keep(self) -> None:
         """Subscribe again after each outage, until the link is closed."""
-        epoch = 1  # before the second connection nothing can have been missed
+        seen = 1  # before the second connection nothing can have been missed
         while self.link.status.state != "closed":
-            if self.link.status.state == "connected" and self.link.epoch > epoch:
-                epoch = self.link.epoch
+            if self.link.status.state == "connected" and self.link.connections > seen:
+                seen = self.link.connections
                 wanted = [key for key, readers in self._topics.items() if readers]
                 for key, reply in await self._ask(wanted):
                     for subscription in self._topics.get(key, ()):

@@ -70,6 +70,7 @@ class Options:
     max_in_flight: int = attrs.field(default=20_000, validator=_at_least_one)
     max_reply_bytes: int = attrs.field(default=600 * 1024 * 1024, validator=_at_least_one)
     max_backoff: float = attrs.field(default=2.0, validator=_positive)
+    decode_replies: bool = False
     logger: Logger = attrs.field(factory=partial(default_logger, "redis"), repr=False, eq=False)
 
     @property
