@@ -8,11 +8,18 @@ write to a file opened for appending: a process that is killed loses none.
 import enum
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
+
+
+def say(text: str) -> None:
+    """Write a line that the other side, or who runs pytest with -s, reads at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 class Kind(enum.StrEnum):

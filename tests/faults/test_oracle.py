@@ -217,7 +217,7 @@ def test_recovery_counts_from_the_kill_to_the_next_start() -> None:
         Event(1.5, CLIENT, "c", Kind.STOPPED),
     ]
     verdict = judge(events)
-    assert verdict.recoveries == (1, 3)
+    assert list(verdict.recoveries) == [1, 3]
     assert verdict.recovery(0.5) == 1
     assert verdict.recovery(1) == 3
 
