@@ -90,7 +90,7 @@ async def test_a_reader_in_another_task_learns_that_the_block_was_left(redis: Re
 
 async def test_a_busy_subscription_lets_others_run(redis: Redis) -> None:
     async with redis.subscribe("a") as subscription:
-        for number in range(300):
+        for number in range(600):
             await redis.execute("PUBLISH", "a", number)
         turns = 0
 
@@ -103,7 +103,7 @@ async def test_a_busy_subscription_lets_others_run(redis: Redis) -> None:
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(count)
-                for _ in range(300):
+                for _ in range(600):
                     await anext(subscription)
                 nursery.cancel_scope.cancel()
     assert turns >= 3
