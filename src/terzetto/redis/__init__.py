@@ -17,6 +17,7 @@ from terzetto.redis._errors import (
     UrlError,
     WrongLinkError,
 )
+from terzetto.redis._lock import Lock, LockLostError
 from terzetto.redis._pipeline import Pipeline, Queued, Transaction, UnsentError
 from terzetto.redis._pubsub import Gap, Message, Subscription
 from terzetto.redis._request import LinkStatistics, LinkStatus, State
@@ -38,6 +39,8 @@ __all__ = [
     "LinkLostError",
     "LinkStatistics",
     "LinkStatus",
+    "Lock",
+    "LockLostError",
     "Message",
     "Pipeline",
     "Queued",

@@ -6,7 +6,7 @@ life runs the same link, and what waits in its queue goes on waiting. An outage
 is no crash, so no restart is counted for it.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -63,6 +63,21 @@ class HubActor(Actor):
             self._hub.close()
 
 
+@attrs.define(eq=False)
+class TaskActor(Actor):
+    """Runs a function in the background."""
+
+    _run: Callable[[], Awaitable[None]]
+
+    async def started(self, ctx: Context[Any]) -> None:
+        """Start the task."""
+        ctx.start_soon(self._to_the_end, ctx, name="task")
+
+    async def _to_the_end(self, ctx: Context[Any]) -> None:
+        await self._run()
+        ctx.stop()
+
+
 class Keeper:
     """Runs the links of one client."""
 
@@ -86,6 +101,16 @@ class Keeper:
     async def start(self, link: Link) -> None:
         """Run a link until it is closed, or the client's block is left."""
         await self._spawn(partial(LinkActor, link))
+
+    @asynccontextmanager
+    async def run_for_block(self, run: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
+        """Run a function in the background for the time of a block; it may end earlier."""
+        ref = await self._spawn(partial(TaskActor, run))
+        try:
+            yield
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSING_GRACE):
+                await ref.close()
 
     async def keep_hub(self, hub: Hub) -> None:
         """Run the pub/sub link and its hub until the client's block is left."""

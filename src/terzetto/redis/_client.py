@@ -8,8 +8,10 @@ The road of a command: `execute` -> `Link.request` -> the caller sleeps -> the
 link's reader resumes it. No mailbox, no lock, no task is between.
 """
 
+import math
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, TypeVar, cast
 
 import trio
@@ -24,6 +26,7 @@ from terzetto.redis._dedicated import Dedicated
 from terzetto.redis._errors import LinkLostError
 from terzetto.redis._leases import Leases
 from terzetto.redis._link import Link
+from terzetto.redis._lock import Lock, open_lock
 from terzetto.redis._pipeline import Pipeline, Transaction
 from terzetto.redis._pubsub import Hub, Kind, Subscription
 from terzetto.redis._request import LinkStatistics, LinkStatus, State, replies_of
@@ -236,6 +239,39 @@ class Redis(AsyncCoreCommands):
             except LinkLostError as error:
                 if error.may_have_run:
                     raise
+
+    def open_lock(self, name: str, *, ttl: float = 30.0) -> AbstractAsyncContextManager[Lock]:
+        """Hold a lock for the time of a block, among all processes that name it.
+
+        Waits until it is free. It lives `ttl` seconds beyond the last sign of life
+        of its holder, and is renewed while the block runs. It is given back when
+        the block is left, also by an error or by cancelling. Not reentrant.
+
+        ``lock.token`` is a fencing token, greater than those of all holders before:
+        let what the lock protects refuse a lower one, since a process that was
+        paused for longer than `ttl` may wake up and believe that it holds the lock.
+
+        Raises:
+            LockLostError: the lock was lost while the block ran; the block was cancelled.
+            InvalidNameError: the name cannot be used.
+            InvalidOptionError: `ttl` is not greater than 0 and finite.
+        """
+        return open_lock(self, self._keeper.run_for_block, name, ttl)
+
+    async def server_time_offset(self, *, samples: int = 5) -> float:
+        """Return by how many seconds the server's clock is ahead of `time.time()` here.
+
+        The sample with the shortest way counts; it is right to half its round trip.
+        """
+        best, offset = math.inf, 0.0
+        for _ in range(max(1, samples)):
+            before = time.time()
+            seconds, microseconds = await self.execute("TIME")
+            after = time.time()
+            if after - before < best:
+                best = after - before
+                offset = int(seconds) + int(microseconds) / 1e6 - (before + after) / 2
+        return offset
 
     @asynccontextmanager
     async def open_dedicated(self, name: str) -> AsyncGenerator[Dedicated, None]:

@@ -1,0 +1,161 @@
+"""A lock that many processes share, with a fencing token.
+
+Theory of operation
+-------------------
+The lock is a hash with an owner and an expiry. While the block is open a
+background task renews it, three times within its life. If a renewal finds
+another owner, or none succeeds before the life is over by our own clock, the
+block is cancelled: somebody else may hold the lock now.
+
+No lock that expires keeps a paused process from acting late. So each holder
+has a token, greater than all before it: whatever the lock protects compares
+it with the greatest it has seen, and refuses a lower one.
+
+A lost connection does no harm: taking, renewing and giving back are done for
+one owner and may be repeated. Opened by `Redis.open_lock`.
+"""
+
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from terzetto._shared._names import check_name
+from terzetto.errors import InvalidOptionError, TerzettoError
+from terzetto.redis._errors import LinkClosedError, LinkLostError
+from terzetto.redis._script import Script
+
+if TYPE_CHECKING:
+    from terzetto.redis._client import Redis
+
+RunForBlock = Callable[[Callable[[], Awaitable[None]]], AbstractAsyncContextManager[None]]
+
+_ACQUIRE: Final = Script.load("terzetto.redis", "lua/lock_acquire.lua")
+_RENEW: Final = Script.load("terzetto.redis", "lua/lock_renew.lua")
+_RELEASE: Final = Script.load("terzetto.redis", "lua/lock_release.lua")
+
+_RENEWALS: Final = 3  # in the life of a lock, so that two may fail
+_RELEASE_GRACE: Final = 2.0  # seconds to give a lock back, also when cancelled
+
+
+class LockLostError(TerzettoError):
+    """The lock was lost while the block was running: somebody else may hold it now."""
+
+
+@attrs.frozen(kw_only=True)
+class Lock:
+    """A lock that is held.
+
+    Attributes:
+        name: its name.
+        token: greater than the token of every earlier holder of this name.
+        owner: who holds it: a random text of this holder's own.
+    """
+
+    name: str
+    token: int
+    owner: str
+
+
+@attrs.frozen(kw_only=True)
+class _Holder:
+    redis: "Redis"
+    name: str
+    ttl: float
+    owner: str = attrs.field(factory=lambda: secrets.token_hex(16))
+
+    @property
+    def key(self) -> str:
+        return f"terzetto:lock:{{{self.name}}}"
+
+    @property
+    def fence(self) -> str:
+        return f"terzetto:lock:{{{self.name}}}:fence"
+
+    @property
+    def channel(self) -> str:
+        return f"terzetto:lock:{self.name}:released"
+
+    @property
+    def ttl_ms(self) -> int:
+        return max(1, round(self.ttl * 1000))
+
+    async def acquire(self) -> tuple[int, float]:
+        """Wait for the lock; return the token, and until when the lock surely lives."""
+        token, until = await self._try()
+        if token:
+            return token, until
+        async with self.redis.subscribe(self.channel, buffer_size=1) as released:
+            while True:
+                token, until = await self._try()
+                if token:
+                    return token, until
+                with trio.CancelScope(deadline=until):
+                    await anext(released)
+
+    async def _try(self) -> tuple[int, float]:
+        """Return the token, or 0, and until when the lock lives."""
+        while True:
+            asked = trio.current_time()
+            try:
+                done, value = await self.redis.run_script(
+                    _ACQUIRE, keys=[self.key, self.fence], args=[self.owner, self.ttl_ms]
+                )
+            except LinkLostError:
+                continue  # ask again: if it has run, the lock is ours
+            if done:
+                return value, asked + self.ttl
+            return 0, trio.current_time() + max(value, 1) / 1000
+
+    async def renew(self, until: float, scope: trio.CancelScope) -> None:
+        """Renew until cancelled; cancel `scope` when the lock is lost."""
+        while (left := until - trio.current_time()) > 0:
+            await trio.sleep(min(left, self.ttl / _RENEWALS))
+            asked = trio.current_time()
+            with trio.CancelScope(deadline=until):
+                try:
+                    if not await self.redis.run_script(
+                        _RENEW, keys=[self.key], args=[self.owner, self.ttl_ms]
+                    ):
+                        break
+                    until = asked + self.ttl
+                except LinkLostError:
+                    continue  # the next turn tries again
+        scope.cancel()
+
+    async def release(self) -> None:
+        """Give the lock back, as far as that is possible; else it expires."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _RELEASE_GRACE):
+            try:
+                await self.redis.run_script(
+                    _RELEASE, keys=[self.key], args=[self.owner, self.channel]
+                )
+            except (LinkLostError, LinkClosedError):
+                return  # it expires by itself
+
+
+@asynccontextmanager
+async def open_lock(
+    redis: "Redis", run_for_block: RunForBlock, name: str, ttl: float
+) -> AsyncGenerator[Lock, None]:
+    """Hold a lock for the time of a block; see `Redis.open_lock`."""
+    check_name("lock", name)
+    if not 0 < ttl < float("inf"):
+        raise InvalidOptionError(f"ttl is {ttl}: it has to be seconds, greater than 0 and finite")
+    holder = _Holder(redis=redis, name=name, ttl=ttl)
+    try:
+        token, until = await holder.acquire()
+        with trio.CancelScope() as scope:
+            async with run_for_block(partial(holder.renew, until, scope)):
+                yield Lock(name=name, token=token, owner=holder.owner)
+        if scope.cancelled_caught:
+            raise LockLostError(
+                f"the lock {name!r} was lost while the block was running: its work may overlap"
+                " with that of the next holder; compare fencing tokens where that matters"
+            )
+    finally:
+        await holder.release()

@@ -1,0 +1,112 @@
+"""The shared lock: one holder, growing tokens, loss, and what remains of it."""
+
+import pytest
+import trio
+
+from terzetto.errors import InvalidNameError, InvalidOptionError
+from terzetto.redis import LockLostError, Redis, connect
+from terzetto.server import EmbeddedServer
+from tests.redis.scripted import PATIENCE, held
+
+KEY = "terzetto:lock:{till}"
+
+
+async def test_one_holder_at_a_time_and_each_has_a_greater_token(redis: Redis) -> None:
+    inside = 0
+    tokens: list[int] = []
+
+    async def work() -> None:
+        nonlocal inside
+        async with redis.open_lock("till") as lock:
+            assert inside == 0
+            inside += 1
+            await redis.execute("PING")
+            tokens.append(lock.token)
+            inside -= 1
+
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            for _ in range(30):
+                nursery.start_soon(work)
+    assert tokens == sorted(set(tokens))
+    assert len(tokens) == 30
+    assert await redis.execute("EXISTS", KEY) == 0
+
+
+async def test_a_lock_is_renewed_while_the_block_runs(redis: Redis) -> None:
+    async with redis.open_lock("till", ttl=0.3):
+        with trio.fail_after(PATIENCE):
+            born = trio.current_time()
+            while trio.current_time() < born + 1:
+                assert await redis.execute("PTTL", KEY) > 0
+                await trio.sleep(0.02)
+
+
+async def test_a_lock_of_somebody_who_died_is_free_after_its_life(redis: Redis) -> None:
+    await redis.execute("HSET", KEY, "owner", "gone", "token", 1)
+    await redis.execute("PEXPIRE", KEY, 200)
+    with trio.fail_after(PATIENCE):
+        async with redis.open_lock("till"):
+            assert await redis.execute("HGET", KEY, "owner") != b"gone"
+
+
+async def test_a_stolen_lock_cancels_the_block(redis: Redis) -> None:
+    with pytest.raises(LockLostError, match="till"), trio.fail_after(PATIENCE):
+        async with redis.open_lock("till", ttl=0.2):
+            await redis.execute("HSET", KEY, "owner", "thief")
+            await trio.sleep_forever()
+    assert await redis.execute("HGET", KEY, "owner") == b"thief"  # it is not ours to give back
+
+
+async def test_a_server_that_is_away_for_too_long_cancels_the_block(
+    redis: Redis, server: EmbeddedServer
+) -> None:
+    with pytest.raises(LockLostError), trio.fail_after(PATIENCE):
+        async with redis.open_lock("till", ttl=0.3):
+            with held(server):
+                await trio.sleep_forever()
+
+
+async def test_a_short_outage_is_survived(redis: Redis, server: EmbeddedServer) -> None:
+    async with redis.open_lock("till", ttl=20):
+        await server.kill()
+        await server.start()
+        with trio.fail_after(PATIENCE):
+            await redis.wait_connected()
+    assert await redis.execute("EXISTS", KEY) == 0
+
+
+async def test_a_cancelled_block_gives_the_lock_back(redis: Redis) -> None:
+    with trio.CancelScope() as scope:
+        async with redis.open_lock("till"):
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    assert await redis.execute("EXISTS", KEY) == 0
+
+
+async def test_who_stops_waiting_leaves_nothing(server: EmbeddedServer) -> None:
+    async with connect(server.url) as redis, redis.open_lock("till") as lock:
+        with trio.move_on_after(0.1) as scope:
+            async with redis.open_lock("till"):
+                pytest.fail("two holders")
+        assert scope.cancelled_caught
+        assert await redis.execute("HGET", KEY, "owner") == lock.owner.encode()
+
+
+async def test_an_error_of_the_block_comes_out_as_it_is(redis: Redis) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with redis.open_lock("till"):
+            raise KeyError("mine")
+
+
+async def test_names_and_lives_are_checked(redis: Redis) -> None:
+    with pytest.raises(InvalidNameError):
+        async with redis.open_lock("a b"):
+            pass
+    with pytest.raises(InvalidOptionError):
+        async with redis.open_lock("till", ttl=0):
+            pass
+
+
+async def test_the_offset_of_the_servers_clock(redis: Redis) -> None:
+    assert abs(await redis.server_time_offset()) < 5
