@@ -7,6 +7,7 @@ real thing is in `test_streaming_processes.py`.
 """
 
 from collections import Counter
+from typing import Any
 
 import attrs
 import trio
@@ -33,6 +34,10 @@ STEPS = (
     "hand_back",
     "wait",
 )
+
+
+async def say_nothing(_: float) -> None:
+    """Leave nothing behind but what is in Redis."""
 
 
 @attrs.define
@@ -89,13 +94,10 @@ class History:
     async def crash(self, number: int) -> None:
         instance = self.pick(number)
         if instance is not None:
-
-            async def die(_: float) -> None:
-                """Leave nothing behind but what is in Redis."""
-
-            instance.sink._intake.close = die  # type: ignore[method-assign]  # the crash
-            instance.sink._intake.outbox.take_acknowledged()
-            instance.sink._intake.is_closing = True
+            engine: Any = instance.sink._intake  # pyright: ignore[reportPrivateUsage] - the crash
+            engine.outbox.take_acknowledged()
+            engine.is_closing = True
+            engine.close = say_nothing
             await self.leave(number)
 
     async def take(self, number: int) -> None:

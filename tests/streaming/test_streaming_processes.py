@@ -1,0 +1,188 @@
+"""Sinks in processes of their own that are killed and paused, and the scenarios in small."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from itertools import pairwise
+
+import trio
+
+from terzetto.redis import Redis
+from terzetto.server import EmbeddedServer
+from terzetto.streaming import OLDEST, Event, Sink, Stream
+from terzetto.testing import Program, ProgramEndedError, open_program
+
+Eventually = Callable[[Callable[[], Awaitable[object] | bool]], Awaitable[None]]
+GRACE = 1.0
+
+INSTANCE = """
+import sys
+import trio
+import terzetto
+from terzetto.streaming import OLDEST, Stream
+
+async def main():
+    async with terzetto.connect(sys.argv[1]) as redis:
+        stream = Stream("s", redis)
+        async with stream.open_sink("k", start=OLDEST, ack_grace_period=1, buffer_size=20) as sink:
+            print("ready", flush=True)
+            async for event in sink:
+                print("got", event.id, flush=True)
+                await trio.sleep(0.002)
+                if await sink.ack(event):
+                    print("done", event.id, flush=True)
+
+trio.run(main)
+"""
+
+
+async def take(sink: Sink, count: int) -> list[Event]:
+    taken: list[Event] = []
+    with trio.fail_after(40):
+        while len(taken) < count:
+            taken.append(await anext(sink))
+    return taken
+
+
+async def follow(program: Program, done: Counter[str], got: Counter[str]) -> None:
+    """Write down what an instance says until it is gone."""
+    while True:
+        try:
+            word, _, event_id = (await program.read_line()).partition(" ")
+        except ProgramEndedError:
+            return
+        (done if word == "done" else got)[event_id] += 1
+
+
+async def test_killed_and_paused_instances_lose_nothing(
+    server: EmbeddedServer, stream: Stream, eventually: Eventually
+) -> None:
+    done: Counter[str] = Counter()
+    got: Counter[str] = Counter()
+    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+        programs = [
+            await stack.enter_async_context(open_program(INSTANCE, server.url)) for _ in range(3)
+        ]
+        for program in programs:
+            assert await program.read_line() == "ready"
+            nursery.start_soon(follow, program, done, got)
+        ids = [event_id for event_id in await stream.add_many([("n", b"")] * 600) if event_id]
+        await eventually(lambda: len(done) > 30)
+        await programs[0].kill()
+        programs[1].pause()
+        await eventually(lambda: len(done) > 300)
+        await trio.sleep(2.5 * GRACE)  # for so long that its peers take it for dead
+        programs[1].resume()
+
+        async def settled() -> bool:
+            (group,) = (await stream.info()).groups
+            return group.pending == 0 and group.lag == 0
+
+        await eventually(settled)
+        await eventually(lambda: set(got) == set(ids))
+        nursery.cancel_scope.cancel()
+    # An acknowledgement whose instance was killed before it could say so is no loss.
+    assert set(done) <= set(ids)
+    assert len(done) >= len(ids) - 1
+    assert max(done.values()) == 1, "only one instance acknowledges an event"
+
+
+async def test_all_that_dead_instances_had_comes_back_to_two_pools_of_one_name(
+    redis: Redis,
+) -> None:
+    grace = 2.0
+    streams = [Stream("one:pool", redis), Stream("other:pool", redis)]
+    for stream in streams:
+        async with stream.open_sink("events", start=OLDEST):
+            pass
+        await stream.add_many([(f"{n}", b"") for n in range(250)])
+        await redis.execute(
+            "XREADGROUP", "GROUP", "events", "dead", "COUNT", 250, "STREAMS", stream.key, ">"
+        )
+    # One pool's instance holds the lease that Go peers share under this name.
+    await redis.execute("SET", "sink:events:stalelease", "99999999999999", "PX", 60_000)
+    start = trio.current_time()
+    async with (
+        streams[0].open_sink("events", ack_grace_period=grace) as one,
+        streams[1].open_sink("events", ack_grace_period=grace) as other,
+    ):
+        for sink in (one, other):
+            assert len({event.id for event in await take(sink, 250)}) == 250
+    assert trio.current_time() - start < 2 * grace
+
+
+async def test_poison_among_good_events_kills_no_loop(
+    redis: Redis, stream: Stream, eventually: Eventually
+) -> None:
+    done: Counter[str] = Counter()
+
+    async def handler(event: Event) -> None:
+        if event.name == "raises":
+            raise ValueError
+        done[event.id] += 1
+
+    good: list[str] = []
+    dead: set[str] = set()
+    for number in range(200):
+        kinds = [["n", "x"], ["p", "x"], ["", ""], ["n", "raises", "p", ""], [b"\xff", b"\x00"]]
+        fields = kinds[number % 5]
+        dead.add(str(await redis.execute("XADD", stream.key, "*", *fields), "ascii"))
+        if number % 10 == 0:
+            event_id = await stream.add("good", b"")
+            assert event_id is not None
+            good.append(event_id)
+    async with (
+        stream.open_sink(
+            "k", start=OLDEST, ack_grace_period=GRACE, max_deliveries=2, retry_base=0.01
+        ) as sink,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(sink.handle, handler)
+
+        async def settled() -> bool:
+            (group,) = (await stream.info()).groups
+            return group.pending == 0 and group.lag == 0
+
+        await eventually(settled)
+        nursery.cancel_scope.cancel()
+    assert done == Counter(good)
+    letters = await stream.dead_letters.read(limit=1000)
+    assert Counter(letter.event_id for letter in letters) == Counter(dead)
+
+
+async def test_a_slow_handler_gets_its_event_once_and_holds_up_nobody(
+    redis: Redis, stream: Stream
+) -> None:
+    started: list[str] = []
+    finished = trio.Event()
+    keepalives: list[bytes] = []
+
+    async def handler(event: Event) -> None:
+        started.append(event.name)
+        if event.name == "slow":
+            await trio.sleep(3 * GRACE)
+            finished.set()
+
+    async with (
+        stream.open_sink("k", start=OLDEST, ack_grace_period=GRACE) as sink,
+        stream.open_sink("k", start=OLDEST, ack_grace_period=GRACE) as other,
+        trio.open_nursery() as nursery,
+    ):
+        await stream.add("slow", b"")
+        nursery.start_soon(sink.handle, handler)
+        nursery.start_soon(other.handle, handler)
+        with trio.fail_after(30):
+            while not finished.is_set():
+                start, count = trio.current_time(), len(started)
+                await stream.add("fast", b"")
+                while len(started) == count:  # noqa: ASYNC110 - handlers of both say it
+                    await trio.sleep(0.01)
+                assert trio.current_time() - start < 1
+                value = await redis.execute("HGET", "map:sink:k:keepalive:content", sink.consumer)
+                if value not in keepalives:
+                    keepalives.append(value)
+                await trio.sleep(GRACE / 5)
+        nursery.cancel_scope.cancel()
+    assert started.count("slow") == 1
+    gaps = [int(b) - int(a) for a, b in pairwise(keepalives)]
+    assert max(gaps) <= GRACE * 1e9
