@@ -30,8 +30,6 @@ from redis.exceptions import RedisError
 from terzetto.actor import Actor, Context, Stop
 from terzetto.redis import Gap, LinkClosedError
 from terzetto.rmap._core import Core
-from terzetto.rmap._keys import REVISION_FIELD
-from terzetto.rmap._replica import revision_of
 
 BUFFER_SIZE: Final = 10_000  # messages not yet applied; more than that make a gap
 PATIENCE: Final = 1.0  # seconds for a poll's answer, and for messages that are under way
@@ -103,18 +101,18 @@ class MapActor(Actor):
     async def _poll(self) -> None:
         core, replica = self.core, self.core.replica
         sent_at = replica.position
-        stored: bytes | None = None
-        with trio.move_on_after(PATIENCE) as patience:
-            stored = await core.redis.execute("HGET", core.content_key, REVISION_FIELD)
-        if patience.cancelled_caught:
+        revision = -1
+        with trio.move_on_after(PATIENCE):
+            revision = await core.read_revision()
+        if revision < 0:
             core.is_unanswered = True
             return
-        revision = revision_of({REVISION_FIELD: stored} if stored else {})
         if replica.check_revision(revision, sent_at):
             core.note_certain()
         elif not replica.needs_snapshot:
+            # The messages are under way, or lost.
             arrived = trio.Event()
-            replica.wait_for_revision(revision, sent_at, arrived.set)
+            replica.wait_for_state(revision, sent_at, arrived.set)
             with trio.move_on_after(PATIENCE):
                 await arrived.wait()
             if not arrived.is_set():

@@ -16,7 +16,8 @@ from terzetto._shared._logging import Logger
 from terzetto.actor import Ref
 from terzetto.errors import ClosedError, InvalidOptionError
 from terzetto.redis import Redis, Reply, Script
-from terzetto.rmap._replica import Change, Position, Replica
+from terzetto.rmap._keys import REVISION_FIELD
+from terzetto.rmap._replica import Change, Position, Replica, revision_of
 from terzetto.rmap._slots import Slot
 
 V = TypeVar("V")
@@ -140,16 +141,37 @@ class Core(Generic[V]):
             script, keys=(self.content_key,), args=(*self._first_args, *args)
         )
 
-    async def wait_for_revision(self, revision: int, sent_at: Position) -> None:
+    async def wait_for_commit(self, revision: int, sent_at: Position) -> None:
         """Wait until the replica holds the commit `revision`, or a later state.
 
         Raises:
             ClosedError: the map was left meanwhile.
         """
         reached = trio.Event()
-        if self.is_closed or self.replica.wait_for_revision(revision, sent_at, reached.set):
+        is_here = self.replica.wait_for_revision(revision, sent_at, reached.set)
+        await self._wait(reached, is_here=is_here)
+
+    async def sync(self) -> None:
+        """Wait until the replica holds all that was committed before this call.
+
+        Raises:
+            ClosedError: the map was left meanwhile.
+        """
+        sent_at = self.replica.position
+        revision = await self.read_revision()
+        reached = trio.Event()
+        is_here = self.replica.wait_for_state(revision, sent_at, reached.set)
+        await self._wait(reached, is_here=is_here)
+
+    async def _wait(self, reached: trio.Event, *, is_here: bool) -> None:
+        if is_here or self.is_closed:
             await trio.lowlevel.checkpoint()
         else:
             self.want_snapshot()
             await reached.wait()
         self.check_open()
+
+    async def read_revision(self) -> int:
+        """Return the server's revision of the map."""
+        stored: bytes | None = await self.redis.execute("HGET", self.content_key, REVISION_FIELD)
+        return revision_of({REVISION_FIELD: stored} if stored else {})

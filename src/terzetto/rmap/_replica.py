@@ -313,6 +313,15 @@ class Replica(Generic[V]):
         heapq.heappush(self._waiters, waiter)
         return False
 
+    def wait_for_state(self, revision: int, sent_at: Position, release: Callable[[], None]) -> bool:
+        """Return whether the state `revision`, read by a command sent at `sent_at`, is here.
+
+        As `wait_for_revision`, but nothing was committed: the server may stand still.
+        """
+        if revision == sent_at.revision and sent_at.epoch == self.epoch and not self.needs_snapshot:
+            return True
+        return self.wait_for_revision(revision, sent_at, release)
+
     def release_all(self) -> None:
         """Let all waiters go, because the replica will follow no more."""
         waiting, self._waiters = self._waiters, []

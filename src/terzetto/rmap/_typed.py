@@ -203,6 +203,18 @@ class TypedMap(Mapping[str, V], Generic[V]):
                     ) from None
             return result
 
+    async def sync(self) -> None:
+        """Wait until this copy has all that was committed, by anybody, before this call.
+
+        What is read then is as fresh as if it were read from the server. After a write
+        raised `LinkLostError` it shows whether the write was made.
+
+        Raises:
+            ClosedError: the map was left, or is left while waiting.
+        """
+        self._core.check_open()
+        await self._core.sync()
+
     # --- writing ------------------------------------------------------------------------
 
     async def set(self, key: str, value: V) -> V | None:
@@ -220,7 +232,7 @@ class TypedMap(Mapping[str, V], Generic[V]):
         """
         sent_at = self._core.replica.position
         previous, revision = await self._set(key, value)
-        await self._core.wait_for_revision(revision, sent_at)
+        await self._core.wait_for_commit(revision, sent_at)
         return previous
 
     async def set_if_absent(self, key: str, value: V) -> bool:
