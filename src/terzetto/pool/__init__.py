@@ -17,13 +17,16 @@ from terzetto.pool._errors import (
     MalformedBodyError,
     PoolFullError,
     PoolShutdownError,
+    UnknownLetterError,
 )
 from terzetto.pool._job import Handler, Job, JobFunction, JobHandler
+from terzetto.pool._letter import DeadLetter
 from terzetto.pool._node import Node, Worker, child, open_node
 from terzetto.pool._observe import NodeEvent, Watch
 from terzetto.pool._runner import JobHangsError, NotificationLostError
 
 __all__ = [
+    "DeadLetter",
     "DispatchUnknownError",
     "Handler",
     "Job",
@@ -39,6 +42,7 @@ __all__ = [
     "NotificationLostError",
     "PoolFullError",
     "PoolShutdownError",
+    "UnknownLetterError",
     "Watch",
     "Worker",
     "child",

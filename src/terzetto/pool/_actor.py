@@ -79,7 +79,7 @@ class NodeActor(Actor):
         core.clock.set(await store.server_us())
         names = core.names
         for name in (names.shutdown, names.node_keepalive):
-            self._maps[name] = await ctx.spawn(map_child(name, face.redis, logger=face.log))
+            await self._join(name)
         await self._refuse_while_shutting_down()
         await store.open_stream(names.node_stream(face.id), face.id.encode())
         upkeep = Upkeep(core=core)
@@ -171,7 +171,7 @@ class NodeActor(Actor):
         core, ctx, redis = self.core, self._ctx, self.face.redis
         names, options = core.names, core.options
         for name in (names.workers, names.worker_keepalive, names.cleanup, names.jobs):
-            self._maps[name] = await ctx.spawn(map_child(name, redis, logger=core.log))
+            await self._join(name)
         sink = await ctx.spawn(
             Stream(names.stream, redis, max_len=0, logger=core.log).sink_child(
                 SINK,
@@ -188,7 +188,15 @@ class NodeActor(Actor):
         self._follow(names.jobs, self._observe_jobs)
         ctx.start_soon(self._router.run)
         ctx.start_soon(self._router.retry)
+        ctx.start_soon(self._router.keep)
         ctx.start_soon(self._rebalance_when_changed)
+
+    async def _join(self, name: str) -> None:
+        """Join a map; who is dead is decided by maps, so they look often for what they missed."""
+        face = self.face
+        poll = max(1.0, face.options.worker_ttl / 2)
+        spec = map_child(name, face.redis, poll_interval=poll, logger=face.log)
+        self._maps[name] = await self._ctx.spawn(spec)
 
     # Background tasks ---------------------------------------------------------------
 
@@ -219,6 +227,7 @@ class NodeActor(Actor):
     def _observe_workers(self) -> None:
         core, maps = self.core, self._maps
         now = trio.current_time()
+        core.workers_revision = max(core.workers_revision, maps[core.names.workers].revision)
         before = core.fleet.ring(now)
         changed = core.fleet.observe_workers(
             workers=maps[core.names.workers],

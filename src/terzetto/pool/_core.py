@@ -6,7 +6,7 @@ atomic.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import attrs
@@ -123,12 +123,24 @@ class LocalWorker(Protocol):
         """Return the keys of the jobs that run or start here."""
         ...
 
+    def settled(self) -> list[str]:
+        """Return the keys of the jobs that run here and nothing is being done with."""
+        ...
+
     def rebalance(self) -> None:
         """Let those jobs go that belong elsewhere now."""
         ...
 
     def evict(self) -> None:
         """Stop at once: the worker is no longer in the pool."""
+        ...
+
+    async def readmit(self) -> None:
+        """Join again with all jobs: Redis has lost the pool."""
+        ...
+
+    def reassert(self, keys: Iterable[str]) -> None:
+        """Write again that these jobs are owned here."""
         ...
 
     async def stop_all(self) -> None:
@@ -151,6 +163,10 @@ class Core:
     clock: ServerClock = attrs.field(factory=ServerClock)
     workers: dict[str, LocalWorker] = attrs.field(factory=dict[str, LocalWorker])
     is_shutting_down: bool = False
+    workers_revision: int = 0
+    """The highest revision of the map of workers that was seen; Redis never lowers it
+    but by losing the map."""
+
     _changed: trio.Event = attrs.field(factory=trio.Event)
     _releases: list[tuple[str, str]] = attrs.field(factory=list[tuple[str, str]])
     _release_wanted: trio.Event = attrs.field(factory=trio.Event)

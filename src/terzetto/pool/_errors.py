@@ -65,6 +65,13 @@ class JobRetryError(TerzettoError):
     """
 
 
+class UnknownLetterError(TerzettoError, KeyError):
+    """There is no dead letter of that key."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+
 class MalformedBodyError(TerzettoError, ValueError):
     """Bytes from a pool's stream are not what the wire says they are."""
 

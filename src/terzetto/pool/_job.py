@@ -79,13 +79,18 @@ class JobFunction(Protocol):
 Handler: TypeAlias = JobHandler | JobFunction
 
 
+def created_at(created_ns: int) -> datetime:
+    """Return a time of the wire; one that no calendar has is the beginning of 1970."""
+    try:
+        return _EPOCH + timedelta(microseconds=created_ns // 1000)
+    except OverflowError:
+        return _EPOCH
+
+
 def read_job(body: JobBody, notifications: trio.MemoryReceiveChannel[bytes]) -> Job:
     """Return the job that a handler is given for a body of the wire."""
-    try:
-        created_at = _EPOCH + timedelta(microseconds=body.created_ns // 1000)
-    except OverflowError:
-        created_at = _EPOCH
-    return Job(body.key, body.payload, created_at, body.node_id, notifications)
+    at = created_at(body.created_ns)
+    return Job(body.key, body.payload, at, body.node_id, notifications)
 
 
 Ended: TypeAlias = Callable[[str, BaseException | None], None]

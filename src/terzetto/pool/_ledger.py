@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from terzetto.pool._store import Store
 
+_BURIED: Final = 2
 _MOST: Final = 256
 _MOST_BYTES: Final = 4 * 1024 * 1024  # a script's arguments are parsed at one go
 
@@ -49,9 +50,23 @@ class Ledger:
         """Take a job off, payload and all; False if it was not owned."""
         return await self._apply("end", key) == 1
 
-    async def keep(self, key: str, *, rest: float) -> bool:
-        """Take a job off that did not start, and have it rest for some seconds."""
-        return await self._apply("keep", key, more=str(round(rest * 1e6))) == 1
+    async def fail(self, key: str, letter: bytes, *, rest: float) -> bool:
+        """Take a job off that did not start although it was accepted before.
+
+        It rests for `rest` seconds, twice as long each time, and is sent again.
+
+        Returns:
+            True if it failed too often and has become a dead letter.
+        """
+        return await self._apply("fail", key, letter, str(round(rest * 1e6))) == _BURIED
+
+    async def keep(self, key: str) -> bool:
+        """Take a job off whose event is still pending, or that will be found as an orphan."""
+        return await self._apply("keep", key) == 1
+
+    async def fine(self, key: str) -> None:
+        """Note that a job that was sent again has started."""
+        await self._apply("fine", key)
 
     async def requeue(self, key: str, body: bytes) -> bool:
         """Take a job off and send it to the pool again; False if it was not owned."""
@@ -59,7 +74,7 @@ class Ledger:
 
     async def bury(self, key: str, letter: bytes) -> bool:
         """Take a job off and make a dead letter of it; False if it was not owned."""
-        return await self._apply("bury", key, letter) == 1
+        return await self._apply("bury", key, letter) == _BURIED
 
     async def run(self) -> None:
         """Write the changes, for ever."""

@@ -24,8 +24,10 @@ from terzetto.pool._errors import (
     JobExistsError,
     JobStartError,
     PoolFullError,
+    UnknownLetterError,
 )
 from terzetto.pool._job import Handler
+from terzetto.pool._letter import DeadLetter, decode_letter
 from terzetto.pool._names import NOTIFY, STOP, Names, check_key, check_payload, check_pool
 from terzetto.pool._observe import Watch, Watchers
 from terzetto.pool._runner import JobPolicy
@@ -254,6 +256,30 @@ class Node:
         check_key(key)
         life = await self._wait_up()
         return await life.core.store.payload(key)
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """Return the jobs of the pool that were given up, sorted by key."""
+        life = await self._wait_up()
+        letters = await life.core.store.letters()
+        return [decode_letter(key, letters[key]) for key in sorted(letters)]
+
+    async def retry_dead_letter(self, key: str) -> None:
+        """Dispatch a job again that was given up; the letter goes once it has started.
+
+        Raises what `dispatch` raises, and:
+            UnknownLetterError: there is no letter of that key.
+        """
+        life = await self._wait_up()
+        letter = (await life.core.store.letters()).get(key)
+        if letter is None:
+            raise UnknownLetterError(f"pool {self.pool!r} has no dead letter of job {key!r}")
+        await self.dispatch(key, decode_letter(key, letter).payload)
+        await life.core.store.discard(key, letter)
+
+    async def discard_dead_letter(self, key: str) -> bool:
+        """Forget a job that was given up; False if there is no letter of that key."""
+        life = await self._wait_up()
+        return await life.core.store.discard(key)
 
     @property
     def pool_workers(self) -> list[str]:

@@ -21,6 +21,7 @@ Kind: TypeAlias = Literal[
     "job_started",
     "job_stopped",
     "job_ended",
+    "job_fenced",
     "job_failed",
     "job_crashed",
     "job_moved",

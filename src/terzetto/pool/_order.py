@@ -25,13 +25,14 @@ Reply: TypeAlias = Callable[[str | None], None]
 class Order:
     """Something that a worker is told to do with one of its jobs.
 
-    `name` is an event's name, or one of the two below that come from inside.
+    `name` is an event's name, or one of the three below that come from inside.
     """
 
     name: str
     key: str
     job: JobBody | None = None
     payload: bytes = b""
+    error: str = ""
     replies: list[Reply] = attrs.field(factory=list[Reply])
 
     def reply(self, outcome: str | None) -> None:
@@ -42,6 +43,7 @@ class Order:
 
 
 RELEASE: Final = "release"
+REASSERT: Final = "reassert"
 ENDED: Final = "ended"
 
 

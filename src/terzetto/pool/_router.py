@@ -207,6 +207,21 @@ class Routes:
         route.due = now + min(_FIRST_RETRY * 2 ** min(route.tries, 10), _LAST_RETRY)
         route.tries += 1
 
+    @property
+    def has_held(self) -> bool:
+        """Whether anything waits for another try."""
+        return any(route.is_held for route in self._routes.values())
+
+    def kept_here(self) -> list[str]:
+        """Return the ids of the events that are with a worker of this node, or held."""
+        return [key for key, route in self._routes.items() if route.is_held or route.local]
+
+    def lose(self, event_id: str) -> None:
+        """Note that another node has an event now; a worker of ours may still answer for it."""
+        route = self._routes.get(event_id)
+        if route is not None and route.is_held:
+            self.end(event_id)
+
     def answered(self, worker_id: str, worker_event_id: str, error: str) -> str | None:
         """Match an answer from a worker's stream with the event it is about.
 

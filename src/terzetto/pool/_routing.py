@@ -11,7 +11,7 @@ from typing import Protocol
 
 import attrs
 import trio
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from terzetto.errors import ClosedError
 from terzetto.pool._codec import (
@@ -42,6 +42,7 @@ from terzetto.rmap import content_key
 from terzetto.streaming import Event, stream_key
 
 _KNOWN = frozenset({START, STOP, NOTIFY})
+_KEPT = 100  # events that are kept from coming again; more of them are a jam, and may go round
 
 
 class Source(Protocol):
@@ -49,6 +50,14 @@ class Source(Protocol):
 
     async def read(self) -> list[Event]:
         """Wait for the next events."""
+        ...
+
+    async def extend(self, event: Event) -> bool:
+        """Start the grace period of an event again; False if another node has it now."""
+        ...
+
+    async def reject(self, event: Event, why: str) -> None:
+        """Move an event to the dead letters of the stream."""
         ...
 
 
@@ -60,6 +69,7 @@ class Router:
     source: Source
     returned: Callable[[str, str], None]
     _routes: Routes = attrs.field(factory=Routes)
+    _entries: dict[str, Event] = attrs.field(factory=dict[str, Event])
     _wake: trio.Event = attrs.field(factory=trio.Event)
 
     def __len__(self) -> int:
@@ -75,11 +85,13 @@ class Router:
             now = trio.current_time()
             events: list[PoolEvent] = []
             for entry in batch:
-                event = self._read(entry)
+                event = await self._read(entry)
                 if event is not None and self._routes.arrive(event, now):
+                    self._entries[entry.id] = entry
                     events.append(event)
             await self._forward(events)
-            self._wake.set()  # `retry` may have to be there sooner
+            if self._routes.has_held:
+                self._wake.set()  # `retry` may have to be there sooner
 
     async def retry(self) -> None:
         """Route again what nobody could take, for ever."""
@@ -89,6 +101,27 @@ class Router:
                 await self._wake.wait()
             self._wake = trio.Event()
             await self._forward(self._routes.due(trio.current_time()))
+
+    async def keep(self) -> None:
+        """Keep what is with a worker of this node, or held, from coming again; for ever.
+
+        Otherwise a start that takes longer than the grace period would be given to
+        some node again. One that another node has all the same is that node's.
+        """
+        while True:
+            await trio.sleep(self.core.options.ack_grace_period / 3)
+            self._entries = {
+                event_id: entry
+                for event_id, entry in self._entries.items()
+                if self._routes.get(event_id) is not None
+            }
+            for event_id in self._routes.kept_here()[:_KEPT]:
+                entry = self._entries.get(event_id)
+                try:
+                    if entry is not None and not await self.source.extend(entry):
+                        self._routes.lose(event_id)
+                except RedisError as error:
+                    self.core.log.debug("an event could not be kept", error=str(error))
 
     def fleet_changed(self) -> None:
         """Route again what was held, and what went to workers that have gone."""
@@ -109,7 +142,7 @@ class Router:
         if pool_event is not None:
             self._conclude(pool_event, ack.error)
 
-    def _read(self, entry: Event) -> PoolEvent | None:
+    async def _read(self, entry: Event) -> PoolEvent | None:
         """Read an event; what cannot be read is put away."""
         if entry.name not in _KNOWN:
             # Peers of another version may know it; nobody needs it for ever.
@@ -120,7 +153,10 @@ class Router:
             return read_event(entry.id, entry.name, entry.payload)
         except MalformedBodyError as error:
             self.core.report("dead_letter", text=f"{entry.name} {entry.id}: {error}")
-            self._acknowledge(entry.id)
+            try:
+                await self.source.reject(entry, str(error))
+            except RedisError as refusal:  # it stays pending, and comes again
+                self.core.log.warning("a dead letter was not written", error=str(refusal))
             return None
 
     async def _forward(self, events: Sequence[PoolEvent]) -> None:
@@ -215,5 +251,6 @@ class Router:
         self._acknowledge(event_id)
 
     def _acknowledge(self, event_id: str) -> None:
+        self._entries.pop(event_id, None)
         stream = stream_key(self.core.names.stream)
         self.core.outbox.put(("XACK", stream, SINK, event_id), ("XDEL", stream, event_id))

@@ -11,11 +11,11 @@ Called by the node, its workers and its dispatches; it keeps no state but names.
 
 import struct
 from collections.abc import Sequence
-from importlib.resources import files
-from typing import Final
+from typing import Final, cast
 
 import attrs
 
+from terzetto.pool import _scripts
 from terzetto.pool._assign import read_list
 from terzetto.pool._codec import decode_text, encode_text
 from terzetto.pool._names import SINK, STREAM_MAX_LEN, Names
@@ -25,50 +25,12 @@ from terzetto.streaming import stream_key
 
 _CREATED = struct.Struct("<q")
 
+MAX_FAILED_STARTS: Final = 5
+"""How often a job that was accepted may fail to start again before it is given up."""
+
 RUNNING: Final = "running"
 PENDING: Final = "pending"
 FULL: Final = "full"
-
-
-def _script(name: str) -> Script:
-    here = files("terzetto.pool")
-    source = here.joinpath(f"lua/{name}.lua").read_text(encoding="utf-8")
-    common = here.joinpath("lua/_maps.lua").read_text(encoding="utf-8")
-    return Script(name=f"terzetto.pool:lua/{name}.lua", source=f"{common}\n{source}")
-
-
-_CLAIM = _script("claim")
-_RELEASE = _script("release")
-_LEDGER = _script("ledger")
-_BURY = _script("bury")
-_ENLIST = _script("enlist")
-_RETIRE = _script("retire")
-_DISCHARGE = _script("discharge")
-_ALIVE = _script("alive")
-_GUARDS = _script("guards")
-_ORPHANS = _script("orphans")
-_ADOPT = _script("adopt")
-_SHUTDOWN = _script("shutdown")
-_WIPE = _script("wipe")
-_FORGET = _script("forget")
-
-
-_ALL = (
-    _CLAIM,
-    _RELEASE,
-    _LEDGER,
-    _BURY,
-    _ENLIST,
-    _RETIRE,
-    _DISCHARGE,
-    _ALIVE,
-    _GUARDS,
-    _ORPHANS,
-    _ADOPT,
-    _SHUTDOWN,
-    _WIPE,
-    _FORGET,
-)
 
 
 @attrs.frozen
@@ -81,10 +43,14 @@ class Claim:
 
 @attrs.frozen
 class Alive:
-    """The answer to a sign of life: the server's clock, and who is still known."""
+    """The answer to a sign of life: the server's clock, and who is still known.
+
+    The revision is that of the map of workers: it falls only when Redis lost it.
+    """
 
     server_us: int
     node_known: bool
+    revision: int
     workers: dict[str, bool]
 
 
@@ -119,7 +85,7 @@ class Store:
             The claim, or `RUNNING`, `PENDING` or `FULL`.
         """
         reply = await self._run(
-            _CLAIM,
+            _scripts.CLAIM,
             [
                 content_key(self.names.payloads),
                 content_key(self.names.pending),
@@ -145,7 +111,7 @@ class Store:
     async def release(self, key: str, token: str) -> bool:
         """Release the guard of a claim; False if there is none, or it is no longer its own."""
         reply = await self._run(
-            _RELEASE,
+            _scripts.RELEASE,
             [content_key(self.names.pending), self._claim_key(token)],
             [updates_channel(self.names.pending), key],
         )
@@ -157,11 +123,11 @@ class Store:
         """Change what a worker owns, many changes in one step; see `lua/ledger.lua`.
 
         Returns:
-            For each change 1, 0, or the id of the other worker that owns the key.
+            For each change 1, 2, 0, or the id of the other worker that owns the key.
         """
         names = self.names
         reply = await self._run(
-            _LEDGER,
+            _scripts.LEDGER,
             [
                 content_key(names.workers),
                 content_key(names.jobs),
@@ -169,6 +135,7 @@ class Store:
                 stream_key(names.stream),
                 content_key(names.dead_letters),
                 content_key(names.pending),
+                self._own_key("failures"),
             ],
             [
                 updates_channel(names.jobs),
@@ -177,6 +144,7 @@ class Store:
                 updates_channel(names.pending),
                 worker_id,
                 created,
+                MAX_FAILED_STARTS,
                 *(part for change in changes for part in change),
             ],
         )
@@ -195,7 +163,7 @@ class Store:
             self.names.jobs,
         )
         reply = await self._run(
-            _BURY,
+            _scripts.BURY,
             [
                 *map(content_key, maps),
                 content_key(self.names.payloads),
@@ -218,7 +186,7 @@ class Store:
         """Enter a worker; returns its creation time, or None while the pool shuts down."""
         maps = (self.names.workers, self.names.worker_keepalive)
         reply = await self._run(
-            _ENLIST,
+            _scripts.ENLIST,
             [*map(content_key, maps), content_key(self.names.shutdown)],
             [*map(updates_channel, maps), worker_id],
         )
@@ -227,7 +195,7 @@ class Store:
     async def retire(self, worker_id: str, created: str) -> bool:
         """Mark a worker as leaving; False if it is not in the pool under `created`."""
         reply = await self._run(
-            _RETIRE,
+            _scripts.RETIRE,
             [content_key(self.names.workers)],
             [updates_channel(self.names.workers), worker_id, created],
         )
@@ -242,7 +210,7 @@ class Store:
             self.names.jobs,
         )
         reply = await self._run(
-            _DISCHARGE,
+            _scripts.DISCHARGE,
             list(map(content_key, maps)),
             [*map(updates_channel, maps), worker_id],
         )
@@ -251,7 +219,7 @@ class Store:
     async def alive(self, node_id: str, workers: Sequence[tuple[str, str]]) -> Alive:
         """Give the signs of life of a node and its workers (id, creation time)."""
         reply = await self._run(
-            _ALIVE,
+            _scripts.ALIVE,
             [
                 content_key(self.names.node_keepalive),
                 content_key(self.names.workers),
@@ -264,29 +232,32 @@ class Store:
                 *(part for worker in workers for part in worker),
             ],
         )
-        server_us, known, *flags = _items(reply, 2 + len(workers))
+        server_us, known, revision, *flags = _items(reply, 3 + len(workers))
         return Alive(
             int(_text(server_us)),
             known == 1,
+            _number(revision),
             {worker[0]: flag == 1 for worker, flag in zip(workers, flags, strict=True)},
         )
 
     async def sweep_guards(self) -> int:
         """Remove guards that have run out or are no times; returns how many."""
         reply = await self._run(
-            _GUARDS, [content_key(self.names.pending)], [updates_channel(self.names.pending)]
+            _scripts.GUARDS,
+            [content_key(self.names.pending)],
+            [updates_channel(self.names.pending)],
         )
         return _number(reply)
 
     async def orphans(self, node_id: str, *, lease: float, limit: int) -> list[str] | None:
         """List jobs without an owner; None if another node has the lease of this search."""
         reply = await self._run(
-            _ORPHANS,
+            _scripts.ORPHANS,
             [
                 content_key(self.names.jobs),
                 content_key(self.names.payloads),
                 content_key(self.names.pending),
-                self._orphans_key(),
+                self._own_key("orphans"),
             ],
             [node_id, max(1, round(lease * 1000)), limit],
         )
@@ -297,7 +268,7 @@ class Store:
     async def adopt(self, key: str, *, node_id: str, created_ns: int, guard_for: float) -> bool:
         """Send an orphan again; False if it is none any more, or another node just did."""
         reply = await self._run(
-            _ADOPT,
+            _scripts.ADOPT,
             [
                 content_key(self.names.jobs),
                 content_key(self.names.payloads),
@@ -317,7 +288,7 @@ class Store:
     async def ask_shutdown(self, node_id: str) -> str:
         """Ask the pool to shut down; returns the id of the node that asked first."""
         reply = await self._run(
-            _SHUTDOWN,
+            _scripts.SHUTDOWN,
             [content_key(self.names.shutdown)],
             [updates_channel(self.names.shutdown), node_id],
         )
@@ -344,8 +315,14 @@ class Store:
             f"stream:{names.stream}:sinks",
         )
         reply = await self._run(
-            _WIPE,
-            [*map(content_key, maps), stream_key(names.stream), self._orphans_key()],
+            _scripts.WIPE,
+            [
+                *map(content_key, maps),
+                stream_key(names.stream),
+                stream_key(f"{names.stream}:dead"),
+                self._own_key("orphans"),
+                self._own_key("failures"),
+            ],
             [node_id, *map(updates_channel, maps)],
         )
         return reply == 1
@@ -357,7 +334,7 @@ class Store:
 
     async def load(self) -> None:
         """Give the server every script, so that none is sent whole in the heat of things."""
-        await self.execute_many([("SCRIPT", "LOAD", script.source) for script in _ALL])
+        await self.execute_many([("SCRIPT", "LOAD", script.source) for script in _scripts.ALL])
 
     async def server_us(self) -> int:
         """Return the server's clock in Unix microseconds."""
@@ -367,7 +344,7 @@ class Store:
     async def forget_node(self, node_id: str, *, sign: str | None = None) -> bool:
         """Delete a node's entry and stream; with `sign`, only if that is still its last one."""
         reply = await self._run(
-            _FORGET,
+            _scripts.FORGET,
             [content_key(self.names.node_keepalive)],
             [updates_channel(self.names.node_keepalive), node_id, sign or ""],
         )
@@ -375,14 +352,31 @@ class Store:
             await self.drop_stream(self.names.node_stream(node_id))
         return reply == 1
 
+    async def letters(self) -> dict[str, bytes]:
+        """Return the dead letters by job key."""
+        content = await self._execute("HGETALL", content_key(self.names.dead_letters))
+        return {
+            decode_text(key): letter
+            for key, letter in cast("dict[bytes, bytes]", content).items()
+            if not key.startswith(b"=")
+        }
+
+    async def discard(self, key: str, letter: bytes | None = None) -> bool:
+        """Delete a dead letter; with `letter`, only if it is still that one."""
+        reply = await self._run(
+            _scripts.FORGET,
+            [content_key(self.names.dead_letters)],
+            [updates_channel(self.names.dead_letters), key, letter or b""],
+        )
+        return reply == 1
+
     async def job_keys(self) -> list[str]:
         """Return the keys of all jobs that some worker owns."""
         keys: set[str] = set()
         content = await self._execute("HGETALL", content_key(self.names.jobs))
-        if isinstance(content, dict):
-            for field, stored in content.items():  # pyright: ignore[reportUnknownVariableType] - a reply
-                if isinstance(field, bytes) and isinstance(stored, bytes) and field[:1] != b"=":
-                    keys.update(read_list(decode_text(stored)))
+        for field, stored in cast("dict[bytes, bytes]", content).items():
+            if not field.startswith(b"="):
+                keys.update(read_list(decode_text(stored)))
         return sorted(keys)
 
     async def send(self, name: str, body: bytes) -> str:
@@ -427,10 +421,11 @@ class Store:
                 await self.redis.wait_connected()
 
     def _claim_key(self, token: str) -> str:
-        return f"terzetto:pool:{self.names.pool}:claim:{token}"
+        return self._own_key(f"claim:{token}")
 
-    def _orphans_key(self) -> str:
-        return f"terzetto:pool:{self.names.pool}:orphans"
+    def _own_key(self, what: str) -> str:
+        """Return a key that only nodes of ours know."""
+        return f"terzetto:pool:{self.names.pool}:{what}"
 
 
 def add_if_exists(stream: str, name: str, body: bytes) -> tuple[Arg, ...]:

@@ -29,6 +29,7 @@ class Upkeep:
 
     core: Core
     _last_beat: float = attrs.field(factory=trio.current_time)
+    _unwritten: dict[str, frozenset[str]] = attrs.field(factory=dict[str, frozenset[str]])
     _orphans: dict[str, float] = attrs.field(factory=dict[str, float])
 
     async def beat(self) -> None:
@@ -46,9 +47,17 @@ class Upkeep:
             await core.store.open_stream(
                 core.names.node_stream(core.node_id), core.node_id.encode()
             )
+        is_lost = alive.revision < core.workers_revision
+        core.workers_revision = alive.revision
+        if core.is_shutting_down:
+            return
         for worker_id, known in alive.workers.items():
             worker = core.workers.get(worker_id)
-            if worker is not None and not known:
+            if worker is None or known:
+                continue
+            if is_lost:
+                await worker.readmit()
+            else:
                 worker.evict()
 
     async def keep_alive(self) -> None:
@@ -111,6 +120,7 @@ class Upkeep:
     async def _tidy(self) -> None:
         if not self._is_deaf():
             await self._forget_nodes()
+            self._audit()
             await self._adopt_orphans()
 
     async def _forget_nodes(self) -> None:
@@ -120,6 +130,17 @@ class Upkeep:
             sign = core.fleet.node_sign(node_id)
             if node_id != core.node_id and sign:
                 await core.store.forget_node(node_id, sign=sign)
+
+    def _audit(self) -> None:
+        """Write again what runs here and, for two looks, has not stood in the map of jobs."""
+        core = self.core
+        unwritten: dict[str, frozenset[str]] = {}
+        for worker_id, worker in core.workers.items():
+            missing = frozenset(worker.settled()) - core.fleet.keys_of(worker_id)
+            lasting = missing & self._unwritten.get(worker_id, frozenset())
+            worker.reassert(lasting)
+            unwritten[worker_id] = missing - lasting
+        self._unwritten = unwritten
 
     async def _adopt_orphans(self) -> None:
         core, options = self.core, self.core.options

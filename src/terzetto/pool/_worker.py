@@ -24,7 +24,7 @@ for they are elsewhere by then, and joins again under a new id.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import attrs
 import trio
@@ -50,8 +50,9 @@ from terzetto.pool._errors import (
 )
 from terzetto.pool._job import Handler
 from terzetto.pool._ledger import Ledger
+from terzetto.pool._letter import encode_letter
 from terzetto.pool._names import INIT, START, STOP, check_key
-from terzetto.pool._order import ENDED, RELEASE, RETRY, Order, read_order
+from terzetto.pool._order import ENDED, REASSERT, RELEASE, RETRY, Order, read_order
 from terzetto.pool._runner import JobPolicy, Runner, runner_for
 from terzetto.streaming import OLDEST, Event, Stream
 
@@ -167,6 +168,10 @@ class WorkerActor(Actor):
         """Return the keys of the jobs that run or start here."""
         return list(self._jobs)
 
+    def settled(self) -> list[str]:
+        """Return the keys of the jobs that run here and nothing is being done with."""
+        return [key for key in self._jobs if key not in self._lanes]
+
     def rebalance(self) -> None:
         """Let those jobs go that belong elsewhere now."""
         now = trio.current_time()
@@ -185,6 +190,23 @@ class WorkerActor(Actor):
         self._evicted = True
         self.core.report("worker_evicted", worker_id=self.worker_id)
         self._ctx.stop()
+
+    async def readmit(self) -> None:
+        """Join again with all jobs: Redis has lost the pool, and nobody else has them."""
+        core = self.core
+        await core.store.open_stream(
+            core.names.worker_stream(self.worker_id),
+            encode_envelope(core.node_id, encode_text(self.worker_id)),
+        )
+        created = await core.store.enlist(self.worker_id)
+        if created is not None:
+            self.created = self._ledger.created = created
+            self.reassert(self.settled())
+
+    def reassert(self, keys: Iterable[str]) -> None:
+        """Write again that these jobs are owned here; those that others own end here."""
+        for key in keys:
+            self._accept(Order(REASSERT, key))
 
     async def stop_all(self) -> None:
         """Stop every job as if each had been asked to stop; they do not run elsewhere."""
@@ -251,8 +273,10 @@ class WorkerActor(Actor):
                 order.reply(await self._start(order.job))
             elif order.name == RELEASE:
                 await self._release(order.key)
+            elif order.name == REASSERT:
+                await self._reassert(order.key)
             elif order.name == ENDED:
-                await self._forget(order.key, "job_ended")
+                await self._end(order.key, order.error)
             elif order.key not in self._jobs:
                 order.reply(RETRY)
             elif order.name == STOP:
@@ -283,13 +307,16 @@ class WorkerActor(Actor):
         try:
             await self._runner.start(job)
         except Exception as error:  # noqa: BLE001 - user code; its error is the answer
-            await self._give_up(job)
             if isinstance(error, JobRetryError):
+                await self._give_up(job)
                 return RETRY
             text = error_text(error)
+            await self._give_up(job, text)
             self.core.report("job_failed", key=job.key, worker_id=self.worker_id, text=text)
             return text
         self._starting.discard(job.key)
+        if job.requeued:
+            await self._ledger.fine(job.key)
         self.core.report("job_started", key=job.key, worker_id=self.worker_id)
         return ""
 
@@ -303,10 +330,14 @@ class WorkerActor(Actor):
                 return False
             dead_owner = owner
 
-    async def _give_up(self, job: JobBody) -> None:
-        """Undo the ownership of a job that did not start; who sent it again keeps the payload."""
-        if job.requeued:
-            await self._ledger.keep(job.key, rest=self.core.options.worker_ttl)
+    async def _give_up(self, job: JobBody, failure: str = "") -> None:
+        """Undo the ownership of a job that did not start; one that was accepted stays that."""
+        if job.requeued and failure:
+            letter = encode_letter(job, failure)
+            if await self._ledger.fail(job.key, letter, rest=self.core.options.worker_ttl):
+                self.core.report("dead_letter", key=job.key, worker_id=self.worker_id, text=failure)
+        elif job.requeued:
+            await self._ledger.keep(job.key)
         else:
             await self._ledger.end(job.key)
         self._starting.discard(job.key)
@@ -317,19 +348,27 @@ class WorkerActor(Actor):
             await self._runner.stop(key)
         except Exception as error:  # noqa: BLE001 - user code; its error is the answer
             return error_text(error)
-        await self._forget(key, "job_stopped")
+        await self._stopped(key)
         return ""
 
-    async def _forget(self, key: str, how: str) -> None:
-        if self._jobs.pop(key, None) is None:
+    async def _stopped(self, key: str) -> None:
+        await self._ledger.end(key)
+        del self._jobs[key]
+        self.core.report("job_stopped", key=key, worker_id=self.worker_id)
+
+    async def _end(self, key: str, crash: str) -> None:
+        """Note that a job has ended by itself: well, or by a crash that is the last."""
+        job = self._jobs.get(key)
+        if job is None:
             await trio.lowlevel.checkpoint()
             return
-        await self._ledger.end(key)
-        self.core.report(
-            "job_ended" if how == "job_ended" else "job_stopped",
-            key=key,
-            worker_id=self.worker_id,
-        )
+        if crash:
+            await self._ledger.bury(key, encode_letter(job, crash))
+            self.core.report("dead_letter", key=key, worker_id=self.worker_id, text=crash)
+        else:
+            await self._ledger.end(key)
+            self.core.report("job_ended", key=key, worker_id=self.worker_id)
+        self._jobs.pop(key, None)
 
     async def _notify(self, key: str, payload: bytes) -> str:
         try:
@@ -343,7 +382,7 @@ class WorkerActor(Actor):
             text = error_text(crash)
             self.core.report("job_crashed", key=key, worker_id=self.worker_id, text=text)
         if not self._leaving:
-            self._accept(Order(ENDED, key))
+            self._accept(Order(ENDED, key, error="" if crash is None else error_text(crash)))
 
     # Letting go ---------------------------------------------------------------------
 
@@ -375,13 +414,25 @@ class WorkerActor(Actor):
         if moved:
             self.core.report("job_moved", key=key, worker_id=self.worker_id)
 
+    async def _reassert(self, key: str) -> None:
+        job = self._jobs.get(key)
+        if job is None or await self._own(job):
+            return
+        self.core.report("job_fenced", key=key, worker_id=self.worker_id)
+        try:
+            await self._runner.stop(key)
+        except Exception as error:  # noqa: BLE001 - user code; its error is logged
+            text = error_text(error)
+            self.core.log.warning("a job that runs elsewhere would not stop", key=key, error=text)
+        self._jobs.pop(key, None)
+
     async def _stop_for_good(self, key: str) -> None:
         try:
             await self._runner.stop(key)
         except Exception as error:  # noqa: BLE001 - user code; its error is logged
             text = error_text(error)
             self.core.log.warning("a job would not stop at the shutdown", key=key, error=text)
-        await self._forget(key, "job_stopped")
+        await self._stopped(key)
 
     async def _end_lanes(self) -> None:
         """End every lane: a start is broken off, a stop or a move is let finish.

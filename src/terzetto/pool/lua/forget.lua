@@ -1,6 +1,6 @@
--- Deletes a node's sign of life.
--- KEYS: 1 node-keepalive hash
--- ARGV: 1 channel of node-keepalive, 2 node id, 3 the sign that it must still be, or ''
+-- Deletes a key of a map, if it still is as it was seen.
+-- KEYS: 1 the map's hash
+-- ARGV: 1 the map's channel, 2 key, 3 the value that it must still have, or '' for any
 -- Returns 1 if deleted, else 0
 
 if ARGV[3] ~= '' and redis.call('HGET', KEYS[1], ARGV[2]) ~= ARGV[3] then return 0 end

@@ -1,17 +1,21 @@
 -- Carries out what a worker has to change about its jobs, many changes in one step:
 -- its list is read and written once.
 -- KEYS: 1 workers hash, 2 jobs hash, 3 job-payloads hash, 4 pool stream,
---       5 dead-letters hash, 6 pending-jobs hash
+--       5 dead-letters hash, 6 pending-jobs hash, 7 hash of failed starts by job key
 -- ARGV: 1 to 4 channels of jobs, job-payloads, dead-letters and pending-jobs,
---       5 worker id, 6 its creation time, then for each change four:
+--       5 worker id, 6 its creation time, 7 how often a start may fail,
+--       then for each change four:
 --       "own", key, payload, an owner that is known to be dead or '':
 --         becomes the owner of a job that it is about to start
 --       "end", key, '', '': the job has ended; the payload goes too
---       "keep", key, '', how long it rests in us: the job did not start, was sent again
---         before, and will be again; the payload stays
+--       "fail", key, letter, how long it rests in us: the job did not start, and was sent
+--         again before; the payload stays, and it will be sent again, later each time;
+--         if it failed too often it becomes a dead letter
+--       "keep", key, '', '': the same without counting it: its event is still pending
+--       "fine", key, '', '': the job has started after all
 --       "requeue", key, start event's body, '': the job goes elsewhere
 --       "bury", key, letter, '': the job is given up, and becomes a dead letter
--- Returns for each change 1 done, 0 not done (the worker is no longer in the pool, or
+-- Returns for each change 1 done, 2 done and a dead letter, 0 not done (the worker is no longer in the pool, or
 -- does not own the job), or the id of the other worker that owns the key
 
 local jobs, worker = KEYS[2], ARGV[5]
@@ -52,6 +56,13 @@ local function own(key, payload, dead)
   return 1
 end
 
+local function bury(key, letter)
+  map_set(KEYS[5], ARGV[3], key, letter)
+  map_del(KEYS[3], ARGV[2], key)
+  redis.call('HDEL', KEYS[7], key)
+  return 2
+end
+
 local function let_go(kind, key, value, rest)
   if not place[key] then return 0 end
   items[place[key]] = false
@@ -59,22 +70,28 @@ local function let_go(kind, key, value, rest)
   changed = true
   if kind == 'end' then
     map_del(KEYS[3], ARGV[2], key)
+    redis.call('HDEL', KEYS[7], key)
   elseif kind == 'requeue' then
     redis.call('XADD', KEYS[4], '*', 'n', 'j', 'p', value)
   elseif kind == 'bury' then
-    map_set(KEYS[5], ARGV[3], key, value)
-    map_del(KEYS[3], ARGV[2], key)
-  elseif tonumber(rest) then
-    map_set(KEYS[6], ARGV[4], key, decimal(now_us() + tonumber(rest)) .. '000')
+    return bury(key, value)
+  elseif kind == 'fail' then
+    local failures = redis.call('HINCRBY', KEYS[7], key, 1)
+    if failures >= tonumber(ARGV[7]) then return bury(key, value) end
+    -- The guard keeps the orphan from being sent again before its rest is over.
+    local wait = tonumber(rest) * 2 ^ (failures - 1)
+    map_set(KEYS[6], ARGV[4], key, decimal(now_us() + wait) .. '000')
   end
   return 1
 end
 
 local replies = {}
-for i = 7, #ARGV, 4 do
+for i = 8, #ARGV, 4 do
   local kind, key, value, more = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if kind == 'own' then
     replies[#replies + 1] = own(key, value, more)
+  elseif kind == 'fine' then
+    replies[#replies + 1] = redis.call('HDEL', KEYS[7], key)
   else
     replies[#replies + 1] = let_go(kind, key, value, more)
   end

@@ -1,7 +1,7 @@
 -- Removes what is left of a pool that was shut down: keys and all when no other node
 -- is there, else by messages that the replicas of the others understand.
--- KEYS: 1 node-keepalive hash, 2 shutdown hash, then the other maps' hashes, last the
---       pool stream and the orphans' lease
+-- KEYS: 1 node-keepalive hash, 2 shutdown hash, then the other maps' hashes, last what
+--       is no map: streams, leases, counters
 -- ARGV: 1 id of this node, or '' if it stays in the pool, then the channels of the maps in the order of KEYS
 -- Returns 1 if nothing is left, 0 if other nodes were told, -1 if no shutdown is on
 
