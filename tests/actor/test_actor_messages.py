@@ -262,7 +262,7 @@ async def test_the_callers_deadline_travels_with_the_message(
 
         async def look(self) -> float:
             assert self.ctx is not None
-            return self.ctx.deadline
+            return await self.ctx.deadline()
 
         async def look_below(self) -> float:
             assert self.below is not None

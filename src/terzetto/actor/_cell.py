@@ -87,9 +87,13 @@ class ActorCell(Node):
         """Return those that its handler is waiting for."""
         return self.waiting_on
 
-    def deadline(self) -> float:
+    async def deadline(self) -> float:
         """Return until when the asker of the message in hand waits."""
-        return math.inf if self.current is None else self.current.deadline
+        message = self.current
+        if message is None:
+            await trio.lowlevel.checkpoint()
+            return math.inf
+        return await message.deadline()
 
     def apply_ending(self) -> None:
         """Let the message in hand have its grace; wake the task if it is idle."""
@@ -202,7 +206,7 @@ class ActorCell(Node):
             return stray
         return error
 
-    async def _handle_messages(self, actor: Actor) -> None:
+    async def _handle_messages(self, actor: Actor) -> None:  # noqa: C901 - a call for each part would cost every message
         mailbox = self.mailbox
         queue = mailbox.queue
         handled = 0
@@ -220,10 +224,13 @@ class ActorCell(Node):
                 handled = 0
                 await trio.lowlevel.checkpoint()
                 continue
-            self.current = message = mailbox.take()
+            # From here on every line is paid for by every message.
+            self.current = message = queue.popleft()
+            if mailbox.has_senders:
+                mailbox.admit()
             try:
-                work = message.begin(actor)
-            except MessageError as error:
+                work = message.method(actor, *message.args, **message.kwargs)
+            except TypeError as error:
                 self._misfit(message, error)
                 continue
             try:
@@ -231,14 +238,15 @@ class ActorCell(Node):
             except Reject as refusal:
                 message.refuse(refusal.error)
             else:
-                message.answer(value)
+                if message.asker is not None:
+                    message.answer(value)
             self.current = None
 
-    def _misfit(self, message: Message, error: MessageError) -> None:
+    def _misfit(self, message: Message, error: TypeError) -> None:
         """Turn away a message whose arguments do not fit; that is no crash of the actor."""
         self.current = None
         if message.is_asked:
-            message.refuse(error)
+            message.refuse(message.misfit(error))
         else:
             self.bury([message], "misfit")
 

@@ -66,15 +66,15 @@ class Context(Generic[A_co]):
         """A logger that adds the actor's path."""
         return self._cell.system.logger.bind(actor=self._cell.path)
 
-    @property
-    def deadline(self) -> float:
-        """Until when the asker of the message in hand waits, on trio's clock.
+    async def deadline(self) -> float:
+        """Return until when the asker of the message in hand waits, on trio's clock.
 
-        Infinite when nobody waits. It includes the deadline of whoever asked
-        the asker. Nothing is cancelled when it passes: a handler that has no
-        use for its work then, opens a cancel scope with this deadline itself.
+        Infinity when the message was told, minus infinity when its asker has
+        left. It includes the deadline of whoever asked the asker. Nothing is
+        cancelled when it passes: a handler that has no use for its work then,
+        opens a cancel scope with this deadline itself.
         """
-        return self._cell.deadline()
+        return await self._cell.deadline()
 
     def stop(self) -> None:
         """End this actor normally once the message in hand is done.

@@ -27,7 +27,7 @@ class Current(Waiter, Protocol):
 
     waiting_on: "list[Waiter]"
 
-    def deadline(self) -> float:
+    async def deadline(self) -> float:
         """Return until when the asker of the message in hand waits, on trio's clock."""
         ...
 

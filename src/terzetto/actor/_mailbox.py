@@ -32,6 +32,9 @@ class Mailbox:
     capacity: int
     queue: deque[Message] = attrs.field(factory=deque[Message])
     closed_because: str | None = None
+    has_senders: bool = False
+    """Whether senders wait for room."""
+
     _senders: OrderedDict[Message, trio.lowlevel.Task | None] | None = None
     _receiver: trio.lowlevel.Task | None = None
     _offered: tuple[Message, trio.CancelScope] | None = None  # what waits in an inbox's channel
@@ -66,6 +69,7 @@ class Mailbox:
         if self._senders is None:
             self._senders = OrderedDict()
         self._senders[message] = task
+        self.has_senders = True
 
     @trio.lowlevel.enable_ki_protection
     async def wait_for_room(self, message: Message) -> None:
@@ -89,6 +93,7 @@ class Mailbox:
         """Take out a message that has not begun; it may be gone already."""
         if self._senders and message in self._senders:
             del self._senders[message]
+            self.has_senders = bool(self._senders)
             return
         try:
             self.queue.remove(message)
@@ -102,8 +107,7 @@ class Mailbox:
     def take(self) -> Message:
         """Take the first message; there must be one."""
         message = self.queue.popleft()
-        if self._senders:
-            self.admit()
+        self.admit()
         return message
 
     def admit(self) -> None:
@@ -114,6 +118,7 @@ class Mailbox:
             self.queue.append(message)
             if task is not None:
                 trio.lowlevel.reschedule(task)
+        self.has_senders = bool(senders)
 
     async def offer_to(self, channel: "trio.MemorySendChannel[Message]") -> Message | None:
         """Pass the first message on once `channel` takes it; there must be one.
@@ -163,6 +168,7 @@ class Mailbox:
             return
         self.closed_because = because
         senders, self._senders = self._senders, None
+        self.has_senders = False
         for message, task in (senders or {}).items():
             if task is not None:
                 trio.lowlevel.reschedule(task, Error(self.stopped_error()))

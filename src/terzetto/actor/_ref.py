@@ -17,7 +17,7 @@ from ._actor import Actor
 from ._cell import ActorCell
 from ._current import Current, current_cell, find_cycle
 from ._errors import AskCycleError, MessageError
-from ._message import Handler, Message
+from ._message import Handler, Inquiry, Message
 from ._types import Ending, Exit
 
 A_co = TypeVar("A_co", bound=Actor, covariant=True)
@@ -117,12 +117,11 @@ class Ref(Generic[A_co]):
         """
         cell = self._cell
         asker = current_cell.get()
-        deadline = trio.current_effective_deadline()
         if asker is not None:
             _refuse_cycle(asker, cell)
-            deadline = min(deadline, asker.deadline())
-        task = trio.lowlevel.current_task()
-        message = Message(_handler(cell, method), args, kwargs, trio.current_time(), deadline, task)
+        message = Message(
+            _handler(cell, method), args, kwargs, trio.current_time(), trio.lowlevel.current_task()
+        )
         mailbox = cell.mailbox
         if not mailbox.offer(message):
             mailbox.queue_sender(message, None)
@@ -133,10 +132,16 @@ class Ref(Generic[A_co]):
             return trio.lowlevel.Abort.SUCCEEDED
 
         if asker is None:
-            return cast("R", await trio.lowlevel.wait_task_rescheduled(abort))
+            reply: Any = await trio.lowlevel.wait_task_rescheduled(abort)
+            if type(reply) is Inquiry:
+                reply = await _wait_on(message, reply, None, abort)
+            return cast("R", reply)
         asker.waiting_on.append(cell)
         try:
-            return cast("R", await trio.lowlevel.wait_task_rescheduled(abort))
+            reply = await trio.lowlevel.wait_task_rescheduled(abort)
+            if type(reply) is Inquiry:
+                reply = await _wait_on(message, reply, asker, abort)
+            return cast("R", reply)
         finally:
             asker.waiting_on.remove(cell)
 
@@ -199,6 +204,20 @@ def _refuse_cycle(asker: Current, target: ActorCell) -> None:
             + " waits for ".join(paths)
             + "; use tell, or ask in a background task"
         )
+
+
+async def _wait_on(
+    message: Message,
+    inquiry: Inquiry,
+    asker: Current | None,
+    abort: Callable[[Any], trio.lowlevel.Abort],
+) -> object:
+    """Tell the deadline, and wait on for the reply."""
+
+    async def wait() -> object:
+        return cast("object", await trio.lowlevel.wait_task_rescheduled(abort))
+
+    return await message.tell_deadline(inquiry, None if asker is None else asker.deadline, wait)
 
 
 async def _stop(cell: ActorCell, ending: Ending) -> Exit:
