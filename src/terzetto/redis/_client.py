@@ -274,12 +274,17 @@ class Redis(AsyncCoreCommands):
         return offset
 
     @asynccontextmanager
-    async def open_dedicated(self, name: str) -> AsyncGenerator[Dedicated, None]:
+    async def open_dedicated(
+        self, name: str, *, key: str | bytes | None = None
+    ) -> AsyncGenerator[Dedicated, None]:
         """Open a link of one's own for the time of a block, for commands that block.
 
-        `name` appears in logs and in reprs. The link is opened in the background;
+        `name` appears in logs and in reprs. `key` is one of the keys that it will be
+        used for: in a cluster it says to which server the link leads; elsewhere it
+        is not needed. The link is opened in the background;
         the first call waits for it.
         """
+        del key  # there is one server only
         link = Link(self._options, name)
         async with self._keeper.keep(link):
             yield Dedicated(link, self._link)

@@ -1,6 +1,7 @@
 """`connect`: from a URL to a client that works."""
 
 import os
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -34,12 +35,17 @@ async def connect(
     max_reply_bytes: int | None = None,
     max_backoff: float | None = None,
     decode_replies: bool = False,
+    tls: ssl.SSLContext | None = None,
+    ssl_ca_certs: str | None = None,
+    ssl_certfile: str | None = None,
+    ssl_keyfile: str | None = None,
     logger: Logger | None = None,
 ) -> AsyncGenerator[Redis, None]:
     """Connect to Redis for the time of a block.
 
     Args:
-        url: ``redis://[[user]:password@]host[:port][/db]``, ``unix:///path[?db=n]``,
+        url: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://…`` for TLS
+            (the server's certificate and host name are checked), ``unix:///path[?db=n]``,
             ``embedded://`` (a private server for this block) or ``embedded:///dir``
             (a server shared by all who name that directory). None: the environment
             variable REDIS_URL.
@@ -61,6 +67,10 @@ async def connect(
         max_backoff: the longest wait between attempts to reconnect, in seconds (default 2).
         decode_replies: let redis-py's commands return str (UTF-8 with surrogateescape)
             instead of bytes; `execute` and what Terzetto builds on it stay bytes.
+        tls: the context for ``rediss://``, instead of the three files.
+        ssl_ca_certs: file of the authorities to trust (default: the system's).
+        ssl_certfile: file of the client's own certificate, for servers that want one.
+        ssl_keyfile: file of its key, if it is not in the same file.
         logger: where outages are reported, as structlog does; default: the standard
             library's ``terzetto.redis``.
 
@@ -89,12 +99,17 @@ async def connect(
         "max_reply_bytes": max_reply_bytes,
         "max_backoff": max_backoff,
         "decode_replies": decode_replies,
+        "tls": tls,
+        "ssl_ca_certs": ssl_ca_certs,
+        "ssl_certfile": ssl_certfile,
+        "ssl_keyfile": ssl_keyfile,
         "logger": logger,
     }
     async with AsyncExitStack() as stack:
         parts = split_url(url)
         if parts.scheme == "embedded":
             url = await stack.enter_async_context(_embedded(parts.netloc, parts.path))
+            url += f"?{parts.query}" if parts.query else ""
         yield await stack.enter_async_context(_open(parse_url(url, **overrides)))
 
 

@@ -81,7 +81,7 @@ async def open_connection(options: Options) -> Connection:
 
 async def _open_once(options: Options) -> Connection:
     credentials = await _credentials(options)
-    transport = await open_transport(options.endpoint)
+    transport = await open_transport(options)
     greeted = False
     try:
         connection = await _greet(transport, options, credentials)

@@ -12,7 +12,7 @@ from typing import Protocol
 import hiredis
 import trio
 
-from terzetto.redis._url import Endpoint
+from terzetto.redis._url import Options
 
 READ_SIZE = 256 * 1024
 """The most bytes that one read takes from a socket."""
@@ -94,14 +94,81 @@ class SocketTransport:
             self._socket.close()
 
 
-async def open_transport(endpoint: Endpoint) -> Transport:
-    """Open a socket to `endpoint`; OSError if that cannot be done.
+class TlsTransport:
+    """A transport over TLS: one task writes, one reads, and neither is cancelled in the midst."""
+
+    can_send_now = False
+
+    def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
+        """Take over `stream`, after its handshake."""
+        self._stream = stream
+
+    def send_now(self, data: bytes | memoryview, /) -> int:
+        """Take nothing: a TLS stream cannot be written in part."""
+        del data
+        return 0
+
+    async def wait_writable(self) -> None:
+        """Wait until the socket takes bytes."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_all(self, data: bytes, /) -> None:
+        """Send everything; a cancelled call breaks the stream."""
+        await self._stream.send_all(data)
+
+    async def receive_into(self, reader: hiredis.Reader, /) -> int:
+        """Wait for bytes and feed them to `reader`."""
+        data = await self._stream.receive_some(READ_SIZE)
+        if data:
+            reader.feed(bytes(data))
+        return len(data)
+
+    def close(self) -> None:
+        """Close the socket at once, without the farewell of TLS."""
+        self._stream.transport_stream.socket.close()
+
+
+async def open_transport(options: Options) -> Transport:
+    """Open a socket to the endpoint of `options`, with TLS if it wants that.
 
     Cancelling leaves nothing open.
+
+    Raises:
+        OSError: that cannot be done; `ssl.SSLError` is one.
     """
+    endpoint = options.endpoint
     if endpoint.path is not None:
         stream = await trio.open_unix_socket(endpoint.path)
     else:
         stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return SocketTransport(socket.socket(fileno=stream.socket.detach()))
+    if not endpoint.tls:
+        return SocketTransport(socket.socket(fileno=stream.socket.detach()))
+    return await _greet_with_tls(stream, options)
+
+
+async def _greet_with_tls(stream: trio.SocketStream, options: Options) -> TlsTransport:
+    secured = False
+    try:
+        encrypted = trio.SSLStream(
+            stream,
+            options.tls_context(),
+            server_hostname=options.endpoint.host,
+            https_compatible=True,  # a lost connection is no attack here: replies have lengths
+        )
+        try:
+            await encrypted.do_handshake()
+        except trio.BrokenResourceError as error:
+            raise _tls_error(error) from error
+        secured = True
+        return TlsTransport(encrypted)
+    finally:
+        if not secured:
+            stream.socket.close()
+
+
+def _tls_error(error: trio.BrokenResourceError) -> OSError:
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        return cause
+    return OSError(f"TLS: {error}")

@@ -3,6 +3,7 @@
 A secret is held only in fields that no repr shows; `Options.url` has none.
 """
 
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -14,7 +15,7 @@ from terzetto._shared._logging import Logger, default_logger
 from terzetto.redis._errors import UrlError
 
 DEFAULT_PORT: Final = 6379
-SCHEMES: Final = ("redis", "unix", "embedded")
+SCHEMES: Final = ("redis", "rediss", "unix", "embedded")
 
 Credentials: TypeAlias = tuple[str | None, str | None]
 """User name and password; None for what the server does not ask for."""
@@ -30,13 +31,14 @@ class Endpoint:
     host: str = "localhost"
     port: int = DEFAULT_PORT
     path: str | None = None
+    tls: bool = False
 
     def __str__(self) -> str:
         """Return the endpoint as a URL without credentials."""
         if self.path is not None:
             return f"unix://{quote(self.path, errors='surrogateescape')}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"redis://{host}:{self.port}"
+        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}"
 
 
 def _positive(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
@@ -71,7 +73,34 @@ class Options:
     max_reply_bytes: int = attrs.field(default=600 * 1024 * 1024, validator=_at_least_one)
     max_backoff: float = attrs.field(default=2.0, validator=_positive)
     decode_replies: bool = False
+    tls: ssl.SSLContext | None = attrs.field(default=None, repr=False)
+    ssl_ca_certs: str | None = None
+    ssl_certfile: str | None = attrs.field(default=None, repr=False)
+    ssl_keyfile: str | None = attrs.field(default=None, repr=False)
     logger: Logger = attrs.field(factory=partial(default_logger, "redis"), repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse options of TLS where there is none."""
+        files = (self.ssl_ca_certs, self.ssl_certfile, self.ssl_keyfile)
+        if not self.endpoint.tls and (self.tls is not None or any(files)):
+            raise UrlError(
+                "options of TLS, but the URL is not rediss://: nothing would be encrypted"
+            )
+        if self.tls is not None and any(files):
+            raise UrlError("`tls` and files for TLS: load the files into the SSLContext")
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Return the context for TLS; by default it checks certificate and host name.
+
+        Raises:
+            OSError: a file cannot be read, or is no certificate.
+        """
+        if self.tls is not None:
+            return self.tls
+        context = ssl.create_default_context(cafile=self.ssl_ca_certs)
+        if self.ssl_certfile is not None:
+            context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile)
+        return context
 
     @property
     def url(self) -> str:
@@ -90,7 +119,13 @@ _QUERY: Final[Mapping[str, Callable[[str], object]]] = {
     "max_in_flight": int,
     "max_reply_bytes": int,
     "max_backoff": float,
+    "ssl_ca_certs": str,
+    "ssl_certfile": str,
+    "ssl_keyfile": str,
 }
+
+_WEAKER: Final = frozenset({"ssl_cert_reqs", "ssl_check_hostname"})
+"""Options of other clients that would switch off what TLS is for."""
 
 
 def parse_url(url: str, **overrides: object) -> Options:
@@ -109,7 +144,7 @@ def parse_url(url: str, **overrides: object) -> Options:
         if not parts.path:
             raise UrlError("a unix:// URL needs a path: unix:///run/redis/redis.sock")
         values["endpoint"] = Endpoint(path=unquote(parts.path, errors="surrogateescape"))
-    elif parts.scheme == "redis":
+    elif parts.scheme in {"redis", "rediss"}:
         values["endpoint"] = _tcp_endpoint(parts)
         database = unquote(parts.path).strip("/")
         if database:
@@ -152,6 +187,7 @@ def _tcp_endpoint(parts: SplitResult) -> Endpoint:
     return Endpoint(
         host=unquote(parts.hostname) if parts.hostname else "localhost",
         port=DEFAULT_PORT if port is None else port,
+        tls=parts.scheme == "rediss",
     )
 
 
@@ -159,6 +195,11 @@ def _query(query: str) -> dict[str, object]:
     values: dict[str, object] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         convert = _QUERY.get(name)
+        if name in _WEAKER:
+            raise UrlError(
+                f"{name} is no option of a URL: the server's certificate and name are checked; "
+                "who must do without gives connect() an SSLContext as `tls`"
+            )
         if convert is None:
             raise UrlError(
                 f"the URL has an unknown option {name!r}: the known ones are {', '.join(_QUERY)}"

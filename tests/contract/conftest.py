@@ -1,0 +1,73 @@
+"""Every kind of server that a client can be connected to, for the same tests."""
+
+import ssl
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import attrs
+import pytest
+
+from terzetto.redis import Redis, connect
+from terzetto.server import open_embedded
+from terzetto.testing import open_proxy
+from tests.redis.certificates import Authority
+
+
+@attrs.frozen(kw_only=True)
+class Deployment:
+    """Where to connect to, and with which options."""
+
+    kind: str
+    url: str
+    tls: ssl.SSLContext | None = None
+
+    def connect(self, *, max_in_flight: int | None = None) -> AbstractAsyncContextManager[Redis]:
+        return connect(self.url, tls=self.tls, max_in_flight=max_in_flight)
+
+
+@asynccontextmanager
+async def over_unix() -> AsyncGenerator[Deployment]:
+    async with open_embedded() as server:
+        yield Deployment(kind="unix", url=server.url)
+
+
+@asynccontextmanager
+async def over_tcp() -> AsyncGenerator[Deployment]:
+    async with open_embedded(port=0) as server:
+        yield Deployment(kind="tcp", url=f"redis://127.0.0.1:{server.port}")
+
+
+@asynccontextmanager
+async def over_tls() -> AsyncGenerator[Deployment]:
+    authority = Authority()
+    front = authority.server_context("127.0.0.1")
+    async with open_embedded() as server, open_proxy(server.url, tls=front) as proxy:
+        yield Deployment(kind="tls", url=proxy.url, tls=authority.client_context())
+
+
+@asynccontextmanager
+async def over_proxy() -> AsyncGenerator[Deployment]:
+    async with open_embedded() as server, open_proxy(server.url) as proxy:
+        yield Deployment(kind="proxy", url=proxy.url)
+
+
+KINDS: dict[str, Callable[[], AbstractAsyncContextManager[Deployment]]] = {
+    "unix": over_unix,
+    "tcp": over_tcp,
+    "tls": over_tls,
+    "proxy": over_proxy,
+}
+
+
+@pytest.fixture(params=list(KINDS))
+async def deployment(request: pytest.FixtureRequest) -> AsyncGenerator[Deployment]:
+    """Return one deployment after the other."""
+    async with KINDS[request.param]() as deployment:
+        yield deployment
+
+
+@pytest.fixture
+async def client(deployment: Deployment) -> AsyncGenerator[Redis]:
+    """Return a client that is connected to `deployment`."""
+    async with deployment.connect() as redis:
+        yield redis

@@ -1,0 +1,38 @@
+"""Certificates for the tests of TLS: trustme, which is typed in part only, behind a typed face."""
+
+import ssl
+from typing import Any
+
+import trustme
+
+
+class Authority:
+    """An authority that issues certificates."""
+
+    def __init__(self) -> None:
+        self._ca: Any = trustme.CA()
+
+    def server_context(self, name: str, *, wants_certificates: bool = False) -> ssl.SSLContext:
+        """Return the context of a server called `name`."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._ca.issue_cert(name).configure_cert(context)
+        if wants_certificates:
+            context.verify_mode = ssl.CERT_REQUIRED
+            self._ca.configure_trust(context)
+        return context
+
+    def client_context(self) -> ssl.SSLContext:
+        """Return a context that trusts this authority."""
+        context = ssl.create_default_context()
+        self._ca.configure_trust(context)
+        return context
+
+    def write(self, path: str) -> str:
+        """Write the authority's own certificate to a file; return its name."""
+        self._ca.cert_pem.write_to_path(path)
+        return path
+
+    def write_certificate(self, name: str, path: str) -> str:
+        """Write a certificate for `name` with its key to a file; return the file's name."""
+        self._ca.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(path)
+        return path
