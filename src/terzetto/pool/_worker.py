@@ -139,7 +139,9 @@ class WorkerActor(Actor):
         self._leaving = True
         core = self.core
         if not self._evicted:
-            await core.store.retire(self.worker_id, self.created)
+            # The jobs end even when Redis is away; peers then find them orphaned.
+            with trio.move_on_after(self.policy.grace):
+                await core.store.retire(self.worker_id, self.created)
         core.workers.pop(self.worker_id, None)
         await self._end_lanes()
         await self._each_job(self._hand_over)
