@@ -63,7 +63,7 @@ VOLATILE = {
     "client_setname", "client_getname", "waitaof", "client_no_evict", "dump", "smembers",
     "hpttl", "sdiff", "sinter", "sunion", "scan", "sscan", "hscan", "hpexpiretime", "hgetall",
     "xinfo_groups", "command_list", "acl_cat", "memory_purge",
-}  # fmt: skip
+}  # fmt: skip  # one name a line would be pages
 
 NAMED: dict[str, Any] = {
     "name": "string", "key": "string", "k": "string", "src": "list", "dst": "list2",
@@ -84,7 +84,7 @@ NAMED: dict[str, Any] = {
     "args": [], "payload": b"", "infotype": "ENCODING", "lcs": True, "pivot": "1", "refvalue": "1",
     "where": "BEFORE", "places": [15, 37, "x"], "entries_added": None, "attr": "LIB-NAME",
     "client_id": 0, "lfield": "one", "idle": 0, "keys_and_args": [],
-}  # fmt: skip
+}  # fmt: skip  # one name a line would be pages
 
 # Methods whose arguments' names say too little: key of the right kind and so on.
 SPECIAL: dict[str, tuple[Any, ...]] = {

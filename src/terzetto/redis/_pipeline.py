@@ -42,10 +42,10 @@ class Queued:
         )
 
     def __await__(self) -> Generator[Any, None, Any]:
+        yield from ()  # a generator, as awaiting wants one
         if self._error is not None:
             raise self._error
         return self._value
-        yield  # a generator, as awaiting wants one
 
     def settle(self, value: object) -> None:
         """Note the reply, or the error."""

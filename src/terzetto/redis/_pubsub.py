@@ -240,5 +240,5 @@ class Hub:
                     del self._topics[key]
                     self._leaving = key
                     kind, name = key
-                    await self.link.request(pack((kind.value[1], name)), True)  # noqa: FBT003
+                    await self.link.request(pack((kind.value[1], name)), True)  # noqa: FBT003 - as in `request`
                     self._leaving = None

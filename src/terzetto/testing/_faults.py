@@ -74,7 +74,7 @@ def inject(factory: Callable[[], A], plan: CrashPlan) -> Callable[[], A]:
 
     original: Any = factory
     while isinstance(original, partial):
-        original = cast("partial[Any]", original).func
+        original = original.func
     # A child is named after its factory.
     make.__name__ = getattr(original, "__name__", make.__name__)
     return make
