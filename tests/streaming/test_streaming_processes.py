@@ -123,8 +123,9 @@ async def test_poison_among_good_events_kills_no_loop(
 
     good: list[str] = []
     dead: set[str] = set()
+    poison: list[list[bytes]] = [[b"n", b"x"], [b"p", b"x"], [b"", b""], [b"\xff", b"\x00"]]
+    kinds = [*poison, [b"n", b"raises", b"p", b""]]
     for number in range(200):
-        kinds = [["n", "x"], ["p", "x"], ["", ""], ["n", "raises", "p", ""], [b"\xff", b"\x00"]]
         fields = kinds[number % 5]
         dead.add(str(await redis.execute("XADD", stream.key, "*", *fields), "ascii"))
         if number % 10 == 0:

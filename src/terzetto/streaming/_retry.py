@@ -17,9 +17,10 @@ T = TypeVar("T")
 
 async def insist(repeatable: Callable[[], Awaitable[T]]) -> T:
     """Return what `repeatable` returns; call it again as long as the link loses its replies."""
-    pace = Pace()
+    pace: Pace | None = None  # made when it is needed: this stands in the way of every `ack`
     while True:
         try:
             return await repeatable()
         except LinkLostError:
+            pace = pace or Pace()
             await trio.sleep(pace.failed())

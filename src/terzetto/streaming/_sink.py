@@ -102,13 +102,19 @@ class Sink:
         Raises:
             LinkClosedError: the link's block has been left.
         """
+        if len(events) == 1:
+            return await self._acknowledge(events[0].stream, [events[0].id])
         by_stream: dict[str, list[str]] = {}
         for event in events:
             by_stream.setdefault(event.stream, []).append(event.id)
         count = 0
         for stream, event_ids in by_stream.items():
-            command = ("XACK", stream_key(stream), self.name, *event_ids)
-            count += await insist(partial(self._intake.redis.execute, *command))
+            count += await self._acknowledge(stream, event_ids)
+        return count
+
+    async def _acknowledge(self, stream: str, event_ids: list[str]) -> int:
+        command = ("XACK", stream_key(stream), self.name, *event_ids)
+        count: int = await insist(partial(self._intake.redis.execute, *command))
         return count
 
     def ack_nowait(self, event: Event) -> None:
