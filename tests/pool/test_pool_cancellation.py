@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 
+import attrs
 import pytest
 import trio
 
@@ -12,12 +13,16 @@ from terzetto.redis import LinkLostError, Redis, connect
 from terzetto.server import EmbeddedServer
 
 
+@attrs.define
 class Handler:
+    stopped: list[str] = attrs.field(factory=list[str])
+
     async def start(self, job: pool.Job) -> None:
         await trio.lowlevel.checkpoint()
 
     async def stop(self, key: str) -> None:
         await trio.lowlevel.checkpoint()
+        self.stopped.append(key)
 
 
 SENT: dict[str, Callable[[pool.Node], Awaitable[object]]] = {
@@ -70,7 +75,7 @@ async def test_a_call_can_be_cancelled_while_redis_hangs(server: EmbeddedServer,
 
 
 @pytest.mark.parametrize("name", SENT)
-async def test_a_call_ends_when_redis_is_gone_and_so_does_the_node(
+async def test_a_call_ends_when_redis_is_killed_and_so_does_the_node(
     server: EmbeddedServer, name: str
 ) -> None:
     with trio.fail_after(40):
@@ -90,6 +95,25 @@ async def test_a_call_ends_when_redis_is_gone_and_so_does_the_node(
                     scope.cancel()
                     await trio.lowlevel.checkpoint()
             assert scope.cancelled_caught
+
+
+async def test_a_node_is_left_within_its_bounds_while_redis_does_not_answer(
+    server: EmbeddedServer,
+) -> None:
+    handler = Handler()
+    with trio.fail_after(50):
+        async with connect(server.url) as redis:
+            async with pool.open_node(
+                "p", redis, worker_ttl=1, ack_grace_period=1, worker_shutdown_ttl=1
+            ) as node:
+                await node.add_worker(handler, grace=0.2)
+                await node.dispatch("a")
+                os.kill(server.pid, signal.SIGSTOP)
+                began = trio.current_time()
+            took = trio.current_time() - began
+            os.kill(server.pid, signal.SIGCONT)
+    assert took < 30
+    assert handler.stopped == ["a"]
 
 
 async def test_closing_goes_on_when_nobody_waits_for_it(redis: Redis) -> None:

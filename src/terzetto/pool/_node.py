@@ -396,7 +396,7 @@ def child(
     return Child(
         partial(NodeActor, node),
         name=f"node {pool}".replace("/", "|"),  # a child's name has no slash
-        grace=10.0,
+        grace=5.0,
         face=bind,
     )
 
