@@ -95,8 +95,13 @@ class MapActor(Actor):
         core = self.core
         number = core.replica.begin_snapshot()
         reply: object = await core.redis.execute("HGETALL", core.content_key)
-        core.replica.apply_snapshot(number, cast("Mapping[bytes, bytes]", reply))
+        replica, epoch = core.replica, core.replica.epoch
+        replica.apply_snapshot(number, cast("Mapping[bytes, bytes]", reply))
         core.note_certain()
+        if replica.epoch != epoch:
+            core.log.warning("the server lost the map or counts anew", revision=replica.revision)
+        elif replica.snapshots_applied > 1:
+            core.log.info("read the map again", revision=replica.revision)
 
     async def _poll(self) -> None:
         core, replica = self.core, self.core.replica
