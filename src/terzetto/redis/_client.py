@@ -17,7 +17,15 @@ from typing import Any, Literal, TypeVar, cast
 import trio
 from redis.commands import AsyncCoreCommands
 from redis.event import EventDispatcher
-from redis.exceptions import NoScriptError, RedisError, ResponseError, WatchError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    WatchError,
+)
 
 from terzetto.errors import InvalidOptionError
 from terzetto.redis._actors import Keeper
@@ -134,7 +142,7 @@ class Redis(AsyncCoreCommands):
             repeatable = road is Road.READ
         reply = await self._link.request(data, repeatable)
         if isinstance(reply, Exception):
-            raise reply
+            return await self._again(data, reply, repeatable=repeatable)
         return reply
 
     async def execute_many(self, commands: Sequence[Sequence[Arg]]) -> list[Reply | RedisError]:
@@ -167,8 +175,33 @@ class Redis(AsyncCoreCommands):
         if isinstance(reply, NoScriptError):
             reply = await self._link.request(pack(("EVAL", script.source, len(keys), *keys, *args)))
         if isinstance(reply, Exception):
-            raise reply
+            return await self._again(
+                pack(("EVAL", script.source, len(keys), *keys, *args)), reply, repeatable=False
+            )
         return reply
+
+    async def _again(self, data: bytes, refusal: Exception, *, repeatable: bool) -> Reply:
+        """Send a command again that this connection cannot serve; raise any other error.
+
+        LOADING, NOAUTH and, from what should be a master, READONLY mean that the
+        command was not carried out, and that a new connection may help: it waits
+        for the data, authenticates, or finds the new master.
+        """
+        reply: Reply = refusal
+        while isinstance(reply, Exception):
+            if not self._is_misplaced(reply):
+                raise reply
+            self._link.retire(reply)
+            reply = await self._link.request(data, repeatable)
+        return reply
+
+    def _is_misplaced(self, error: Exception) -> bool:
+        if isinstance(error, ReadOnlyError):
+            locator = self._options.locator
+            return locator is not None and locator.role == "master"
+        if isinstance(error, AuthenticationError):
+            return error.status_code == "NOAUTH"
+        return isinstance(error, BusyLoadingError)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's signature
         """Run a command as redis-py's methods ask for it, and shape its reply as they do.

@@ -14,9 +14,18 @@ from terzetto.redis._client import Redis
 from terzetto.redis._connection import open_connection
 from terzetto.redis._errors import UrlError
 from terzetto.redis._link import Link
-from terzetto.redis._url import CredentialProvider, Options, parse_url, split_url
+from terzetto.redis._sentinel import SENTINEL_PORT, SentinelLocator
+from terzetto.redis._url import (
+    CredentialProvider,
+    Options,
+    Role,
+    parse_group,
+    parse_url,
+    split_url,
+)
 
 URL_VARIABLE: Final = "REDIS_URL"
+_SENTINEL_SHARE: Final = 5  # one sentinel may take so small a part of the time for connecting
 
 
 @asynccontextmanager
@@ -39,6 +48,9 @@ async def connect(
     ssl_ca_certs: str | None = None,
     ssl_certfile: str | None = None,
     ssl_keyfile: str | None = None,
+    role: Role | None = None,
+    sentinel_username: str | None = None,
+    sentinel_password: str | None = None,
     logger: Logger | None = None,
 ) -> AsyncGenerator[Redis, None]:
     """Connect to Redis for the time of a block.
@@ -47,7 +59,9 @@ async def connect(
         url: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://…`` for TLS
             (the server's certificate and host name are checked), ``unix:///path[?db=n]``,
             ``embedded://`` (a private server for this block) or ``embedded:///dir``
-            (a server shared by all who name that directory). None: the environment
+            (a server shared by all who name that directory), or
+            ``redis-sentinel://host:port,host:port/service`` (credentials are for the
+            servers, not the sentinels). None: the environment
             variable REDIS_URL.
         db: number of the database; it wins over the URL's, as all options do.
         username: for servers with access control lists.
@@ -71,6 +85,10 @@ async def connect(
         ssl_ca_certs: file of the authorities to trust (default: the system's).
         ssl_certfile: file of the client's own certificate, for servers that want one.
         ssl_keyfile: file of its key, if it is not in the same file.
+        role: with Sentinel, "replica" for a client that reads from a replica (from the
+            master if none is up); default "master".
+        sentinel_username: for sentinels that want one.
+        sentinel_password: likewise.
         logger: where outages are reported, as structlog does; default: the standard
             library's ``terzetto.redis``.
 
@@ -86,7 +104,7 @@ async def connect(
         url = os.environ.get(URL_VARIABLE) or None
     if url is None:
         raise UrlError(f"no URL: give one to connect(), or set {URL_VARIABLE}")
-    overrides = {
+    overrides: dict[str, object] = {
         "db": db,
         "username": username,
         "password": password,
@@ -110,7 +128,16 @@ async def connect(
         if parts.scheme == "embedded":
             url = await stack.enter_async_context(_embedded(parts.netloc, parts.path))
             url += f"?{parts.query}" if parts.query else ""
-        yield await stack.enter_async_context(_open(parse_url(url, **overrides)))
+        if parts.scheme == "redis-sentinel":
+            overrides |= {
+                "role": role,
+                "sentinel_username": sentinel_username,
+                "sentinel_password": sentinel_password,
+            }
+            options = _sentinel_options(url, overrides)
+        else:
+            options = parse_url(url, **overrides)
+        yield await stack.enter_async_context(_open(options))
 
 
 @asynccontextmanager
@@ -122,6 +149,27 @@ async def _embedded(netloc: str, path: str) -> AsyncGenerator[str, None]:
     directory = Path(unquote(path, errors="surrogateescape")) if path else None
     async with open_embedded(directory) as server:
         yield server.url
+
+
+def _sentinel_options(url: str, overrides: dict[str, object]) -> Options:
+    group = parse_group(url, SENTINEL_PORT)
+    if not group.service:
+        raise UrlError(
+            "a redis-sentinel:// URL ends with the service: redis-sentinel://host/mymaster"
+        )
+    values = {**group.options, **{k: v for k, v in overrides.items() if v is not None}}
+    role = values.pop("role", "master")
+    asking = {
+        "username": values.pop("sentinel_username", None),
+        "password": values.pop("sentinel_password", None),
+        "connect_timeout": float(str(values.get("connect_timeout", 5.0))) / _SENTINEL_SHARE,
+    }
+    locator = SentinelLocator(
+        service=group.service,
+        sentinels=[Options(endpoint=host, **asking) for host in group.hosts],  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - each of its field's type
+        role="replica" if role == "replica" else "master",
+    )
+    return Options(locator=locator, source=group.source("redis-sentinel"), **values)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - parsed to their fields' types
 
 
 @asynccontextmanager

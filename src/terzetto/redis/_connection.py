@@ -22,10 +22,10 @@ from redis.exceptions import (
 
 from terzetto.redis._errors import AuthError, ConnectError
 from terzetto.redis._io import Transport, open_transport
-from terzetto.redis._url import Credentials, Options
-from terzetto.redis._wire import NEED_MORE, Arg, Push, Reply, new_reader, pack_many
+from terzetto.redis._url import Credentials, Endpoint, Options
+from terzetto.redis._wire import NEED_MORE, Arg, Push, Reply, new_reader, pack, pack_many
 
-_LOADING_PAUSE = 0.05  # seconds between looks at a server that is loading its data
+_PAUSE = 0.05  # seconds between looks at a server that is not ready
 
 
 def _library_version() -> str:
@@ -48,35 +48,81 @@ class Connection:
 async def open_connection(options: Options) -> Connection:
     """Open a connection and greet the server.
 
-    Waits at most `options.connect_timeout` seconds, also for a server that is
-    still loading its data. Cancelling leaves nothing open.
+    With a locator, the endpoint is looked up first, again and again until it leads to
+    a server of the right role. Waits at most `options.connect_timeout` seconds, also
+    for a server that is still loading its data. Cancelling leaves nothing open.
 
     Raises:
         AuthError: the credentials are wrong or missing.
         ConnectError: anything else; its cause is chained.
     """
-    where = options.endpoint
+    last: ConnectError | None = None
     with trio.move_on_after(options.connect_timeout):
         while True:
             try:
-                return await _open_once(options)
+                return await _attempt(options)
+            except ConnectError as error:
+                if options.locator is None or isinstance(error, AuthError):
+                    raise
+                last = error  # who leads here may not know yet: ask again
             except BusyLoadingError:
-                await trio.sleep(_LOADING_PAUSE)
-            except ConnectError:
-                raise
-            except AuthenticationError as error:
-                raise AuthError(
-                    f"{where} refuses the credentials ({error}): check user name and password"
-                ) from error
-            except OSError as error:
-                raise ConnectError(
-                    f"{where} cannot be reached ({error}): is the server running there?"
-                ) from error
-            except (trio.BrokenResourceError, RedisError) as error:
-                raise ConnectError(f"{where} does not greet as Redis does ({error})") from error
-    raise ConnectError(
-        f"{where} did not answer within {options.connect_timeout:g} s: is the server overloaded?"
+                pass
+            await trio.sleep(_PAUSE)
+    raise last or ConnectError(
+        f"{options.url} did not answer within {options.connect_timeout:g} s: is it overloaded?"
     )
+
+
+async def ask(connection: Connection, *args: Arg) -> Reply:
+    """Run one command on a connection that belongs to no link; errors are returned.
+
+    Raises:
+        ConnectError: the connection was lost.
+    """
+    try:
+        await connection.transport.send_all(pack(args))
+        (reply,) = await _replies(connection.transport, connection.reader, 1)
+    except (OSError, trio.BrokenResourceError, RedisError) as error:
+        raise ConnectError(f"a connection was lost at once ({error})") from error
+    return reply
+
+
+async def _attempt(options: Options) -> Connection:
+    if options.locator is not None:
+        endpoint = await options.locator.locate()
+        options = attrs.evolve(options, endpoint=endpoint)
+    where = options.endpoint
+    try:
+        connection = await _open_once(options)
+    except ConnectError:
+        raise
+    except AuthenticationError as error:
+        raise AuthError(
+            f"{where} refuses the credentials ({error}): check user name and password"
+        ) from error
+    except OSError as error:
+        raise ConnectError(
+            f"{where} cannot be reached ({error}): is the server running there?"
+        ) from error
+    except BusyLoadingError:
+        raise
+    except (trio.BrokenResourceError, RedisError) as error:
+        raise ConnectError(f"{where} does not greet as Redis does ({error})") from error
+    if options.locator is not None and options.locator.role == "master":
+        await _check_master(connection, where)
+    return connection
+
+
+async def _check_master(connection: Connection, where: Endpoint) -> None:
+    is_master = False
+    try:
+        role = await ask(connection, "ROLE")
+        is_master = isinstance(role, list) and role[:1] == [b"master"]
+    finally:
+        if not is_master:
+            connection.transport.close()
+    if not is_master:
+        raise ConnectError(f"{where} is no master (any more): the sentinels will know the new one")
 
 
 async def _open_once(options: Options) -> Connection:

@@ -23,8 +23,7 @@ of `_queue` (the server needs a command whole to run it), and so does what is
 safe to run twice; everything else in `_written` fails with
 `LinkLostError(may_have_run=True)`. What waits in `_queue` goes on waiting.
 
-Called by the client, the dedicated links and pub/sub, each with a link of its
-own; `_actors.py` puts `run` under supervision.
+The client, dedicated links and pub/sub have one each; `_actors.py` runs them.
 """
 
 from collections import deque
@@ -105,6 +104,7 @@ class Link:
         self._scope = trio.CancelScope()  # of the connection
         self._nursery: trio.Nursery | None = None  # of the connection
         self._loss: Exception | None = None
+        self._retiring: Exception | None = None
         self.reads = 0  # counted so that the watch sees whether the server says anything
         self._changed = trio.Event()
         self.status = LinkStatus(state="reconnecting", since=trio.current_time())
@@ -214,6 +214,14 @@ class Link:
             self._loss = error
             self._send_now = None
             self._scope.cancel()
+
+    def retire(self, error: Exception) -> None:
+        """Open another connection because of `error`, once all that is on its way has its reply."""
+        if self._transport is not None and self._loss is None:
+            self._retiring = error
+            self._send_now = None
+            if not self._written:
+                self.drop(error)
 
     async def wait_connected(self) -> None:
         """Wait until there is a connection; raises `LinkClosedError` if the link is closed."""
@@ -326,7 +334,7 @@ class Link:
         self._transport = self._send_now = self._writer = None
         self.epoch = 0
         error = self._loss
-        self._loss = None
+        self._loss = self._retiring = None
         keep: deque[Request] = deque()
         unsent = len(self._rest)
         while unsent > 0:
@@ -374,7 +382,7 @@ class Link:
                     self._rest = self._rest[transport.send_now(self._rest) :]
                     if not self._rest:
                         self._allow_send()
-                elif not self._queue and not self._notices:
+                elif self._retiring or (not self._queue and not self._notices):
                     self._writer = current_task()
                     await wait_task_rescheduled(self._leave_writer)
                 elif data := self._take():
@@ -405,12 +413,9 @@ class Link:
 
     def _allow_send(self) -> None:
         transport = self._transport
-        free = not (self._rest or self._burst or self._loss or self._closed)
-        self._send_now = (
-            transport.send_now
-            if transport is not None and free and transport.can_send_now
-            else None
-        )
+        held = self._rest or self._burst or self._loss or self._retiring or self._closed
+        usable = transport is not None and transport.can_send_now and not held
+        self._send_now = transport.send_now if transport is not None and usable else None
 
     def _wake_writer(self) -> None:
         writer = self._writer
@@ -473,6 +478,8 @@ class Link:
                 self._allow_send()
             if self._room:
                 self._make_room()
+            if self._retiring and not written:
+                self.drop(self._retiring)
 
     def _count(self, partial: int) -> int:
         limit = self.options.max_reply_bytes

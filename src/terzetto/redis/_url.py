@@ -6,7 +6,7 @@ A secret is held only in fields that no repr shows; `Options.url` has none.
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 import attrs
@@ -15,7 +15,9 @@ from terzetto._shared._logging import Logger, default_logger
 from terzetto.redis._errors import UrlError
 
 DEFAULT_PORT: Final = 6379
-SCHEMES: Final = ("redis", "rediss", "unix", "embedded")
+SCHEMES: Final = ("redis", "rediss", "unix", "embedded", "redis-sentinel", "redis-cluster")
+
+Role: TypeAlias = Literal["master", "replica"]
 
 Credentials: TypeAlias = tuple[str | None, str | None]
 """User name and password; None for what the server does not ask for."""
@@ -39,6 +41,16 @@ class Endpoint:
             return f"unix://{quote(self.path, errors='surrogateescape')}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}"
+
+
+class Locator(Protocol):
+    """Finds the endpoint to connect to, anew for each connection."""
+
+    role: Role
+
+    async def locate(self) -> Endpoint:
+        """Return the endpoint; raises `ConnectError` if there is none."""
+        ...
 
 
 def _positive(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
@@ -73,6 +85,8 @@ class Options:
     max_reply_bytes: int = attrs.field(default=600 * 1024 * 1024, validator=_at_least_one)
     max_backoff: float = attrs.field(default=2.0, validator=_positive)
     decode_replies: bool = False
+    locator: Locator | None = attrs.field(default=None, repr=False)
+    source: str | None = None
     tls: ssl.SSLContext | None = attrs.field(default=None, repr=False)
     ssl_ca_certs: str | None = None
     ssl_certfile: str | None = attrs.field(default=None, repr=False)
@@ -104,7 +118,9 @@ class Options:
 
     @property
     def url(self) -> str:
-        """The endpoint and database as a URL, without credentials."""
+        """The source, or endpoint and database, as a URL without credentials."""
+        if self.source is not None:
+            return self.source
         if self.endpoint.path is not None:
             return f"{self.endpoint}?db={self.db}" if self.db else str(self.endpoint)
         return f"{self.endpoint}/{self.db}"
@@ -179,14 +195,52 @@ def split_url(url: str) -> SplitResult:
     return parts
 
 
-def _tcp_endpoint(parts: SplitResult) -> Endpoint:
+@attrs.frozen(kw_only=True)
+class Group:
+    """What a URL with several hosts says: who to ask, and how to talk to whom they name."""
+
+    hosts: tuple[Endpoint, ...]
+    service: str
+    options: dict[str, object] = attrs.field(repr=False)
+
+    def source(self, scheme: str) -> str:
+        """Return the URL again, without credentials."""
+        hosts = ",".join(str(host).partition("://")[2] for host in self.hosts)
+        return f"{scheme}://{hosts}" + (f"/{self.service}" if self.service else "")
+
+
+def parse_group(url: str, default_port: int) -> Group:
+    """Return what a URL such as ``redis-cluster://[user:password@]host:port,host:port`` says.
+
+    Raises:
+        UrlError: a part cannot be understood.
+    """
+    parts = split_url(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = credentials.partition(":")
+    values: dict[str, object] = _query(parts.query)
+    if user:
+        values["username"] = unquote(user)
+    if password:
+        values["password"] = unquote(password)
+    endpoints = tuple(
+        _tcp_endpoint(split_url(f"redis://{host}"), default_port) for host in hosts.split(",")
+    )
+    if not hosts:
+        raise UrlError(
+            f"a {parts.scheme}:// URL needs a host: {parts.scheme}://host:port,host:port"
+        )
+    return Group(hosts=endpoints, service=unquote(parts.path).strip("/"), options=values)
+
+
+def _tcp_endpoint(parts: SplitResult, default_port: int = DEFAULT_PORT) -> Endpoint:
     try:
         port = parts.port
     except ValueError:
         raise UrlError("the URL's port is no number from 1 to 65535: correct it") from None
     return Endpoint(
         host=unquote(parts.hostname) if parts.hostname else "localhost",
-        port=DEFAULT_PORT if port is None else port,
+        port=default_port if port is None else port,
         tls=parts.scheme == "rediss",
     )
 
