@@ -68,7 +68,9 @@ class Signal:
 class Buffer:
     """A bounded queue of batches."""
 
-    def __init__(self, size: int, wanted: Signal, lapse: float | None = None) -> None:
+    def __init__(
+        self, size: int, wanted: Signal, *, lapse: float | None = None, watched: bool = False
+    ) -> None:
         """Make a buffer of `size` events.
 
         Args:
@@ -76,10 +78,13 @@ class Buffer:
             wanted: raised when the loop should poll again.
             lapse: a batch older than this many seconds is dropped untaken;
                 None keeps batches for ever.
+            watched: whether to note in `last_taken` when somebody took something.
         """
         self._size = size
+        self._low = size // 2  # so few or fewer events ask for more
         self._wanted = wanted
         self._lapse = lapse
+        self._watched = watched
         self._batches: deque[Batch] = deque()
         self._length = 0
         self._taken = 0
@@ -98,8 +103,7 @@ class Buffer:
         Polling for each place that becomes free would mean a round trip for
         each event.
         """
-        free = self._size - self._length
-        return free if free * 2 >= self._size else 0
+        return self._size - self._length if self._length <= self._low else 0
 
     @property
     def free(self) -> int:
@@ -164,7 +168,8 @@ class Buffer:
             await checkpoint_if_cancelled()
         else:
             await checkpoint()
-        while (batch := self._first()) is None:
+        batches = self._batches
+        while (batch := batches[0] if self._lapse is None and batches else self._first()) is None:
             if self.is_closed:
                 return None
             await self._sleep()
@@ -207,11 +212,12 @@ class Buffer:
         return None
 
     def _took(self) -> None:
-        self.last_taken = trio.current_time()
+        if self._watched:
+            self.last_taken = trio.current_time()
         self._ask_for_more()
 
     def _ask_for_more(self) -> None:
-        if self.room:
+        if self._length <= self._low:
             self._wanted.raise_()
 
     async def _sleep(self) -> None:

@@ -93,7 +93,12 @@ class Intake:
         self.outbox = Outbox()
         self.wanted = Signal()
         self.hurry = Signal()
-        self.buffer = Buffer(options.buffer_size, self.wanted, None if no_ack else grace * LAPSE)
+        self.buffer = Buffer(
+            options.buffer_size,
+            self.wanted,
+            lapse=None if no_ack else grace * LAPSE,
+            watched=True,
+        )
         self.members = Members(redis, sink, grace)
         self.processing: dict[tuple[str, str], Batch] = {}
         self._done = trio.Event()

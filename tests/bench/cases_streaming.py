@@ -1,0 +1,54 @@
+"""The cases of streams: adding alone and in bulk, catching up, sharing, and end to end."""
+
+from tests.bench.harness import Case, Contender
+
+OURS = "tests.bench.ours_streaming"
+PEER = "tests.bench.peer_streaming"
+PACKAGES = ["redis", "hiredis"]
+
+
+def _loop(name: str, target: str) -> Contender:
+    return Contender(name, f"{PEER}:{target}", loop="asyncio", packages=PACKAGES)
+
+
+CASES = [
+    Case(
+        name="streaming.add.1task",
+        units={"rate": "events/s"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:add_alone"),
+        peers=[_loop("redis.asyncio", "add_alone")],
+    ),
+    Case(
+        name="streaming.add_many",
+        units={"rate": "events/s"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:add_many"),
+        peers=[_loop("redis.asyncio, a pipeline of 500", "add_many")],
+    ),
+    Case(
+        name="streaming.reader.catch_up",
+        units={"rate": "events/s"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:catch_up"),
+        peers=[_loop("redis.asyncio", "catch_up")],
+    ),
+    Case(
+        name="streaming.sink.acks",
+        units={"rate": "events/s"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:acknowledge"),
+        peers=[
+            _loop("redis.asyncio, one by one", "acknowledge_each"),
+            _loop("redis.asyncio, in hundreds", "acknowledge_hundreds"),
+        ],
+        goals={"redis.asyncio, one by one": 5.0, "redis.asyncio, in hundreds": 0.8},
+    ),
+    Case(
+        name="streaming.end_to_end.1000_a_second",
+        units={"p50": "ms", "p99": "ms"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:end_to_end"),
+        peers=[_loop("redis.asyncio", "end_to_end")],
+    ),
+]
