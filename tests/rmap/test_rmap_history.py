@@ -1,11 +1,11 @@
-"""Three replicas on a real server, under random operations, cuts and flushes.
+"""Three replicas on a real server, under random operations, delays, cuts and flushes.
 
 A spy, whose subscription is never cut, writes down every state that the map had. All
 that a replica ever shows must be one of these, in their order; at rest all are equal
 to the server.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
@@ -18,6 +18,7 @@ from terzetto.redis import Message, Redis, Subscription, connect
 from terzetto.rmap import Change, Map, content_key, updates_channel
 from terzetto.rmap._message import Op, decode_message
 from terzetto.server import open_embedded
+from terzetto.testing import Proxy, ProxyConnection, open_proxy
 
 KEY = content_key("config")
 State = tuple[int, dict[str, str]]
@@ -26,11 +27,13 @@ REPLICA = st.integers(0, 2)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("write"), REPLICA, st.integers(0, 9), st.sampled_from("abc")),
-        st.tuples(st.sampled_from(["cut", "burst"]), REPLICA, st.just(0), st.just("")),
+        st.tuples(
+            st.sampled_from(["cut", "hold", "delay", "burst"]), REPLICA, st.just(0), st.just("")
+        ),
         st.tuples(st.sampled_from(["flush", "rest"]), st.just(0), st.just(0), st.just("")),
     ),
     min_size=5,
-    max_size=40,
+    max_size=30,
 )
 
 
@@ -39,7 +42,6 @@ class Spy:
     """Every state that the map had, in order."""
 
     states: list[State] = attrs.field(factory=lambda: [(0, {})])
-    subscriber_id: int = 0
     moved: trio.Event = attrs.field(factory=trio.Event)
 
     async def follow(self, subscription: Subscription) -> None:
@@ -111,20 +113,33 @@ async def write(config: Map, operation: int, key: str, value: str) -> None:
             await config.reset()
 
 
+@attrs.frozen
+class Replica:
+    """A map, joined through a proxy of its own."""
+
+    proxy: Proxy
+    config: Map
+
+    def each_subscription(self, act: Callable[[ProxyConnection], None]) -> None:
+        for connection in self.proxy.connections:
+            if connection.is_subscribed:
+                act(connection)
+
+    def mend(self) -> None:
+        self.proxy.delay = 0.0
+        self.each_subscription(lambda connection: connection.release())
+
+
 @asynccontextmanager
-async def open_replicas(url: str) -> AsyncGenerator[list[tuple[Redis, Map]]]:
+async def open_replicas(url: str) -> AsyncGenerator[list[Replica]]:
     async with AsyncExitStack() as stack:
-        opened: list[tuple[Redis, Map]] = []
+        opened: list[Replica] = []
         for _ in range(3):
-            redis = await stack.enter_async_context(connect(url))
+            proxy = await stack.enter_async_context(open_proxy(url))
+            redis = await stack.enter_async_context(connect(proxy.url))
             config = await stack.enter_async_context(rmap.join("config", redis, poll_interval=0.2))
-            opened.append((redis, config))
+            opened.append(Replica(proxy, config))
         yield opened
-
-
-async def subscriber_ids(redis: Redis) -> list[int]:
-    text: bytes = await redis.execute("CLIENT", "LIST", "TYPE", "pubsub")
-    return sorted(int(line.split()[0].removeprefix(b"id=")) for line in text.splitlines())
 
 
 async def play(steps: list[tuple[str, int, int, str]]) -> None:
@@ -135,10 +150,9 @@ async def play(steps: list[tuple[str, int, int, str]]) -> None:
         control.subscribe(updates_channel("config"), buffer_size=100_000) as messages,
         trio.open_nursery() as nursery,
     ):
-        (spy.subscriber_id,) = await subscriber_ids(control)
         nursery.start_soon(spy.follow, messages)
         async with open_replicas(server.url) as replicas:
-            observers = [Observer(config) for _, config in replicas]
+            observers = [Observer(replica.config) for replica in replicas]
             for observer in observers:
                 await nursery.start(observer.watch)
             await drive(steps, control, replicas, spy)
@@ -151,24 +165,26 @@ async def play(steps: list[tuple[str, int, int, str]]) -> None:
 async def drive(
     steps: list[tuple[str, int, int, str]],
     control: Redis,
-    replicas: list[tuple[Redis, Map]],
+    replicas: list[Replica],
     spy: Spy,
 ) -> None:
-    for number, (kind, replica, operation, key) in enumerate(steps):
-        _, config = replicas[replica]
+    for number, (kind, which, operation, key) in enumerate(steps):
+        replica = replicas[which]
         match kind:
             case "write":
                 with trio.fail_after(20):
-                    await write(config, operation, key, str(number))
+                    await write(replica.config, operation, key, str(number))
             case "burst":
                 async with trio.open_nursery() as nursery:
-                    for _, other in replicas:
+                    for other in replicas:
                         for op in range(9):
-                            nursery.start_soon(write, other, op, "a", f"{number}.{op}")
+                            nursery.start_soon(write, other.config, op, "a", f"{number}.{op}")
             case "cut":
-                ids = [id_ for id_ in await subscriber_ids(control) if id_ != spy.subscriber_id]
-                if ids:
-                    await control.execute("CLIENT", "KILL", "ID", ids[replica % len(ids)])
+                replica.each_subscription(lambda connection: connection.cut())
+            case "hold":
+                replica.each_subscription(lambda connection: connection.hold())
+            case "delay":
+                replica.proxy.delay = 0.01
             case "flush":
                 await spy.catch_up(control)
                 await control.execute("FLUSHALL")
@@ -177,12 +193,14 @@ async def drive(
                 await come_to_rest(control, replicas, spy)
 
 
-async def come_to_rest(control: Redis, replicas: list[tuple[Redis, Map]], spy: Spy) -> None:
+async def come_to_rest(control: Redis, replicas: list[Replica], spy: Spy) -> None:
     """Wait until every replica has what the server has."""
     state = await spy.catch_up(control)
-    for _, config in replicas:
+    for replica in replicas:
+        replica.mend()
+    for replica in replicas:
         with trio.fail_after(30):
-            await config.wait_for(lambda m: (m.revision, m.snapshot()) == state)
+            await replica.config.wait_for(lambda m: (m.revision, m.snapshot()) == state)
 
 
 def check_order(seen: list[State], states: list[State]) -> None:
@@ -194,7 +212,7 @@ def check_order(seen: list[State], states: list[State]) -> None:
 
 
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -158,17 +158,16 @@ def join(
             server does not allow to read it.
         LinkClosedError: the client's block has been left.
     """
-    return open_child(
-        child(
-            name,
-            redis,
-            codec=codec,
-            ttl=ttl,
-            sliding=sliding,
-            poll_interval=poll_interval,
-            logger=logger,
-        )
+    spec: Child[TypedMap[Any]] = child(
+        name,
+        redis,
+        codec=codec,
+        ttl=ttl,
+        sliding=sliding,
+        poll_interval=poll_interval,
+        logger=logger,
     )
+    return open_child(spec, logger=logger)
 
 
 def _core(
