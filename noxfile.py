@@ -48,6 +48,7 @@ def tests(session: nox.Session) -> None:
         "--numprocesses=2",
         "--dist=worksteal",
         "--ignore=tests/faults",
+        "--ignore=tests/types",
         *session.posargs,
     )
 
@@ -68,10 +69,11 @@ def examples(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types, strictly, with mypy and pyright, over everything."""
+    """Check types, strictly, with mypy and pyright, over everything; wrong programs must fail."""
     install(session, "types", "test", "examples", "bench")
     session.run("mypy", *PYTHON_SOURCES)
     session.run("basedpyright", "--warnings")
+    session.run("pytest", "--quiet", "tests/types")
 
 
 @nox.session
