@@ -389,7 +389,10 @@ class Intake:
 
     async def return_buffer(self) -> None:
         """Hand back, uncounted, all events that nobody has taken."""
-        for batch in self.buffer.drop_all():
+        await self._return(self.buffer.drop_all())
+
+    async def _return(self, batches: Iterable[Batch]) -> None:
+        for batch in batches:
             group = self.groups.get(batch.stream)
             if group is not None:
                 await self._return_unseen(group, batch)
@@ -435,9 +438,10 @@ class Intake:
         """Stop for good: read no more, wait `patience` seconds for handlers, hand back, leave."""
         self.is_closing = True
         self.closing.set()
+        untaken = self.buffer.drop_all()
+        self.buffer.close()  # handlers that finish from now on take nothing more
         await self.look_around()
-        await self.return_buffer()
-        self.buffer.close()
+        await self._return(untaken)
         with trio.move_on_after(patience):
             while self.processing:
                 self._done = trio.Event()
