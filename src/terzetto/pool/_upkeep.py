@@ -95,7 +95,9 @@ class Upkeep:
         core = self.core
         if self._is_deaf():
             return
-        for worker_id in core.fleet.dead_workers(trio.current_time()):
+        # Silent when Redis answered us last, not now: while Redis hangs nobody is
+        # heard, and what we sent meanwhile would be run before the others' signs.
+        for worker_id in core.fleet.dead_workers(self._last_beat):
             if worker_id not in core.workers:
                 await self._bury(worker_id)
 
@@ -125,8 +127,7 @@ class Upkeep:
 
     async def _forget_nodes(self) -> None:
         core = self.core
-        now = trio.current_time()
-        for node_id in core.fleet.dead_nodes(now):
+        for node_id in core.fleet.dead_nodes(self._last_beat):
             sign = core.fleet.node_sign(node_id)
             if node_id != core.node_id and sign:
                 await core.store.forget_node(node_id, sign=sign)
