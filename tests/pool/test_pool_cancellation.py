@@ -87,7 +87,7 @@ async def test_a_call_ends_when_redis_is_killed_and_so_does_the_node(
         ):
             await node.add_worker(Handler(), grace=0.2)
             await node.dispatch("a")
-            os.kill(server.pid, signal.SIGKILL)
+            await server.kill()
             with trio.move_on_after(0.2) as scope:
                 try:
                     await SENT[name](node)

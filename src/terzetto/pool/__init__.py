@@ -17,13 +17,17 @@ from terzetto.pool._errors import (
     MalformedBodyError,
     PoolFullError,
     PoolShutdownError,
+    ScheduleStoppedError,
     UnknownLetterError,
 )
 from terzetto.pool._job import Handler, Job, JobFunction, JobHandler
 from terzetto.pool._letter import DeadLetter
-from terzetto.pool._node import Node, Worker, child, open_node
+from terzetto.pool._node import Node, Worker
 from terzetto.pool._observe import NodeEvent, Watch
+from terzetto.pool._open import child, open_node
 from terzetto.pool._runner import JobHangsError, NotificationLostError
+from terzetto.pool._schedule import JobPlan, Plan, Schedule
+from terzetto.pool._ticker import Ticker
 
 __all__ = [
     "DeadLetter",
@@ -34,14 +38,19 @@ __all__ = [
     "JobFunction",
     "JobHandler",
     "JobHangsError",
+    "JobPlan",
     "JobRetryError",
     "JobStartError",
     "MalformedBodyError",
     "Node",
     "NodeEvent",
     "NotificationLostError",
+    "Plan",
     "PoolFullError",
     "PoolShutdownError",
+    "Schedule",
+    "ScheduleStoppedError",
+    "Ticker",
     "UnknownLetterError",
     "Watch",
     "Worker",

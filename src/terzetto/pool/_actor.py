@@ -28,7 +28,7 @@ from terzetto.pool._codec import decode_ack
 from terzetto.pool._core import Core, Outbox
 from terzetto.pool._errors import MalformedBodyError, PoolShutdownError
 from terzetto.pool._fleet import Fleet
-from terzetto.pool._names import ACK, RETURN, SINK
+from terzetto.pool._names import ACK, RETURN, SINK, Names
 from terzetto.pool._routing import Router
 from terzetto.pool._store import Store
 from terzetto.pool._upkeep import Upkeep
@@ -42,6 +42,11 @@ if TYPE_CHECKING:
 
 _SETTLE: Final = 0.05  # seconds that a change of the fleet rests before jobs move
 _LAST_WORDS: Final = 2.0  # seconds for the answers that are still to be sent at the end
+
+
+def _maps_of(names: Names) -> tuple[str, ...]:
+    """Return the maps that a routing node keeps copies of, beside those of every node."""
+    return (names.workers, names.worker_keepalive, names.cleanup, names.jobs, names.tickers)
 
 
 @attrs.define(eq=False)
@@ -121,6 +126,11 @@ class NodeActor(Actor):
             await core.store.wipe(core.node_id)
         core.report("node_left")
 
+    @property
+    def tickers(self) -> Map:
+        """The map of tickers."""
+        return self._maps[self.core.names.tickers]
+
     # For the face -------------------------------------------------------------------
 
     async def add_worker(self, worker: "Worker") -> None:
@@ -170,7 +180,7 @@ class NodeActor(Actor):
     async def _open_routing(self) -> None:
         core, ctx, redis = self.core, self._ctx, self.face.redis
         names, options = core.names, core.options
-        for name in (names.workers, names.worker_keepalive, names.cleanup, names.jobs):
+        for name in _maps_of(names):
             await self._join(name)
         sink = await ctx.spawn(
             Stream(names.stream, redis, max_len=0, logger=core.log).sink_child(

@@ -65,6 +65,10 @@ class JobRetryError(TerzettoError):
     """
 
 
+class ScheduleStoppedError(TerzettoError):
+    """The plan of a schedule ends it with its first call."""
+
+
 class UnknownLetterError(TerzettoError, KeyError):
     """There is no dead letter of that key."""
 

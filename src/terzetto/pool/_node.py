@@ -4,17 +4,18 @@ Made by `open_node` and `child`. What a user awaits here runs in the user's own
 task; the node's actor (`_actor.py`) is behind it.
 """
 
-from collections.abc import Generator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
 import trio
 from ulid import ULID
 
-from terzetto._shared._logging import Logger, default_logger
+from terzetto._shared._logging import Logger
+from terzetto._shared._names import check_name
 from terzetto.actor import Child, Ref, open_child
-from terzetto.errors import ClosedError, InvalidOptionError, TerzettoError
+from terzetto.errors import ClosedError, InvalidNameError, InvalidOptionError, TerzettoError
 from terzetto.pool._actor import NodeActor
 from terzetto.pool._codec import JobBody, encode_job, encode_job_key, encode_notification
 from terzetto.pool._core import Options
@@ -28,10 +29,13 @@ from terzetto.pool._errors import (
 )
 from terzetto.pool._job import Handler
 from terzetto.pool._letter import DeadLetter, decode_letter
-from terzetto.pool._names import NOTIFY, STOP, Names, check_key, check_payload, check_pool
+from terzetto.pool._names import NOTIFY, RESERVED, STOP, Names, check_key, check_payload, check_pool
 from terzetto.pool._observe import Watch, Watchers
 from terzetto.pool._runner import JobPolicy
+from terzetto.pool._schedule import Plan, Schedule, ScheduleActor
 from terzetto.pool._store import FULL, RUNNING, Claim
+from terzetto.pool._ticker import Ticker
+from terzetto.pool._ticks import full_name, interval_of
 from terzetto.pool._worker import WorkerActor
 from terzetto.redis import LinkLostError, Redis
 
@@ -153,7 +157,7 @@ class Node:
             raise InvalidOptionError("a client-only node has no workers: open one that is not")
         policy = JobPolicy(grace=grace, max_restarts=max_restarts, backoff=backoff)
         worker = Worker(self, handler, policy)
-        life = await self._wait_up()
+        life = await self.wait_up()
         await life.add_worker(worker)
         self.workers.append(worker)
         return worker
@@ -177,7 +181,7 @@ class Node:
         """
         check_key(key)
         check_payload(payload)
-        life = await self._wait_up()
+        life = await self.wait_up()
         core = life.core
         body = encode_job(JobBody(key, self.id, payload, core.clock.now_ns()))
         token = str(ULID())
@@ -221,7 +225,7 @@ class Node:
             ClosedError: the node is closed.
         """
         check_key(key)
-        life = await self._wait_up()
+        life = await self.wait_up()
         while True:
             try:
                 await life.core.store.send(STOP, encode_job_key(key))
@@ -243,23 +247,23 @@ class Node:
         """
         check_key(key)
         check_payload(payload)
-        life = await self._wait_up()
+        life = await self.wait_up()
         await life.core.store.send(NOTIFY, encode_notification(key, payload))
 
     async def job_keys(self) -> list[str]:
         """Return the keys of all jobs that run in the pool, sorted."""
-        life = await self._wait_up()
+        life = await self.wait_up()
         return await life.core.store.job_keys()
 
     async def job_payload(self, key: str) -> bytes | None:
         """Return a job's payload; None if there is no such job in the pool."""
         check_key(key)
-        life = await self._wait_up()
+        life = await self.wait_up()
         return await life.core.store.payload(key)
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the jobs of the pool that were given up, sorted by key."""
-        life = await self._wait_up()
+        life = await self.wait_up()
         letters = await life.core.store.letters()
         return [decode_letter(key, letters[key]) for key in sorted(letters)]
 
@@ -269,7 +273,7 @@ class Node:
         Raises what `dispatch` raises, and:
             UnknownLetterError: there is no letter of that key.
         """
-        life = await self._wait_up()
+        life = await self.wait_up()
         letter = (await life.core.store.letters()).get(key)
         if letter is None:
             raise UnknownLetterError(f"pool {self.pool!r} has no dead letter of job {key!r}")
@@ -278,8 +282,68 @@ class Node:
 
     async def discard_dead_letter(self, key: str) -> bool:
         """Forget a job that was given up; False if there is no letter of that key."""
-        life = await self._wait_up()
+        life = await self.wait_up()
         return await life.core.store.discard(key)
+
+    @asynccontextmanager
+    async def open_ticker(self, name: str, interval: float) -> AsyncGenerator[Ticker]:
+        """Take part in a ticker of the pool for the time of a block.
+
+        All who open a ticker of that name, in Go too, share its ticks: each goes
+        to one of them. Leaving the block closes it here; `Ticker.stop` ends it
+        for all.
+
+        Args:
+            name: what the ticker is called in the pool.
+            interval: seconds between two ticks; another one than is there starts anew.
+
+        Raises:
+            InvalidNameError, InvalidOptionError: the name or interval cannot be.
+            ClosedError: the node is closed.
+        """
+        yield await self._new_ticker(name, interval)
+
+    def open_schedule(
+        self, name: str, interval: float, plan: Plan
+    ) -> AbstractAsyncContextManager[Schedule]:
+        """Have a plan decide what runs, now and every `interval` seconds, for the time of a block.
+
+        Every node that opens the schedule calls the plan once at the beginning;
+        after that one of them does for each tick. A plan that raises is called
+        again. Leaving the block ends it here; its jobs go on.
+
+        Args:
+            name: what the schedule is called in the pool; it names a map of the pool.
+            interval: seconds between two calls.
+            plan: an async function that returns a `JobPlan`.
+
+        Raises:
+            InvalidNameError: the name is one of the pool's own, or cannot be one.
+            InvalidOptionError: the interval cannot be, or the node is client-only.
+            ScheduleStoppedError: the first call of the plan ends the schedule.
+        """
+        if name in RESERVED:
+            raise InvalidNameError(f"{name!r} is a map of the pool itself: call it otherwise")
+        self._check_ticker(name, interval)
+        map_name = check_name("schedule", f"{self.pool}:{name}")
+        schedule = Schedule(name, self, interval, plan)
+        return open_child(
+            Child(
+                partial(ScheduleActor, schedule, map_name, self._new_ticker),
+                name=f"schedule {name}".replace("/", "|"),
+                face=lambda _: schedule,
+            )
+        )
+
+    async def _new_ticker(self, name: str, interval: float) -> Ticker:
+        ticker = Ticker(self, name, *self._check_ticker(name, interval))
+        await ticker.begin()
+        return ticker
+
+    def _check_ticker(self, name: str, interval: float) -> tuple[str, int]:
+        if self.options.client_only:
+            raise InvalidOptionError("a client-only node has no tickers: open one that is not")
+        return full_name(self.pool, name), interval_of(interval)
 
     @property
     def pool_workers(self) -> list[str]:
@@ -316,7 +380,7 @@ class Node:
         if self.ref is None or self.is_closed:
             await trio.lowlevel.checkpoint()
             return
-        life = await self._wait_up()
+        life = await self.wait_up()
         await life.core.store.ask_shutdown(self.id)
         await self.ref.wait_stopped()
 
@@ -349,7 +413,7 @@ class Node:
         state = "running" if why == RUNNING else "being started"
         return JobExistsError(f"job {key!r} is {state}: stop it first, or leave it be")
 
-    async def _wait_up(self) -> NodeActor:
+    async def wait_up(self) -> NodeActor:
         """Return the life that is up; wait for the next one while the node restarts."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while self._life is None:
@@ -364,89 +428,3 @@ class Node:
                 nursery.start_soon(first, self._up.wait)
                 nursery.start_soon(first, self.ref.wait_stopped)
         return self._life
-
-
-def child(
-    pool: str,
-    redis: Redis,
-    *,
-    worker_ttl: float = 30.0,
-    worker_shutdown_ttl: float = 120.0,
-    max_queued_jobs: int = 1000,
-    ack_grace_period: float = 20.0,
-    job_sink_block_duration: float = 5.0,
-    client_only: bool = False,
-    logger: Logger | None = None,
-) -> Child[Node]:
-    """Return a node as a child for a tree of one's own; see `open_node` for the options."""
-    options = Options(
-        worker_ttl=worker_ttl,
-        worker_shutdown_ttl=worker_shutdown_ttl,
-        max_queued_jobs=max_queued_jobs,
-        ack_grace_period=ack_grace_period,
-        job_sink_block_duration=job_sink_block_duration,
-        client_only=client_only,
-    )
-    node = Node(pool, redis, options, default_logger("pool") if logger is None else logger)
-
-    def bind(ref: Ref[NodeActor]) -> Node:
-        node.ref = ref
-        return node
-
-    return Child(
-        partial(NodeActor, node),
-        name=f"node {pool}".replace("/", "|"),  # a child's name has no slash
-        grace=5.0,
-        face=bind,
-    )
-
-
-def open_node(
-    pool: str,
-    redis: Redis,
-    *,
-    worker_ttl: float = 30.0,
-    worker_shutdown_ttl: float = 120.0,
-    max_queued_jobs: int = 1000,
-    ack_grace_period: float = 20.0,
-    job_sink_block_duration: float = 5.0,
-    client_only: bool = False,
-    logger: Logger | None = None,
-) -> AbstractAsyncContextManager[Node]:
-    """Join a pool for the time of a block; leaving it is `Node.close`.
-
-    All nodes of a pool, in Go too, need the same `worker_ttl` and
-    `ack_grace_period`. Times are in seconds.
-
-    Args:
-        pool: the pool's name; it is made by its first node.
-        redis: a client.
-        worker_ttl: how long a worker may be silent before its jobs go elsewhere.
-        worker_shutdown_ttl: how long a worker may take to hand its jobs over.
-        max_queued_jobs: how many events may wait to be handled before `dispatch`
-            raises `PoolFullError`; 0 for any number.
-        ack_grace_period: how long a worker may take to answer before an event is
-            sent again; `dispatch` waits for twice that.
-        job_sink_block_duration: how long one read of the pool's stream waits.
-        client_only: only dispatch, stop and notify; route and run nothing.
-        logger: anything with structlog's methods; by default the standard
-            library's logger ``terzetto.pool``.
-
-    Raises:
-        InvalidNameError: the pool cannot be called so.
-        InvalidOptionError: an option is out of its range.
-        PoolShutdownError: the pool is being shut down.
-    """
-    return open_child(
-        child(
-            pool,
-            redis,
-            worker_ttl=worker_ttl,
-            worker_shutdown_ttl=worker_shutdown_ttl,
-            max_queued_jobs=max_queued_jobs,
-            ack_grace_period=ack_grace_period,
-            job_sink_block_duration=job_sink_block_duration,
-            client_only=client_only,
-            logger=logger,
-        )
-    )

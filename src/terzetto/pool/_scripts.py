@@ -29,6 +29,7 @@ ORPHANS: Final = _script("orphans")
 ADOPT: Final = _script("adopt")
 SHUTDOWN: Final = _script("shutdown")
 WIPE: Final = _script("wipe")
+TICK: Final = _script("tick")
 FORGET: Final = _script("forget")
 
 
@@ -47,4 +48,5 @@ ALL: Final = (
     SHUTDOWN,
     WIPE,
     FORGET,
+    TICK,
 )

@@ -322,6 +322,7 @@ class Store:
                 stream_key(f"{names.stream}:dead"),
                 self._own_key("orphans"),
                 self._own_key("failures"),
+                self._own_key("ticks"),
             ],
             [node_id, *map(updates_channel, maps)],
         )
@@ -351,6 +352,20 @@ class Store:
         if reply == 1:
             await self.drop_stream(self.names.node_stream(node_id))
         return reply == 1
+
+    async def tick(self, ticker: str, seen: str, following: str, token: str) -> bool | str:
+        """Claim a tick; True if it is this claim's, also when that is asked for again.
+
+        Else the entry as it is, False if there is none.
+        """
+        reply = await self._run(
+            _scripts.TICK,
+            [content_key(self.names.tickers), self._own_key("ticks")],
+            [updates_channel(self.names.tickers), ticker, seen, following, token],
+        )
+        if reply is None:
+            return False
+        return True if isinstance(reply, int) else _text(reply)
 
     async def letters(self) -> dict[str, bytes]:
         """Return the dead letters by job key."""

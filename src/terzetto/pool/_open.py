@@ -1,0 +1,97 @@
+"""How a node is opened: as a block of its own, or as a child in somebody's tree."""
+
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+
+from terzetto._shared._logging import Logger, default_logger
+from terzetto.actor import Child, Ref, open_child
+from terzetto.pool._actor import NodeActor
+from terzetto.pool._core import Options
+from terzetto.pool._node import Node
+from terzetto.redis import Redis
+
+
+def child(
+    pool: str,
+    redis: Redis,
+    *,
+    worker_ttl: float = 30.0,
+    worker_shutdown_ttl: float = 120.0,
+    max_queued_jobs: int = 1000,
+    ack_grace_period: float = 20.0,
+    job_sink_block_duration: float = 5.0,
+    client_only: bool = False,
+    logger: Logger | None = None,
+) -> Child[Node]:
+    """Return a node as a child for a tree of one's own; see `open_node` for the options."""
+    options = Options(
+        worker_ttl=worker_ttl,
+        worker_shutdown_ttl=worker_shutdown_ttl,
+        max_queued_jobs=max_queued_jobs,
+        ack_grace_period=ack_grace_period,
+        job_sink_block_duration=job_sink_block_duration,
+        client_only=client_only,
+    )
+    node = Node(pool, redis, options, default_logger("pool") if logger is None else logger)
+
+    def bind(ref: Ref[NodeActor]) -> Node:
+        node.ref = ref
+        return node
+
+    return Child(
+        partial(NodeActor, node),
+        name=f"node {pool}".replace("/", "|"),  # a child's name has no slash
+        grace=5.0,
+        face=bind,
+    )
+
+
+def open_node(
+    pool: str,
+    redis: Redis,
+    *,
+    worker_ttl: float = 30.0,
+    worker_shutdown_ttl: float = 120.0,
+    max_queued_jobs: int = 1000,
+    ack_grace_period: float = 20.0,
+    job_sink_block_duration: float = 5.0,
+    client_only: bool = False,
+    logger: Logger | None = None,
+) -> AbstractAsyncContextManager[Node]:
+    """Join a pool for the time of a block; leaving it is `Node.close`.
+
+    All nodes of a pool, in Go too, need the same `worker_ttl` and
+    `ack_grace_period`. Times are in seconds.
+
+    Args:
+        pool: the pool's name; it is made by its first node.
+        redis: a client.
+        worker_ttl: how long a worker may be silent before its jobs go elsewhere.
+        worker_shutdown_ttl: how long a worker may take to hand its jobs over.
+        max_queued_jobs: how many events may wait to be handled before `dispatch`
+            raises `PoolFullError`; 0 for any number.
+        ack_grace_period: how long a worker may take to answer before an event is
+            sent again; `dispatch` waits for twice that.
+        job_sink_block_duration: how long one read of the pool's stream waits.
+        client_only: only dispatch, stop and notify; route and run nothing.
+        logger: anything with structlog's methods; by default the standard
+            library's logger ``terzetto.pool``.
+
+    Raises:
+        InvalidNameError: the pool cannot be called so.
+        InvalidOptionError: an option is out of its range.
+        PoolShutdownError: the pool is being shut down.
+    """
+    return open_child(
+        child(
+            pool,
+            redis,
+            worker_ttl=worker_ttl,
+            worker_shutdown_ttl=worker_shutdown_ttl,
+            max_queued_jobs=max_queued_jobs,
+            ack_grace_period=ack_grace_period,
+            job_sink_block_duration=job_sink_block_duration,
+            client_only=client_only,
+            logger=logger,
+        )
+    )

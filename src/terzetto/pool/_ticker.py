@@ -1,0 +1,160 @@
+"""Tickers: an interval that the whole pool shares, each tick for one receiver.
+
+Theory of operation. The state is one entry in the map of tickers, which every
+node has a copy of; there is no task. Whoever waits for a tick sleeps until the
+entry is due or changes, then claims the tick in one script: moves the entry on
+if it is still the one that was seen. The one who succeeds has the tick, the
+others go on with what they find. Only those who wait claim, so a tick is not
+lost because somebody was busy: it stays due until a receiver of the pool is
+ready. A claim has a name of its own, so one whose reply was lost, or whose
+waiter was cancelled, is asked for again and not lost.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+from redis.exceptions import ResponseError
+from ulid import ULID
+
+from terzetto.errors import ClosedError
+from terzetto.pool._ticks import Entry, read_entry
+from terzetto.redis import LinkLostError
+from terzetto.rmap import Map
+
+if TYPE_CHECKING:
+    from terzetto.pool._actor import NodeActor
+    from terzetto.pool._node import Node
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@attrs.frozen
+class _Claim:
+    seen: str
+    following: str
+    token: str
+
+
+@attrs.define(eq=False)
+class Ticker:
+    """The ticks of the pool that this node receives; made by `Node.open_ticker`.
+
+    Iterate it, in one task: each tick is the time at which it was due. Ticks do
+    not queue; those that nobody was ready for are one when somebody is.
+    """
+
+    _node: "Node"
+    name: str
+    _full: str
+    _interval_ns: int
+    _claim: _Claim | None = None
+    _revision: int = 0
+    _is_stopped: bool = False
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the ticker was stopped for the whole pool."""
+        return self._is_stopped
+
+    def __aiter__(self) -> "Ticker":
+        return self
+
+    async def __anext__(self) -> datetime:
+        """Wait for the next tick that is this node's; a cancelled wait loses none.
+
+        The iteration ends when the ticker is stopped, or the node is closed.
+        """
+        while not self._is_stopped:
+            try:
+                life = await self._node.wait_up()
+            except ClosedError:
+                break
+            tick = await self._wait_tick(life)
+            if tick is not None:
+                return _EPOCH + timedelta(microseconds=tick.due_ns // 1000)
+        raise StopAsyncIteration
+
+    async def stop(self) -> None:
+        """Stop the ticker everywhere."""
+        life = await self._node.wait_up()
+        await self._repeat(life, life.tickers.delete, self._full)
+        self._is_stopped = True
+
+    async def begin(self) -> None:
+        """Take over the entry that is there, or set one, if its interval is another."""
+        life = await self._node.wait_up()
+        value = life.tickers.get(self._full)
+        entry = None if value is None else read_entry(value)
+        if entry is None or entry.interval_ns != self._interval_ns:
+            await self._set_anew(life)
+        self._revision = life.tickers.revision
+
+    async def _wait_tick(self, life: "NodeActor") -> Entry | None:
+        """Return the tick that was claimed; None if the life or the ticker ended."""
+        tickers = life.tickers
+        async with tickers.watch(self._full) as values:
+            if self._claim is not None:
+                tick, _ = await self._ask(life, self._claim)
+                if tick is not None:
+                    return tick
+            value = await anext(values, None)
+            while value is not None or self._was_lost(tickers):
+                self._revision = tickers.revision
+                entry = None if value is None else read_entry(value)
+                if value is None or entry is None:
+                    await self._set_anew(life)
+                    value = tickers.get(self._full)
+                    continue
+                wait = (entry.due_ns - life.core.clock.now_ns()) / 1e9
+                if wait <= 0:
+                    following = entry.following(life.core.clock.now_ns()).encode()
+                    self._claim = _Claim(value, following, str(ULID()))
+                    tick, current = await self._ask(life, self._claim)
+                    if tick is not None:
+                        return tick
+                    value = current  # the copy will follow
+                    continue
+                with trio.move_on_after(wait):
+                    value = await anext(values, None)
+        if not tickers.is_closed:
+            self._is_stopped = True
+        return None
+
+    async def _ask(self, life: "NodeActor", claim: _Claim) -> tuple[Entry | None, str | None]:
+        """Ask for a claimed tick until it is known whose it is: the tick, or the entry now."""
+        while True:
+            try:
+                current = await life.core.store.tick(
+                    self._full, claim.seen, claim.following, claim.token
+                )
+            except ResponseError:
+                await trio.sleep(min(self._interval_ns / 1e9, 1.0))
+                continue
+            self._claim = None
+            if isinstance(current, str):
+                return None, current
+            return (read_entry(claim.seen) if current else None), None
+
+    def _was_lost(self, tickers: Map) -> bool:
+        """Tell whether the entry is gone because Redis lost the map, not because of a stop."""
+        return not tickers.is_closed and tickers.revision < self._revision
+
+    async def _set_anew(self, life: "NodeActor") -> None:
+        due = life.core.clock.now_ns() + self._interval_ns
+        entry = Entry(due, self._interval_ns).encode()
+        await self._repeat(life, life.tickers.set_and_wait, self._full, entry)
+
+    async def _repeat(
+        self, life: "NodeActor", write: Callable[..., Awaitable[object]], *args: str
+    ) -> None:
+        """Write to the map until it is known to have happened; doing it twice does no harm."""
+        while True:
+            try:
+                await write(*args)
+            except LinkLostError:
+                await life.core.store.redis.wait_connected()
+            else:
+                return

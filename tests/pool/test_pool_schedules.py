@@ -1,0 +1,198 @@
+"""Tickers and schedules of one pool in several nodes."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from itertools import pairwise
+
+import attrs
+import pytest
+import trio
+
+from terzetto import pool
+from terzetto.errors import InvalidNameError, InvalidOptionError
+from terzetto.pool._ticks import read_entry
+from terzetto.redis import Redis, connect
+from terzetto.server import EmbeddedServer
+
+ENTRY = "map:p:tickers:content"
+
+
+@attrs.define
+class Handler:
+    live: dict[str, bytes] = attrs.field(factory=dict[str, bytes])
+
+    async def start(self, job: pool.Job) -> None:
+        await trio.lowlevel.checkpoint()
+        self.live[job.key] = job.payload
+
+    async def stop(self, key: str) -> None:
+        await trio.lowlevel.checkpoint()
+        del self.live[key]
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    with trio.fail_after(30):
+        while not is_so():  # noqa: ASYNC110 - a state of several tasks
+            await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def nodes(server: EmbeddedServer, count: int) -> AsyncGenerator[list[pool.Node]]:
+    async with AsyncExitStack() as stack:
+        opened: list[pool.Node] = []
+        for _ in range(count):
+            redis = await stack.enter_async_context(connect(server.url))
+            node = pool.open_node("p", redis, worker_ttl=2, ack_grace_period=1)
+            opened.append(await stack.enter_async_context(node))
+        yield opened
+
+
+async def test_each_tick_goes_to_one_receiver_of_the_pool(server: EmbeddedServer) -> None:
+    ticks: list[datetime] = []
+
+    async def receive(node: pool.Node) -> None:
+        async with node.open_ticker("t", 0.05) as ticker:
+            async for tick in ticker:
+                ticks.append(tick)  # noqa: PERF401 - it is looked at meanwhile
+
+    async with nodes(server, 3) as opened, trio.open_nursery() as nursery:
+        for node in opened:
+            nursery.start_soon(receive, node)
+        await until(lambda: len(ticks) >= 20)
+        nursery.cancel_scope.cancel()
+    assert len(set(ticks)) == len(ticks)
+    assert ticks == sorted(ticks)
+
+
+async def test_a_ticker_that_is_stopped_is_stopped_everywhere(
+    server: EmbeddedServer, redis: Redis
+) -> None:
+    ended: list[bool] = []
+
+    async def receive(node: pool.Node) -> None:
+        async with node.open_ticker("t", 0.05) as ticker:
+            async for _ in ticker:
+                pass
+            ended.append(ticker.is_stopped)
+
+    async with nodes(server, 2) as opened, trio.open_nursery() as nursery:
+        for node in opened:
+            nursery.start_soon(receive, node)
+        async with opened[0].open_ticker("t", 0.05) as ticker:
+            await anext(ticker)
+            await ticker.stop()
+        await until(lambda: len(ended) == 2)
+    assert ended == [True, True]
+    assert not await redis.execute("HEXISTS", ENTRY, "p:t")
+
+
+async def test_a_tick_that_nobody_was_ready_for_is_not_lost(redis: Redis) -> None:
+    async with (
+        pool.open_node("p", redis) as node,
+        node.open_ticker("t", 0.2) as ticker,
+    ):
+        first = read_entry((await redis.execute("HGET", ENTRY, "p:t")).decode())
+        await trio.sleep(0.5)  # two ticks fall due, and nobody waits: the span is the test
+        tick = await anext(ticker)
+        assert first is not None
+        assert round(tick.timestamp() * 1e6) == first.due_ns // 1000
+
+
+async def test_a_cancelled_wait_loses_no_tick(redis: Redis) -> None:
+    ticks: list[datetime] = []
+    async with (
+        pool.open_node("p", redis) as node,
+        node.open_ticker("t", 0.05) as ticker,
+    ):
+        with trio.move_on_after(2):
+            while len(ticks) < 10:
+                with trio.move_on_after(0.002 + 0.013 * (len(ticks) % 3)):
+                    ticks.append(await anext(ticker))
+    gaps = [(b - a).total_seconds() for a, b in pairwise(ticks)]
+    assert len(ticks) == 10
+    assert all(gap > 0.049 for gap in gaps)
+
+
+async def test_an_entry_that_is_broken_is_healed_and_one_that_is_there_is_adopted(
+    redis: Redis,
+) -> None:
+    async with pool.open_node("p", redis, worker_ttl=2) as node:
+        async with node.open_ticker("t", 3600.0):
+            entry = await redis.execute("HGET", ENTRY, "p:t")
+            async with node.open_ticker("t", 3600.0):
+                assert await redis.execute("HGET", ENTRY, "p:t") == entry
+        async with node.open_ticker("t", 0.1) as ticker:
+            await anext(ticker)
+            for broken in ("", "0|0s", "nonsense"):
+                await redis.execute("HSET", ENTRY, "p:t", broken)
+                await redis.execute("HINCRBY", ENTRY, "=rev", 1)
+                with trio.fail_after(30):
+                    await anext(ticker)
+
+
+async def test_a_plan_starts_and_stops_jobs(server: EmbeddedServer) -> None:
+    handler = Handler()
+    wanted: dict[str, bytes] = {"a": b"1", "b": b"2"}
+    calls: list[int] = []
+
+    async def plan() -> pool.JobPlan:
+        await trio.lowlevel.checkpoint()
+        calls.append(1)
+        if len(calls) == 3:
+            raise ValueError("the plan's source is away")
+        return pool.JobPlan(start=dict(wanted), stop_others=True)
+
+    async with nodes(server, 2) as opened:
+        first, second = opened
+        await first.add_worker(handler)
+        async with (
+            first.open_schedule("sites", 0.1, plan) as schedule,
+            second.open_schedule("sites", 0.1, plan),
+        ):
+            await until(lambda: handler.live == {"a": b"1", "b": b"2"})
+            del wanted["a"]
+            wanted["c"] = b"3"
+            await until(lambda: handler.live == {"b": b"2", "c": b"3"})
+            await until(lambda: schedule.keys == ["b", "c"])
+            assert len(calls) > 3
+        assert handler.live == {"b": b"2", "c": b"3"}
+
+
+async def test_a_plan_that_stops_its_schedule_stops_it_everywhere(
+    server: EmbeddedServer,
+) -> None:
+    handler = Handler()
+    is_over = False
+
+    async def plan() -> pool.JobPlan:
+        await trio.lowlevel.checkpoint()
+        return pool.JobPlan(start={"a": b""}, stop_schedule=is_over)
+
+    async with nodes(server, 2) as opened:
+        await opened[0].add_worker(handler)
+        async with (
+            opened[0].open_schedule("sites", 0.1, plan) as first,
+            opened[1].open_schedule("sites", 0.1, plan) as second,
+        ):
+            is_over = True
+            await until(lambda: first.is_stopped and second.is_stopped)
+        assert handler.live == {"a": b""}
+        with pytest.raises(pool.ScheduleStoppedError):
+            async with opened[0].open_schedule("sites", 0.1, plan):
+                pass
+
+
+@pytest.mark.parametrize("name", ["jobs", "workers", "shutdown", "job-payloads", "", "a b", "a=b"])
+async def test_a_schedule_cannot_hit_the_pools_own_maps(redis: Redis, name: str) -> None:
+    async def plan() -> pool.JobPlan:
+        raise AssertionError
+
+    async with pool.open_node("p", redis) as node:
+        with pytest.raises(InvalidNameError):
+            async with node.open_schedule(name, 1, plan):
+                pass
+    async with pool.open_node("p", redis, client_only=True) as client:
+        with pytest.raises(InvalidOptionError):
+            async with client.open_schedule("fine", 1, plan):
+                pass
