@@ -6,11 +6,17 @@ for a peer in another language, in both directions.
 
 from collections.abc import Awaitable, Callable
 
+import trio
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
 from terzetto import rmap
+from terzetto.errors import InvalidNameError
 from terzetto.redis import Message as Published
-from terzetto.redis import Redis
+from terzetto.redis import Redis, connect
 from terzetto.rmap import Change, Map, content_key, updates_channel
 from terzetto.rmap._message import Message, Op
+from terzetto.server import open_embedded
 
 KEY = content_key("config")
 CHANNEL = updates_channel("config")
@@ -115,3 +121,37 @@ async def test_changes_of_another_writer_are_followed(redis: Redis) -> None:
         assert config.revision == 5
         await config.set_and_wait("k", "1")
         assert config.revision == 6
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example({b"": b"a", b"=": b"b", b"a=b": b"c", b"\0": b"", b"{}": b"\xff", b",": b'["a"]'})
+@given(st.dictionaries(st.binary(max_size=20), st.binary(max_size=200), max_size=40))
+def test_any_key_and_value_is_byte_exact_or_refused(content: dict[bytes, bytes]) -> None:
+    trio.run(write_and_compare, content)
+
+
+LIST = "a list, longer than any key above: "
+
+
+async def write_and_compare(content: dict[bytes, bytes]) -> None:
+    held: dict[str, bytes] = {}
+    async with (
+        open_embedded() as server,
+        connect(server.url) as redis,
+        rmap.join("config", redis, codec=rmap.BYTES) as config,
+        rmap.join("config", redis, codec=rmap.BYTES) as other,
+    ):
+        for key, value in content.items():
+            name = key.decode("utf-8", "surrogateescape")
+            try:
+                await config.set(name, value)
+            except InvalidNameError:
+                assert not key or b"=" in key
+            else:
+                held[name] = value
+                assert await config.append_values(LIST + name, value, value) == [value, value]
+        await other.sync()
+        assert other.revision == 2 * len(held)
+        for name, value in held.items():
+            assert other[name] == value
+            assert other.get_values(LIST + name) == [value, value]
