@@ -60,6 +60,7 @@ from terzetto.streaming._retry import insist
 if TYPE_CHECKING:
     from terzetto.streaming._stream import Stream
 
+_AFTER_DUE: Final = 0.005  # seconds: the server counts idle time from when it hears of it
 _MAX_OUTBOX: Final = 1000  # acknowledgements that may wait for the next write
 
 
@@ -90,6 +91,7 @@ class Intake:
         self.is_closed = False
         self.closing = trio.Event()
         self.buried = 0
+        self.due = float("inf")  # when the first of the events that rest can be claimed
         self.outbox = Outbox()
         self.wanted = Signal()
         self.hurry = Signal()
@@ -404,8 +406,10 @@ class Intake:
             self.hurry.raise_()
 
     def hand_back_later(self, event: Event, idle_ms: int) -> None:
-        """Put a return into the outbox, and have it sent soon."""
+        """Put a return into the outbox, and have it sent, and claimed when it is due."""
         self.outbox.hand_back(event, idle_ms)
+        rest = max(0.0, self.grace - idle_ms / 1000)
+        self.due = min(self.due, trio.current_time() + rest + _AFTER_DUE)
         self.hurry.raise_()
 
     async def flush(self) -> None:

@@ -28,8 +28,11 @@ async def run_claims(intake: Intake) -> None:
     pace = Pace()
     next_sweep = trio.current_time() + intake.grace
     while not intake.is_closing:
-        with trio.move_on_after(interval * random.uniform(0.8, 1.2)):
+        due = min(trio.current_time() + interval * random.uniform(0.8, 1.2), intake.due)
+        with trio.move_on_at(due):
             await intake.hurry.wait()
+        if trio.current_time() >= intake.due:
+            intake.due = float("inf")
         try:
             await _round(intake)
             if trio.current_time() >= next_sweep and not intake.is_closing:
