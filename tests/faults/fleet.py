@@ -55,6 +55,8 @@ class Fleet:
     directory: Path
     client: pool.Node
     nodes: list[FleetNode] = attrs.field(factory=list[FleetNode])
+    known: list[str] = attrs.field(factory=list[str])
+    """Keys that a dispatch was refused for, because they exist."""
     events: list[Event] = attrs.field(factory=list[Event])
     _stack: AsyncExitStack = attrs.field(alias="stack", repr=False)
     _recorder: Recorder = attrs.field(alias="recorder", repr=False)
@@ -109,7 +111,8 @@ class Fleet:
                 try:
                     await self.client.dispatch(key, key.encode())
                 except pool.JobExistsError:
-                    pass  # an earlier dispatch of it was accepted without our hearing of it
+                    # An earlier dispatch of it was accepted without our hearing of it.
+                    self.known.append(key)
                 except (TerzettoError, RedisError):
                     kind = Kind.UNDECIDED
                 self._recorder.write(CLIENT, key, kind)
@@ -117,6 +120,12 @@ class Fleet:
         async with trio.open_nursery() as nursery:
             for key in keys:
                 nursery.start_soon(one, key)
+
+    async def leave(self, node: FleetNode) -> None:
+        """Let a process leave the pool; return when it has ended."""
+        self.nodes.remove(node)
+        await node.program.close_input()
+        assert await node.program.wait() == 0
 
     async def stop_job(self, key: str) -> None:
         """Stop a job."""
@@ -160,13 +169,22 @@ class Fleet:
             await trio.sleep(LOOK)
 
     async def judge(self) -> Verdict:
-        """Call the roll, and judge everything since the beginning."""
-        began = time.monotonic()
-        for node in self.nodes:
-            await node.program.write_line("roll call")
-            assert await node.program.read_line() == "rolled"
-        self.live()
-        return judge(self.events, roll_call=began)
+        """Call the roll, and judge everything since the beginning.
+
+        A job that moves is nowhere for a moment, so one that seems lost is looked
+        for again; it is lost if it does not come within ten times the TTL.
+        """
+        deadline = trio.current_time() + 10 * TTL
+        while True:
+            began = time.monotonic()
+            for node in self.nodes:
+                await node.program.write_line("roll call")
+                assert await node.program.read_line() == "rolled"
+            self.live()
+            verdict = judge(self.events, roll_call=began)
+            if not verdict.lost or trio.current_time() > deadline:
+                return verdict
+            await trio.sleep(LOOK)
 
     def explain(self, verdict: Verdict) -> str:
         """Return the events of the first key that something is wrong with."""
