@@ -264,16 +264,26 @@ async def test_a_child_can_be_started_again_after_its_end(redis: Redis) -> None:
 async def test_used_up_restarts_cancel_the_block_and_raise_the_last_crash(redis: Redis) -> None:
     codec = Fragile()
     left: list[TypedMap[str]] = []
+    ended = trio.Event()
 
-    async def use() -> None:
+    async def look(config: TypedMap[str]) -> None:
+        async with config.subscribe() as changes:
+            async for _ in changes:
+                pass
+        ended.set()
+
+    async def use(outside: trio.Nursery) -> None:
         async with rmap.join("config", redis, codec=codec) as config:
             left.append(config)
+            outside.start_soon(look, config)
             await config.set_and_wait("k", "1")
             codec.crashes = 100
             await config.set("other", "1")
             await trio.sleep_forever()
 
-    with pytest.raises(ZeroDivisionError):
-        await use()
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(ZeroDivisionError):
+            await use(nursery)
+        await ended.wait()
     (config,) = left
     assert config.is_closed

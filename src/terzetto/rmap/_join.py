@@ -1,6 +1,7 @@
 """How a map is joined: as a block of its own, or as a child in somebody's tree."""
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar, overload
 
@@ -68,27 +69,15 @@ def child(
     and is then the same map; it cannot be in two places at once. Takes and raises what
     `join` does, but talks to Redis only when it is spawned.
     """
-    if not poll_interval > 0:
-        raise InvalidOptionError(f"poll_interval is {poll_interval}: give more than 0 seconds")
-    values: Codec[Any] = TEXT if codec is None else codec
-    core = _core(name, redis, values, Expiry.of(ttl, sliding=sliding), logger)
-    face: TypedMap[Any]
-    if codec is None:
-        face = Map(core, values)
-    elif isinstance(codec, BytesCodec):
-        face = BytesMap(core, values)
-    else:
-        face = TypedMap(core, values)
-
-    def bind(ref: Ref[MapActor]) -> TypedMap[Any]:
-        core.ref = ref
-        return face
-
-    return Child(
-        partial(MapActor, core, poll_interval),
-        name=f"map {name}".replace("/", "|"),  # a child's name has no slash
-        face=bind,
+    _, spec = _prepare(
+        name,
+        redis,
+        codec=codec,
+        expiry=Expiry.of(ttl, sliding=sliding),
+        poll_interval=poll_interval,
+        logger=logger,
     )
+    return spec
 
 
 @overload
@@ -158,16 +147,59 @@ def join(
             server does not allow to read it.
         LinkClosedError: the client's block has been left.
     """
-    spec: Child[TypedMap[Any]] = child(
+    core, spec = _prepare(
         name,
         redis,
         codec=codec,
-        ttl=ttl,
-        sliding=sliding,
+        expiry=Expiry.of(ttl, sliding=sliding),
         poll_interval=poll_interval,
         logger=logger,
     )
-    return open_child(spec, logger=logger)
+    return _open(core, spec, logger)
+
+
+@asynccontextmanager
+async def _open(
+    core: Core[Any], spec: Child[TypedMap[Any]], logger: Logger | None
+) -> AsyncGenerator[TypedMap[Any]]:
+    try:
+        async with open_child(spec, logger=logger) as face:
+            yield face
+    finally:
+        core.freeze()  # the actor does it when it is closed, but not when it crashed for good
+
+
+def _prepare(
+    name: str,
+    redis: Redis,
+    *,
+    codec: Codec[Any] | None,
+    expiry: Expiry,
+    poll_interval: float,
+    logger: Logger | None,
+) -> tuple[Core[Any], Child[TypedMap[Any]]]:
+    if not poll_interval > 0:
+        raise InvalidOptionError(f"poll_interval is {poll_interval}: give more than 0 seconds")
+    values: Codec[Any] = TEXT if codec is None else codec
+    core = _core(name, redis, values, expiry, logger)
+    face: TypedMap[Any]
+    if codec is None:
+        face = Map(core, values)
+    elif isinstance(codec, BytesCodec):
+        face = BytesMap(core, values)
+    else:
+        face = TypedMap(core, values)
+
+    def bind(ref: Ref[MapActor]) -> TypedMap[Any]:
+        core.ref = ref
+        return face
+
+    spec = Child(
+        partial(MapActor, core, poll_interval),
+        name=f"map {name}".replace("/", "|"),  # a child's name has no slash
+        face=bind,
+    )
+    return core, spec
 
 
 def _core(
