@@ -95,6 +95,7 @@ async def test_a_call_ends_when_redis_is_killed_and_so_does_the_node(
                     scope.cancel()
                     await trio.lowlevel.checkpoint()
             assert scope.cancelled_caught
+            await server.start()
 
 
 async def test_a_node_is_left_within_its_bounds_while_redis_does_not_answer(

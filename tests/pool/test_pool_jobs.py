@@ -299,6 +299,93 @@ async def test_a_dispatch_that_nobody_answers_is_unknown(redis: Redis) -> None:
             await node.dispatch("a")
 
 
+async def test_a_dispatch_ends_when_its_node_closes(redis: Redis) -> None:
+    async with pool.open_node("p", redis) as node, trio.open_nursery() as nursery:
+
+        async def dispatch() -> None:
+            with pytest.raises(pool.DispatchUnknownError, match="closed"):
+                await node.dispatch("a")
+
+        nursery.start_soon(dispatch)
+
+        async def is_sent() -> bool:
+            return bool(await redis.execute("XLEN", "pulse:stream:p:pool"))
+
+        await eventually(is_sent)
+        with trio.fail_after(20):
+            await node.close()
+
+
+async def test_many_jobs_are_dispatched_at_once(redis: Redis) -> None:
+    handler = Recorder()
+    async with pool.open_node("p", redis) as node:
+        await node.add_worker(handler)
+        await node.dispatch("3")
+        jobs = [(str(number), b"refuse" if number == 5 else b"") for number in range(200)]
+        outcomes = await node.dispatch_many(jobs)
+        assert list(outcomes) == [key for key, _ in jobs]
+        failed = {key: type(error) for key, error in outcomes.items() if error is not None}
+        assert failed == {"3": pool.JobExistsError, "5": pool.JobStartError}
+        assert len(handler.live) == 199
+        with pytest.raises(InvalidNameError):
+            await node.dispatch_many([("fine", b""), ("", b"")])
+        assert "fine" not in handler.live
+
+
+async def test_a_job_that_is_put_off_is_offered_again(redis: Redis) -> None:
+    tries: list[str] = []
+
+    async def later(job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+        tries.append(job.key)
+        if len(tries) < 4:
+            raise pool.JobRetryError
+        task_status.started()
+        await trio.sleep_forever()
+
+    async with pool.open_node("p", redis) as node:
+        await node.add_worker(later)
+        await node.dispatch("a")
+        assert tries == ["a"] * 4
+
+
+async def test_a_job_that_reads_no_notifications_holds_up_nobody(redis: Redis) -> None:
+    async def deaf(_: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    async with pool.open_node("p", redis, max_queued_jobs=0) as node:
+        worker = await node.add_worker(deaf)
+        await node.dispatch("a")
+        async with trio.open_nursery() as nursery:
+            for _ in range(1200):
+                nursery.start_soon(node.notify, "a", b"x" * 100)
+        await node.dispatch("b")
+        await node.stop_job("a")
+        await gone(node, "a")
+        assert worker.jobs == ["b"]
+
+
+async def test_a_node_that_crashes_comes_back_with_its_workers_and_jobs(redis: Redis) -> None:
+    handler = Recorder()
+
+    async def crash() -> None:
+        await trio.lowlevel.checkpoint()
+        raise ZeroDivisionError
+
+    async with pool.open_node("p", redis, worker_ttl=1, ack_grace_period=1) as node:
+        worker = await node.add_worker(handler)
+        before = worker.id
+        await node.dispatch("a", b"payload")
+        life = await node.wait_up()
+        life._ctx.start_soon(crash)  # pyright: ignore[reportPrivateUsage] - a fault from inside
+        with trio.fail_after(20):
+            while worker.id == before or worker.jobs != ["a"]:  # noqa: ASYNC110 - another task
+                await trio.sleep(0.01)
+        await node.dispatch("b")
+        assert handler.live == {"a": b"payload", "b": b""}
+        assert handler.stopped == ["a"]
+
+
 async def test_a_cancelled_dispatch_frees_its_key(redis: Redis) -> None:
     handler = Recorder()
     async with pool.open_node("p", redis) as node:

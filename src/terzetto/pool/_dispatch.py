@@ -27,6 +27,8 @@ class Waiting:
 
     event: trio.Event = attrs.field(factory=trio.Event)
     error: str = ""
+    is_cut: bool = False
+    """Whether the node was closed before anybody answered."""
 
 
 @attrs.define(eq=False)
@@ -64,13 +66,20 @@ class Returns:
         finally:
             del self._waiting[event_id]
 
+    def cut(self) -> None:
+        """Wake everybody who waits: no return will be heard any more."""
+        for waiting in self._waiting.values():
+            if not waiting.event.is_set():
+                waiting.is_cut = True
+                waiting.event.set()
+
     def returned(self, event_id: str, error: str) -> None:
         """Take in the return of an event; ``""`` is success."""
         waiting = self._waiting.get(event_id)
-        if waiting is not None:
+        if waiting is not None and not waiting.event.is_set():
             waiting.error = error
             waiting.event.set()
-        elif self._sending:
+        elif waiting is None and self._sending:
             self._early[event_id] = error
             while len(self._early) > _EARLY:
                 self._early.popitem(last=False)

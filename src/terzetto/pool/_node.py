@@ -4,7 +4,7 @@ Made by `open_node` and `child`. What a user awaits here runs in the user's own
 task; the node's actor (`_actor.py`) is behind it.
 """
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from terzetto.pool._errors import (
     JobExistsError,
     JobStartError,
     PoolFullError,
+    PoolShutdownError,
     UnknownLetterError,
 )
 from terzetto.pool._job import Handler
@@ -33,7 +34,7 @@ from terzetto.pool._names import NOTIFY, RESERVED, STOP, Names, check_key, check
 from terzetto.pool._observe import Watch, Watchers
 from terzetto.pool._runner import JobPolicy
 from terzetto.pool._schedule import Plan, Schedule, ScheduleActor
-from terzetto.pool._store import FULL, RUNNING, Claim
+from terzetto.pool._store import ENDING, FULL, RUNNING, Claim
 from terzetto.pool._ticker import Ticker
 from terzetto.pool._ticks import full_name, interval_of
 from terzetto.pool._worker import WorkerActor
@@ -173,7 +174,9 @@ class Node:
             JobStartError: the handler refused or failed to start it.
             JobExistsError: a job of that key runs, or is being started.
             PoolFullError: `max_queued_jobs` are waiting; nothing was sent.
-            DispatchUnknownError: nobody answered within 2 x `ack_grace_period`.
+            PoolShutdownError: the pool is being shut down.
+            DispatchUnknownError: nobody answered within 2 x `ack_grace_period`,
+                or before the node was closed.
             InvalidNameError: the key is empty, has a ``=``, or is not UTF-8.
             ClosedError: the node is closed.
 
@@ -202,18 +205,55 @@ class Node:
                 with self.returns.expect(claim.event_id) as waiting:
                     with trio.move_on_after(patience):
                         await waiting.event.wait()
-            done = True
             await core.store.release(key, token)
+            done = True
         finally:
             if not done:
                 core.release_later(key, token)
-        if not waiting.event.is_set():
+        if waiting.is_cut or not waiting.event.is_set():
+            when = "before its node was closed" if waiting.is_cut else f"within {patience} s"
             raise DispatchUnknownError(
-                f"nobody said within {patience} s whether job {key!r} has started: "
-                "dispatching it again is safe"
+                f"nobody said {when} whether job {key!r} has started: dispatching it again is safe"
             )
         if waiting.error:
             raise JobStartError.from_wire(waiting.error)
+
+    async def dispatch_many(
+        self, jobs: Iterable[tuple[str, bytes]], *, at_a_time: int = 100
+    ) -> dict[str, TerzettoError | None]:
+        """Dispatch many jobs at the same time; returns once each has started or failed.
+
+        Args:
+            jobs: keys and payloads.
+            at_a_time: how many are under way at most.
+
+        Returns:
+            For each key what `dispatch` raised, or None.
+
+        Raises:
+            InvalidNameError, InvalidOptionError: nothing was sent.
+            ClosedError: the node is closed; some may have been sent.
+        """
+        if at_a_time < 1:
+            raise InvalidOptionError(f"at_a_time is {at_a_time}: give 1 or more")
+        wanted = [(check_key(key), check_payload(payload)) for key, payload in jobs]
+        limit = trio.CapacityLimiter(at_a_time)
+        outcomes: dict[str, TerzettoError | None] = {}
+
+        async def one(key: str, payload: bytes) -> None:
+            async with limit:
+                try:
+                    await self.dispatch(key, payload)
+                except TerzettoError as error:
+                    outcomes.setdefault(key, error)
+                else:
+                    outcomes[key] = None
+
+        await self.wait_up()
+        async with trio.open_nursery() as nursery:
+            for key, payload in wanted:
+                nursery.start_soon(one, key, payload)
+        return {key: outcomes[key] for key, _ in wanted}
 
     async def stop_job(self, key: str) -> None:
         """Ask whoever runs the job to stop it; returns once that was sent.
@@ -397,6 +437,7 @@ class Node:
         self._up = trio.Event()
         if final:
             self._is_closed = True
+            self.returns.cut()
             self.watchers.close()
 
     def workers_left(self, worker: Worker) -> None:
@@ -410,6 +451,8 @@ class Node:
                 f"pool {self.pool!r} has {self.options.max_queued_jobs} events waiting: "
                 "add workers, or dispatch again later"
             )
+        if why == ENDING:
+            return PoolShutdownError(f"pool {self.pool!r} is being shut down: it takes no job")
         state = "running" if why == RUNNING else "being started"
         return JobExistsError(f"job {key!r} is {state}: stop it first, or leave it be")
 

@@ -31,6 +31,8 @@ MAX_FAILED_STARTS: Final = 5
 RUNNING: Final = "running"
 PENDING: Final = "pending"
 FULL: Final = "full"
+ENDING: Final = "ending"
+_REFUSALS: Final = {2: PENDING, 3: RUNNING, 6: FULL, 7: ENDING}
 
 
 @attrs.frozen
@@ -82,7 +84,7 @@ class Store:
             limit: the greatest number of events that may wait; 0 for any.
 
         Returns:
-            The claim, or `RUNNING`, `PENDING` or `FULL`.
+            The claim, or `RUNNING`, `PENDING`, `FULL` or `ENDING`.
         """
         reply = await self._run(
             _scripts.CLAIM,
@@ -91,6 +93,7 @@ class Store:
                 content_key(self.names.pending),
                 stream_key(self.names.stream),
                 self._claim_key(token),
+                content_key(self.names.shutdown),
             ],
             [
                 updates_channel(self.names.pending),
@@ -104,9 +107,7 @@ class Store:
         status, guard, event_id = _items(reply, 3)
         if status == 1:
             return Claim(_text(guard), _text(event_id))
-        if status == 2:  # noqa: PLR2004 - the wire's own numbers
-            return PENDING
-        return RUNNING if status == 3 else FULL  # noqa: PLR2004 - likewise
+        return _REFUSALS[_number(status)]
 
     async def release(self, key: str, token: str) -> bool:
         """Release the guard of a claim; False if there is none, or it is no longer its own."""

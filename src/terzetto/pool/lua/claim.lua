@@ -1,16 +1,19 @@
 -- Claims a job's key for a dispatch and sends the start event, all or nothing.
--- KEYS: 1 job-payloads hash, 2 pending-jobs hash, 3 pool stream, 4 this claim's own key
+-- KEYS: 1 job-payloads hash, 2 pending-jobs hash, 3 pool stream, 4 this claim's own key,
+--       5 shutdown hash
 -- ARGV: 1 channel of pending-jobs, 2 job key, 3 start event's body,
 --       4 how long the guard holds in us, 5 greatest number of queued events (0: any),
 --       6 name of the pool's sink
 -- Returns {1, guard, event id} claimed, also when it is asked again after a lost reply;
---         {2, guard, ''} pending, {3, '', ''} running, {6, '', queued} full
+--         {2, guard, ''} pending, {3, '', ''} running, {6, '', queued} full,
+--         {7, '', ''} the pool is being shut down
 
 local known = redis.call('GET', KEYS[4])
 if known then
   local guard, id = string.match(known, '^(%d+) (.*)$')
   return {1, guard, id}
 end
+if redis.call('HEXISTS', KEYS[5], 'shutdown') == 1 then return {7, '', ''} end
 if redis.call('HEXISTS', KEYS[1], ARGV[2]) == 1 then return {3, '', ''} end
 local guard = redis.call('HGET', KEYS[2], ARGV[2])
 if guard_holds(guard) then return {2, guard, ''} end
