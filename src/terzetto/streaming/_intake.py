@@ -165,6 +165,8 @@ class Intake:
         """Write the keep-alive; take a new consumer name if we were silent for too long."""
         async with self._joining:
             now = trio.current_time()
+            if self.is_closed:
+                return  # or the keep-alive would be there for ever
             if now - self._alive_at <= 2 * self.grace:
                 await self.members.show_alive(self.consumer)
             else:
@@ -243,6 +245,8 @@ class Intake:
     async def _turn(self, poll: Poll, room: int) -> None:
         if trio.current_time() - self._alive_at > 2 * self.grace:
             await self.show_alive()
+        if self.is_closing:
+            return
         consumer, groups = self.consumer, {group.stream.key: group for group in self._live()}
         acknowledged = self.outbox.take_acknowledged()
         commands = [
@@ -319,8 +323,8 @@ class Intake:
             else:
                 unwanted.append(event.id)
         batch = Batch(stream=group.stream.name, events=wanted, consumer=consumer, since=now)
-        if self.is_closing:
-            await self._return_unseen(group, batch)
+        if self.is_closing or self.groups.get(batch.stream) is not group:
+            await self._return_unseen(group, batch)  # it was on its way when we left
         else:
             self.buffer.put(batch)
         if unwanted and not self.no_ack:
@@ -451,13 +455,16 @@ class Intake:
                 self._done = trio.Event()
                 await self._done.wait()
         await self.flush()
+        async with self._joining:
+            self.is_closed = True
+            await self._leave()
+
+    async def _leave(self) -> None:
         left = 0
         for group in self._live():
             left += await group.leave(self.consumer)
-        if not left:
-            # Whoever has entries pending keeps its keep-alive, so that peers
-            # claim these before they delete the consumer.
-            for group in self._live():
-                await self.members.strike(group, self.consumer)
-            await self.members.forget(self.consumer)
-        self.is_closed = True
+        if left:
+            return  # the keep-alive stays, so that peers claim before they delete the consumer
+        for group in self._live():
+            await self.members.strike(group, self.consumer)
+        await self.members.forget(self.consumer)

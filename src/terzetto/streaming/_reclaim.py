@@ -27,7 +27,7 @@ async def run_claims(intake: Intake) -> None:
     interval = claim_interval(intake.grace)
     pace = Pace()
     next_sweep = trio.current_time() + intake.grace
-    while not intake.is_closing:
+    while not intake.is_closed:
         due = min(trio.current_time() + interval * random.uniform(0.8, 1.2), intake.due)
         with trio.move_on_at(due):
             await intake.hurry.wait()
