@@ -1,13 +1,14 @@
-"""A reply that is lost after the write was made, and subscriptions cut under many writes."""
+"""A reply that is lost after the write was made; subscriptions cut while joining and writing."""
 
 from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from terzetto import rmap
 from terzetto.errors import ClosedError
-from terzetto.redis import LinkLostError, Redis, connect
+from terzetto.redis import Gap, LinkLostError, Redis, connect
 from terzetto.rmap import Map
 from terzetto.server import EmbeddedServer
 from terzetto.testing import Fault, open_proxy
@@ -85,6 +86,34 @@ async def test_sync_can_be_cancelled_and_ends_with_the_map(redis: Redis) -> None
         await config.sync()
     with pytest.raises(ClosedError):
         await config.sync()
+
+
+async def test_a_subscription_cut_while_joining_does_not_give_half_a_map(
+    server: EmbeddedServer, redis: Redis
+) -> None:
+    async with rmap.join("config", redis) as config:
+        await config.set("k", "1")
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url) as through,
+        through.subscribe("another") as subscription,
+        trio.open_nursery() as nursery,
+    ):
+        rule = proxy.on("HGETALL", Fault.HOLD_REPLY, times=1)
+
+        async def join() -> None:
+            async with rmap.join("config", through) as config:
+                assert config.snapshot() == {"k": "1"}
+                assert config.revision == 1
+
+        nursery.start_soon(join)
+        await rule.wait_hit()
+        for connection in proxy.connections:
+            if connection.is_subscribed:
+                connection.cut()
+        assert await anext(subscription) == Gap()  # the map's has heard of it too
+        await wait_all_tasks_blocked(0.01)
+        rule.release()
 
 
 async def test_subscriptions_cut_under_writes_lose_nothing(server: EmbeddedServer) -> None:

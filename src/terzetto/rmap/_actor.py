@@ -47,6 +47,9 @@ class MapActor(Actor):
         """Subscribe, then read the map for the first time, or again after a crash."""
         await ctx.start(self._follow)
         await self._take_snapshot()
+        while self.core.replica.needs_snapshot:  # the subscription was cut meanwhile
+            await trio.sleep(PAUSE)
+            await self._take_snapshot()
         ctx.start_soon(self._keep_exact)
         self.core.thaw()
 
