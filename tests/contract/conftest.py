@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from terzetto.redis import Redis, connect
-from terzetto.server import open_embedded
+from terzetto.server import open_cluster, open_embedded, open_sentinel
 from terzetto.testing import open_proxy
 from tests.redis.certificates import Authority
 
@@ -51,11 +51,25 @@ async def over_proxy() -> AsyncGenerator[Deployment]:
         yield Deployment(kind="proxy", url=proxy.url)
 
 
+@asynccontextmanager
+async def over_cluster() -> AsyncGenerator[Deployment]:
+    async with open_cluster() as cluster:
+        yield Deployment(kind="cluster", url=cluster.url)
+
+
+@asynccontextmanager
+async def over_sentinel() -> AsyncGenerator[Deployment]:
+    async with open_sentinel() as group:
+        yield Deployment(kind="sentinel", url=group.url)
+
+
 KINDS: dict[str, Callable[[], AbstractAsyncContextManager[Deployment]]] = {
     "unix": over_unix,
     "tcp": over_tcp,
     "tls": over_tls,
     "proxy": over_proxy,
+    "sentinel": over_sentinel,
+    "cluster": over_cluster,
 }
 
 

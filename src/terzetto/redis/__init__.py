@@ -5,6 +5,7 @@ pipelined connection, links of one's own for what blocks, and subscriptions.
 """
 
 from terzetto.redis._client import Redis
+from terzetto.redis._cluster import ClusterRedis, CrossSlotError
 from terzetto.redis._connect import connect
 from terzetto.redis._dedicated import Dedicated
 from terzetto.redis._errors import (
@@ -29,9 +30,11 @@ from terzetto.redis._wire import Arg, Reply
 __all__ = [
     "Arg",
     "AuthError",
+    "ClusterRedis",
     "ConnectError",
     "CredentialProvider",
     "Credentials",
+    "CrossSlotError",
     "Dedicated",
     "Gap",
     "LinkClosedError",

@@ -99,8 +99,17 @@ class Keeper:
             link.close()
 
     async def start(self, link: Link) -> None:
-        """Run a link until it is closed, or the client's block is left."""
-        await self._spawn(partial(LinkActor, link))
+        """Run a link until it is closed, or the client's block is left.
+
+        If this is cancelled or fails, the link is closed.
+        """
+        started = False
+        try:
+            await self._spawn(partial(LinkActor, link))
+            started = True
+        finally:
+            if not started:
+                link.close()
 
     @asynccontextmanager
     async def run_for_block(self, run: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:

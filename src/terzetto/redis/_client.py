@@ -37,10 +37,10 @@ from terzetto.redis._link import Link
 from terzetto.redis._lock import Lock, open_lock
 from terzetto.redis._pipeline import Pipeline, Transaction
 from terzetto.redis._pubsub import Hub, Kind, Subscription
-from terzetto.redis._request import LinkStatistics, LinkStatus, State, replies_of
+from terzetto.redis._request import LinkStatistics, LinkStatus, State, lost, replies_of
 from terzetto.redis._script import Script
 from terzetto.redis._shape import Shaper, words
-from terzetto.redis._url import Options
+from terzetto.redis._url import Endpoint, Options
 from terzetto.redis._watching import Watching
 from terzetto.redis._wire import Arg, Reply, pack, plain
 
@@ -68,10 +68,9 @@ class Redis(AsyncCoreCommands):
         self._options = options
         self._link = link
         self._keeper = keeper
-        self._hub = Hub(options)
+        self._hubs: dict[int, Hub] = {}
         self._hub_lock = trio.Lock()
-        self._hub_runs = False
-        self._leases = Leases(options, link, keeper)
+        self._leases = Leases(keeper, self)
         self._shaper = Shaper(decode=options.decode_replies)
 
     def __repr__(self) -> str:
@@ -137,8 +136,7 @@ class Redis(AsyncCoreCommands):
         if repeatable is None:
             road = road_of(args)
             if road is Road.BLOCKS:
-                async with self._leases.lease() as dedicated:
-                    return await dedicated.execute(*args)
+                return await self._execute_blocking(args)
             repeatable = road is Road.READ
         reply = await self._link.request(data, repeatable)
         if isinstance(reply, Exception):
@@ -189,19 +187,38 @@ class Redis(AsyncCoreCommands):
         """
         reply: Reply = refusal
         while isinstance(reply, Exception):
-            if not self._is_misplaced(reply):
+            if not await self.misplaced(reply):
                 raise reply
             self._link.retire(reply)
             reply = await self._link.request(data, repeatable)
         return reply
 
-    def _is_misplaced(self, error: Exception) -> bool:
+    async def misplaced(self, error: Exception) -> bool:
+        """Return True if this error reply says that another connection could do it."""
         if isinstance(error, ReadOnlyError):
             locator = self._options.locator
             return locator is not None and locator.role == "master"
         if isinstance(error, AuthenticationError):
             return error.status_code == "NOAUTH"
         return isinstance(error, BusyLoadingError)
+
+    def shared(self, endpoint: Endpoint) -> Link | None:
+        """Return the shared link to a server, if there is one."""
+        return self._link if self._link.endpoint == endpoint else None
+
+    async def _execute_blocking(self, args: tuple[Arg, ...]) -> Reply:
+        async with self._leases.lease(self._options) as dedicated:
+            return await dedicated.execute(*args)
+
+    def _slot(self, keys: Sequence[Arg]) -> int:
+        """Return where keys belong; there is one place only."""
+        del keys
+        return 0
+
+    def _options_for(self, slot: int) -> Options:
+        """Return how to connect to where `slot` is."""
+        del slot
+        return self._options
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's signature
         """Run a command as redis-py's methods ask for it, and shape its reply as they do.
@@ -234,11 +251,15 @@ class Redis(AsyncCoreCommands):
             LinkLostError: the connection was lost; nothing was written.
             LinkClosedError: the client's block has been left.
         """
-        async with self._leases.lease() as dedicated:
+        slot = self._slot(keys)
+        async with self._leases.lease(self._options_for(slot), slot) as dedicated:
             await dedicated.link.wait_connected()
             watching = Watching(dedicated, dedicated.link.epoch, self._shaper)
             (reply,) = await watching.send([("WATCH", *keys)])
             if isinstance(reply, Exception):
+                if await self.misplaced(reply):
+                    dedicated.link.retire(reply)
+                    raise lost(str(reply), may_have_run=False)
                 raise reply
             yield watching
             if not watching.done:
@@ -317,10 +338,10 @@ class Redis(AsyncCoreCommands):
         is not needed. The link is opened in the background;
         the first call waits for it.
         """
-        del key  # there is one server only
-        link = Link(self._options, name)
+        slot = self._slot(() if key is None else (key,))
+        link = Link(self._options_for(slot), name)
         async with self._keeper.keep(link):
-            yield Dedicated(link, self._link)
+            yield Dedicated(link, self)
 
     @asynccontextmanager
     async def subscribe(
@@ -349,12 +370,19 @@ class Redis(AsyncCoreCommands):
             raise InvalidOptionError("subscribe() to nothing: name a channel or a pattern")
         if buffer_size < 1:
             raise InvalidOptionError(f"buffer_size is {buffer_size}: it has to be 1 or more")
-        async with self._hub_lock:
-            if not self._hub_runs:
-                await self._keeper.keep_hub(self._hub)
-                self._hub_runs = True
-        async with self._hub.subscribe(list(dict.fromkeys(keys)), buffer_size) as subscription:
+        hub = await self._hub(self._slot([name for _, name in keys] if sharded else ()))
+        async with hub.subscribe(list(dict.fromkeys(keys)), buffer_size) as subscription:
             yield subscription
+
+    async def _hub(self, slot: int) -> Hub:
+        """Return what looks after the subscriptions of a slot, started if need be."""
+        async with self._hub_lock:
+            hub = self._hubs.get(slot)
+            if hub is None:
+                hub = Hub(self._options_for(slot), self.misplaced)
+                await self._keeper.keep_hub(hub)
+                self._hubs[slot] = hub
+            return hub
 
 
 def _channel(channel: str | bytes) -> bytes:

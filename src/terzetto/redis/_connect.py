@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
+import trio
+
 from terzetto._shared._logging import Logger
 from terzetto.redis._actors import open_keeper
 from terzetto.redis._client import Redis
+from terzetto.redis._cluster import ClusterRedis
 from terzetto.redis._connection import open_connection
 from terzetto.redis._errors import UrlError
 from terzetto.redis._link import Link
 from terzetto.redis._sentinel import SENTINEL_PORT, SentinelLocator
+from terzetto.redis._topology import Topology
 from terzetto.redis._url import (
+    DEFAULT_PORT,
     CredentialProvider,
     Options,
     Role,
@@ -61,7 +66,8 @@ async def connect(
             ``embedded://`` (a private server for this block) or ``embedded:///dir``
             (a server shared by all who name that directory), or
             ``redis-sentinel://host:port,host:port/service`` (credentials are for the
-            servers, not the sentinels). None: the environment
+            servers, not the sentinels), or ``redis-cluster://host:port,host:port``
+            (some members are enough). None: the environment
             variable REDIS_URL.
         db: number of the database; it wins over the URL's, as all options do.
         username: for servers with access control lists.
@@ -135,9 +141,12 @@ async def connect(
                 "sentinel_password": sentinel_password,
             }
             options = _sentinel_options(url, overrides)
+            opening = _open(options)
+        elif parts.scheme == "redis-cluster":
+            opening = _open_cluster(url, overrides)
         else:
-            options = parse_url(url, **overrides)
-        yield await stack.enter_async_context(_open(options))
+            opening = _open(parse_url(url, **overrides))
+        yield await stack.enter_async_context(opening)
 
 
 @asynccontextmanager
@@ -170,6 +179,26 @@ def _sentinel_options(url: str, overrides: dict[str, object]) -> Options:
         role="replica" if role == "replica" else "master",
     )
     return Options(locator=locator, source=group.source("redis-sentinel"), **values)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - parsed to their fields' types
+
+
+@asynccontextmanager
+async def _open_cluster(url: str, overrides: dict[str, object]) -> AsyncGenerator[Redis, None]:
+    group = parse_group(url, DEFAULT_PORT)
+    values = {**group.options, **{k: v for k, v in overrides.items() if v is not None}}
+    options = Options(source=group.source("redis-cluster"), **values)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - parsed to their fields' types
+    if options.db or group.service:
+        raise UrlError("a cluster has database 0 only: leave the database away")
+    async with open_keeper(options) as keeper:
+        topology = Topology(options, group.hosts, keeper.start)
+        try:
+            await topology.load()
+            async with keeper.run_for_block(topology.run):
+                redis = ClusterRedis(options, topology, keeper)
+                with trio.move_on_after(options.connect_timeout):
+                    await redis.wait_connected()
+                yield redis
+        finally:
+            topology.close()
 
 
 @asynccontextmanager

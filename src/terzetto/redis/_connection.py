@@ -41,6 +41,7 @@ class Connection:
 
     transport: Transport
     reader: hiredis.Reader
+    endpoint: Endpoint
     client_id: int
     """The server's number for this connection, for CLIENT UNBLOCK."""
 
@@ -122,7 +123,7 @@ async def _check_master(connection: Connection, where: Endpoint) -> None:
         if not is_master:
             connection.transport.close()
     if not is_master:
-        raise ConnectError(f"{where} is no master (any more): the sentinels will know the new one")
+        raise ConnectError(f"{where} is no master (any more): it is looked up again")
 
 
 async def _open_once(options: Options) -> Connection:
@@ -182,7 +183,10 @@ async def _greet(transport: Transport, options: Options, credentials: Credential
     facts = cast("dict[bytes, object]", hello_reply if isinstance(hello_reply, dict) else {})
     number = facts.get(b"id", 0)
     return Connection(
-        transport=transport, reader=reader, client_id=number if isinstance(number, int) else 0
+        transport=transport,
+        reader=reader,
+        endpoint=options.endpoint,
+        client_id=number if isinstance(number, int) else 0,
     )
 
 

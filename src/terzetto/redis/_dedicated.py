@@ -7,7 +7,7 @@ next call waits until the server has answered the cancelled one.
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 from redis.exceptions import RedisError
@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from terzetto.redis._commands import blocking_time, check_dedicated
 from terzetto.redis._link import Link
 from terzetto.redis._request import Blocking, Notice, replies_of
+from terzetto.redis._url import Endpoint
 from terzetto.redis._wire import Arg, Reply, pack
 
 _UNBLOCK_PATIENCE: Final = 1.0  # seconds that a server may take to end a command's waiting
@@ -26,12 +27,24 @@ async def _give_up(request: Blocking) -> None:
     request.give_up()
 
 
+class Others(Protocol):
+    """What a dedicated link has to know of the client that it belongs to."""
+
+    def shared(self, endpoint: Endpoint, /) -> Link | None:
+        """Return the shared link to a server, if there is one."""
+        ...
+
+    async def misplaced(self, error: Exception, /) -> bool:
+        """Return True if the command was not carried out, and may be on a new connection."""
+        ...
+
+
 class Dedicated:
     """A link that serves one caller; made by `Redis.open_dedicated`."""
 
-    def __init__(self, link: Link, shared: Link) -> None:
+    def __init__(self, link: Link, others: Others) -> None:
         self._link = link
-        self._shared = shared
+        self._others = others
         self._notice: Notice | None = None
         self._busy = False
 
@@ -66,10 +79,10 @@ class Dedicated:
         with self._hold(patience):
             if self._notice is not None:
                 await self._notice.done.wait()  # it must not end the waiting of this command
-            if patience:
-                reply = await self._link.request_blocking(data, self._unblock)
-            else:
-                reply = await self._link.request(data)
+            reply = await self._send(data, blocking=patience > 0)
+            while isinstance(reply, Exception) and await self._others.misplaced(reply):
+                self._link.retire(reply)
+                reply = await self._send(data, blocking=patience > 0)
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -93,9 +106,16 @@ class Dedicated:
             replies = await self._link.request_unit(data, len(units))
         return replies_of(replies)
 
+    async def _send(self, data: bytes, *, blocking: bool) -> Reply:
+        if blocking:
+            return await self._link.request_blocking(data, self._unblock)
+        return await self._link.request(data)
+
     def _unblock(self, request: Blocking) -> None:
-        """Ask the server, over the shared link, to end what a cancelled caller waits for."""
-        self._notice = self._shared.notify(pack(("CLIENT", "UNBLOCK", self._link.client_id)))
+        """Ask the server, over a shared link, to end what a cancelled caller waits for."""
+        shared = self._others.shared(self._link.endpoint)
+        if shared is not None:
+            self._notice = shared.notify(pack(("CLIENT", "UNBLOCK", self._link.client_id)))
         self._link.start_soon(_give_up, request)
 
     @contextmanager

@@ -14,8 +14,8 @@ work on them while a connection is there:
   for each reply, directly through `trio.lowlevel.reschedule`.
 
 A caller that is cancelled empties its request (`task` becomes None). Not yet
-written, it is then never sent; written, it keeps its place, and its reply is
-dropped when it comes. So replies never slip to another caller.
+written, it is never sent; written, it keeps its place and its reply is dropped,
+so replies never slip to another caller.
 
 `run` connects, serves until the connection is lost, and connects again, until
 `close`. At a loss, what had any byte left unsent goes back to the head
@@ -57,6 +57,7 @@ from terzetto.redis._request import (
     Unit,
     closed,
     lost,
+    reason_of,
 )
 from terzetto.redis._url import Options
 from terzetto.redis._watch import watch
@@ -82,11 +83,12 @@ class Link:
         self.options = options
         self.name = name
         self.first = first
+        self.on_status: Callable[[], None] | None = None
         self.log = options.logger.bind(link=name, url=options.url)
+        self.endpoint = options.endpoint  # of the last connection
         self.client_id = 0
         self.patience = 0.0  # seconds that a blocking command may add to server_timeout
-        self.connections = 0
-        self.epoch = 0  # the number of this connection, 0 while there is none
+        self.connections, self.epoch = 0, 0  # the epoch is 0 while there is none
         self._on_push = on_push
         self._queue: deque[Request] = deque()
         self._written: deque[Request] = deque()
@@ -317,7 +319,7 @@ class Link:
     def _attach(self, connection: Connection) -> None:
         self.connections += 1
         self.epoch = self.connections
-        self.client_id = connection.client_id
+        self.client_id, self.endpoint = connection.client_id, connection.endpoint
         self._loss = None
         self._scope = trio.CancelScope()
         self._rest = memoryview(b"")
@@ -353,17 +355,17 @@ class Link:
         self._queue.clear()
         for request in waiting:
             if request.epoch:
-                request.resume(lost(_reason(error), may_have_run=False))
+                request.resume(lost(reason_of(error), may_have_run=False))
             elif request.task is not None:
                 self._queue.append(request)
         for request in gone:
-            request.resume(lost(_reason(error), may_have_run=True))
+            request.resume(lost(reason_of(error), may_have_run=True))
         if self._closed:
             for request in self._queue:
                 request.resume(closed())
             self._queue.clear()
         else:
-            self.log.warning("connection lost", reason=_reason(error), lost=len(gone))
+            self.log.warning("connection lost", reason=reason_of(error), lost=len(gone))
             self._set_status("reconnecting", error=error)
 
     def _set_status(self, state: State, attempts: int = 0, error: Exception | None = None) -> None:
@@ -371,6 +373,8 @@ class Link:
         self.status = LinkStatus(state=state, since=since, attempts=attempts, error=error)
         self._changed.set()
         self._changed = trio.Event()
+        if self.on_status is not None:
+            self.on_status()
 
     # The three tasks of a connection
 
@@ -493,7 +497,3 @@ class Link:
         self._room.unpark(count=max(0, self._max - len(self._written) - len(self._queue)))
         if not self._room:
             self._limit = self._max
-
-
-def _reason(error: Exception | None) -> str:
-    return "the link was closed" if error is None else str(error) or type(error).__name__

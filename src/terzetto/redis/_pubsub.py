@@ -18,7 +18,7 @@ been missed. An outage is never an error here.
 
 import enum
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, TypeAlias
 
@@ -26,7 +26,7 @@ import attrs
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule
 
-from terzetto.redis._errors import LinkClosedError
+from terzetto.redis._errors import LinkClosedError, ReplyError
 from terzetto.redis._link import Link
 from terzetto.redis._request import replies_of
 from terzetto.redis._url import Options
@@ -42,6 +42,8 @@ class Kind(enum.Enum):
     PATTERN = (b"PSUBSCRIBE", b"PUNSUBSCRIBE")
     SHARD = (b"SSUBSCRIBE", b"SUNSUBSCRIBE")
 
+
+Misplaced: TypeAlias = Callable[[Exception], Awaitable[bool]]
 
 TopicKey: TypeAlias = tuple[Kind, bytes]
 
@@ -150,7 +152,8 @@ class Subscription(AsyncIterator[Message | Gap]):
 class Hub:
     """All subscriptions of a client, on one link."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, misplaced: Misplaced) -> None:
+        self._misplaced = misplaced
         self.link = Link(options, "pubsub", on_push=self.on_push)
         self._topics: dict[TopicKey, list[Subscription]] = {}
         self._lock = trio.Lock()
@@ -167,8 +170,13 @@ class Hub:
         elif kind == b"smessage":
             key, message = (Kind.SHARD, push[1]), Message(push[1], push[2])
         elif kind == b"sunsubscribe":
-            # The server also says it unasked, when a slot has moved away.
-            return self._leaving != (Kind.SHARD, push[1])
+            key = (Kind.SHARD, push[1])
+            if self._leaving == key:
+                return False
+            # The server says it unasked when the slot has moved away.
+            if self._topics.get(key):
+                self.link.retire(ReplyError("the slot of a channel has moved to another server"))
+            return True
         else:
             return kind not in _CONFIRMATIONS
         for subscription in self._topics.get(key, ()):
@@ -211,17 +219,28 @@ class Hub:
             return []
         # One command for each, so that one that is refused does not take the others with it.
         data = b"".join([pack((kind.value[0], name)) for kind, name in keys])
-        value = await self.link.request_unit(data, len(keys), repeatable=True)
-        return list(zip(keys, replies_of(value), strict=True))
+        while True:
+            value = await self.link.request_unit(data, len(keys), repeatable=True)
+            replies = replies_of(value)
+            for reply in replies:
+                if isinstance(reply, Exception) and await self._misplaced(reply):
+                    self.link.retire(reply)
+                    break
+            else:
+                return list(zip(keys, replies, strict=True))
 
     async def keep(self) -> None:
         """Subscribe again after each outage, until the link is closed."""
         seen = 1  # before the second connection nothing can have been missed
         while self.link.status.state != "closed":
             if self.link.status.state == "connected" and self.link.connections > seen:
-                seen = self.link.connections
                 wanted = [key for key, readers in self._topics.items() if readers]
-                for key, reply in await self._ask(wanted):
+                try:
+                    confirmed = await self._ask(wanted)
+                except LinkClosedError:
+                    return
+                seen = self.link.connections
+                for key, reply in confirmed:
                     for subscription in self._topics.get(key, ()):
                         if isinstance(reply, Exception):
                             subscription.end(reply)

@@ -196,6 +196,11 @@ def lost(reason: str, *, may_have_run: bool) -> LinkLostError:
     )
 
 
+def reason_of(error: Exception | None) -> str:
+    """Return in words why a connection ended; None if it was by our own will."""
+    return "the link was closed" if error is None else str(error) or type(error).__name__
+
+
 def closed() -> LinkClosedError:
     """Return the error of a request that comes too late."""
     return LinkClosedError("the link to Redis is closed and nothing was sent: open another")

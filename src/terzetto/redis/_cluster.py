@@ -1,0 +1,374 @@
+"""The client of a cluster: the same face, each command sent to where its keys live.
+
+The road of a command is that of `Redis` with one look-up before it: the slot of
+its key, in the topology's table of links. What the servers answer then decides:
+
+* MOVED: the table is corrected, and the command goes to the new owner;
+* ASK: the command goes once to the server named, with ASKING before it as one unit;
+* TRYAGAIN, CLUSTERDOWN, MASTERDOWN, LOADING: it was not carried out; after a
+  pause and a look at the map it is sent again, until the caller's deadline;
+* a link that was closed because its server owns nothing any more: likewise.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final, cast
+
+import attrs
+import trio
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    ExecAbortError,
+    MasterDownError,
+    MovedError,
+    NoScriptError,
+    RedisError,
+    TryAgainError,
+)
+
+from terzetto.redis._actors import Keeper
+from terzetto.redis._client import Redis
+from terzetto.redis._commands import Road, check_unit, road_of, shared, upper_name
+from terzetto.redis._errors import LinkClosedError, LinkLostError
+from terzetto.redis._link import Link
+from terzetto.redis._request import LinkStatistics, LinkStatus, State
+from terzetto.redis._script import Script
+from terzetto.redis._slots import fixed_place, keys_of, slot_of
+from terzetto.redis._topology import SlotLocator, Topology
+from terzetto.redis._url import Endpoint, Options
+from terzetto.redis._wire import Arg, Reply, pack
+
+_ANY: Final = -1  # the slot of a command without keys: any master will do
+_PAUSE: Final = 0.05  # seconds before a command that was not carried out is sent again
+_ASKING: Final = pack(("ASKING",))
+_NOT_NOW: Final = (TryAgainError, ClusterDownError, MasterDownError, BusyLoadingError)
+_SPLIT: Final = frozenset({"DEL", "EXISTS", "MGET", "TOUCH", "UNLINK"})
+
+_EVERYWHERE: Final[dict[str, Callable[[list[Reply]], Reply]]] = {
+    "DBSIZE": sum,
+    "FLUSHALL": lambda replies: replies[0],
+    "FLUSHDB": lambda replies: replies[0],
+    "FUNCTION": lambda replies: replies[0],
+    "KEYS": lambda replies: [key for reply in replies for key in reply],
+    "SCRIPT": lambda replies: replies[0],
+}
+"""Commands for all masters, and how their replies become one."""
+
+
+class CrossSlotError(ClusterCrossSlotError):
+    """Keys of one command or unit live in different slots; give them a common ``{tag}``."""
+
+
+class ClusterRedis(Redis):
+    """A client of a Redis cluster, with one shared link for each master.
+
+    What a single server does in one piece needs its keys in one slot: scripts,
+    transactions, locks, multi-key commands. MGET, DEL, UNLINK, EXISTS, TOUCH and
+    units without MULTI are split and put together again; a split one is not
+    atomic. DBSIZE, KEYS, FLUSHALL, FLUSHDB, SCRIPT and FUNCTION go to all masters,
+    commands without keys to any.
+    """
+
+    def __init__(self, options: Options, topology: Topology, keeper: Keeper) -> None:
+        super().__init__(options, topology.any_link(), keeper)
+        self._topology = topology
+        self._places: dict[Arg, int] = {}  # of the one key, by name; 0: look closer
+
+    @property
+    def status(self) -> LinkStatus:
+        """The state of the link that is worst off."""
+        return max((link.status for link in self._links()), key=_severity)
+
+    @property
+    def state(self) -> State:
+        """The state of the client: "connected" if all its shared links are."""
+        return self.status.state
+
+    def statistics(self) -> LinkStatistics:
+        """Return the sums over all shared links."""
+        figures = [link.statistics() for link in self._links()]
+        return LinkStatistics(
+            queued=sum(each.queued for each in figures),
+            in_flight=sum(each.in_flight for each in figures),
+            crowd=sum(each.crowd for each in figures),
+            connections=sum(each.connections for each in figures),
+        )
+
+    async def wait_connected(self) -> None:
+        """Wait until all shared links are connected; `LinkClosedError` if the client is closed."""
+        while self.state != "connected":
+            for link in self._links():
+                await link.wait_connected()
+
+    async def wait_changed(self) -> LinkStatus:
+        """Wait for the next change of the map or of a link's status; return the worst status."""
+        await self._topology.wait_fresh()
+        return self.status
+
+    async def execute(self, *args: Arg) -> Reply:
+        """Run one command where its keys live and return its RESP3 reply.
+
+        As `Redis.execute`. Raises `CrossSlotError` if its keys are in different slots.
+        """
+        data = pack(args)
+        place = self._places.get(args[0])
+        if place is None:
+            place = self._learn(args)
+        if place and len(args) > place:
+            slot = slot_of(args[place])
+            link = self._topology.slots[slot]
+            if link is not None:
+                repeatable = shared[args[0]]
+                reply = await link.request(data, repeatable)
+                if isinstance(reply, Exception):
+                    reply = await self._settle(reply, link, slot, data, repeatable=repeatable)
+                return _result(reply)
+        return await self._execute_with_care(args, data)
+
+    def _learn(self, args: tuple[Arg, ...]) -> int:
+        road_of(args)  # raises for what cannot share a link; notes what can
+        place = fixed_place(args[0], self._topology.rules) if args[0] in shared else 0
+        if len(self._places) < len(shared) + 1:
+            self._places[args[0]] = place
+        return place
+
+    async def _execute_with_care(self, args: tuple[Arg, ...], data: bytes) -> Reply:
+        road = road_of(args)
+        if road is Road.BLOCKS:
+            return await self._execute_blocking(args)
+        name = upper_name(args[0])
+        merge = _EVERYWHERE.get(name)
+        if merge is not None:
+            return merge([_result(reply) for reply in await self._everywhere(data)])
+        if name in _SPLIT and len({slot_of(key) for key in args[1:]}) > 1:
+            return await self._split(name, args)
+        slot = self._slot(keys_of(args, self._topology.rules))
+        return _result(await self._send(slot, data, repeatable=road is Road.READ))
+
+    async def execute_many(self, commands: Sequence[Sequence[Arg]]) -> list[Reply | RedisError]:
+        """Run commands in order; those of one master in one write, in one piece.
+
+        Commands of different masters run side by side. With MULTI and EXEC all keys
+        must be in one slot. As `Redis.execute_many`; raises `CrossSlotError`.
+        """
+        units = [tuple(command) for command in commands]
+        data = [pack(unit) for unit in units]
+        check_unit(units)
+        rules = self._topology.rules
+        if any(upper_name(unit[0]) == "MULTI" for unit in units):
+            slot = self._slot([key for unit in units for key in keys_of(unit, rules)])
+            return await self._whole(slot, b"".join(data), len(units))
+        groups: dict[int, list[int]] = {}
+        for number, unit in enumerate(units):
+            groups.setdefault(self._slot(keys_of(unit, rules)), []).append(number)
+        replies: list[Reply] = [None] * len(units)
+        by_link: dict[Link, list[int]] = {}
+        for slot, numbers in groups.items():
+            by_link.setdefault(await self._link_of(slot), []).extend(numbers)
+
+        async def send(link: Link, numbers: list[int]) -> None:
+            numbers.sort()
+            found = await link.request_unit(b"".join([data[n] for n in numbers]), len(numbers))
+            for place, number in enumerate(numbers):
+                reply: Reply = found[place] if isinstance(found, list) else found  # pyright: ignore[reportUnknownVariableType] - a Reply is Any
+                if isinstance(reply, Exception):
+                    slot = self._slot(keys_of(units[number], rules))
+                    reply = await self._settle(reply, link, slot, data[number], repeatable=False)
+                replies[number] = reply
+
+        async with trio.open_nursery() as nursery:
+            for link, numbers in by_link.items():
+                nursery.start_soon(send, link, numbers)
+        for reply in replies:
+            if isinstance(reply, (LinkLostError, LinkClosedError)):
+                raise reply
+        return replies
+
+    async def run_script(
+        self, script: Script, *, keys: Sequence[Arg] = (), args: Sequence[Arg] = ()
+    ) -> Reply:
+        """Run a script where its keys live, all of which it declares. As `Redis.run_script`."""
+        try:
+            return await self.execute("EVALSHA", script.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return await self.execute("EVAL", script.source, len(keys), *keys, *args)
+
+    async def scan_iter(  # type: ignore[override] # redis-py's is `async def` too, but untyped
+        self,
+        match: bytes | str | None = None,
+        count: int | None = None,
+        _type: str | None = None,
+        **_: object,
+    ) -> AsyncIterator[Any]:
+        """Iterate over the keys of all masters; one that moves meanwhile may come twice."""
+        options: list[Arg] = []
+        for word, value in (("MATCH", match), ("COUNT", count), ("TYPE", _type)):
+            if value is not None:
+                options += [word, value]
+        for link in self._links():
+            cursor: Arg = "0"
+            while True:
+                reply = _result(await link.request(pack(("SCAN", cursor, *options)), True))  # noqa: FBT003 - by position, as everywhere
+                cursor, keys = reply
+                for key in keys:
+                    yield self._shaper.shape(("ECHO",), key, {})
+                if int(cursor) == 0:
+                    break
+
+    def shared(self, endpoint: Endpoint) -> Link | None:
+        """Return the shared link to a server, if there is one."""
+        return self._topology.links.get(endpoint)
+
+    async def misplaced(self, error: Exception) -> bool:
+        """Return True if this error reply says that another connection could do it."""
+        if isinstance(error, MovedError):
+            await self._moved(error, self._topology.any_link().endpoint)
+            return True
+        if isinstance(error, _NOT_NOW):
+            self._topology.doubt()
+            await trio.sleep(_PAUSE)
+            return True
+        return await super().misplaced(error)
+
+    def _links(self) -> list[Link]:
+        return list(self._topology.links.values())
+
+    def _slot(self, keys: Sequence[Arg]) -> int:
+        slots = {slot_of(key) for key in keys}
+        if len(slots) > 1:
+            raise CrossSlotError(
+                f"{len(keys)} keys are in {len(slots)} slots of the cluster: give them a common"
+                " {tag}, which alone then says where they live"
+            )
+        return slots.pop() if slots else _ANY
+
+    def _options_for(self, slot: int) -> Options:
+        locator = SlotLocator(topology=self._topology, slot=slot)
+        return attrs.evolve(self._options, locator=locator)
+
+    async def _execute_blocking(self, args: tuple[Arg, ...]) -> Reply:
+        slot = self._slot(keys_of(args, self._topology.rules))
+        async with self._leases.lease(self._options_for(slot), slot) as dedicated:
+            return await dedicated.execute(*args)
+
+    async def _link_of(self, slot: int) -> Link:
+        return self._topology.any_link() if slot == _ANY else await self._topology.link_to(slot)
+
+    async def _send(self, slot: int, data: bytes, *, repeatable: bool) -> Reply:
+        """Send a command to the owner of a slot; return the reply, or the error that stands."""
+        link = await self._link_of(slot)
+        reply = await link.request(data, repeatable)
+        if isinstance(reply, Exception):
+            return await self._settle(reply, link, slot, data, repeatable=repeatable)
+        return reply
+
+    async def _settle(
+        self, reply: Reply, link: Link, slot: int, data: bytes, *, repeatable: bool
+    ) -> Reply:
+        """Go where error replies lead, until there is a reply or an error that stands."""
+        while isinstance(reply, Exception):
+            if isinstance(reply, MovedError):
+                await self._moved(reply, link.endpoint)
+            elif isinstance(reply, AskError):
+                reply = await self._asking(reply, link.endpoint, data)
+                if not isinstance(reply, _NOT_NOW):
+                    continue
+                await trio.sleep(_PAUSE)
+            elif isinstance(reply, _NOT_NOW):
+                self._topology.doubt()
+                await trio.sleep(_PAUSE)
+            elif isinstance(reply, LinkClosedError) and self._topology.is_open:
+                await self._topology.wait_fresh()
+            elif isinstance(reply, LinkLostError) and not reply.may_have_run:
+                await trio.lowlevel.checkpoint()
+            elif await super().misplaced(reply):
+                link.retire(reply)
+            else:
+                return reply
+            link = await self._link_of(slot)
+            reply = await link.request(data, repeatable)
+        return reply
+
+    async def _moved(self, error: MovedError, sender: Endpoint) -> None:
+        host, port = _address(error)
+        await self._topology.moved(int(error.slot_id), host, port, sender)
+
+    async def _asking(self, error: AskError, sender: Endpoint, data: bytes) -> Reply:
+        host, port = _address(error)
+        endpoint = attrs.evolve(sender, host=host or sender.host, port=port)
+        link = await self._topology.link_of(endpoint)
+        replies: Reply = await link.request_unit(_ASKING + data, 2)
+        return cast("list[Reply]", replies)[1] if isinstance(replies, list) else replies
+
+    async def _whole(self, slot: int, data: bytes, count: int) -> list[Reply]:
+        """Send a unit with MULTI to one server, again if it was refused as a whole."""
+        while True:
+            link = await self._link_of(slot)
+            replies = await link.request_unit(data, count)
+            if isinstance(replies, LinkClosedError) and self._topology.is_open:
+                await self._topology.wait_fresh()
+                continue
+            if not isinstance(replies, list):
+                raise cast("Exception", replies)
+            found = cast("list[Reply]", replies)
+            causes = [
+                reply for reply in found if isinstance(reply, (MovedError, AskError, *_NOT_NOW))
+            ]
+            aborted = any(isinstance(reply, ExecAbortError) for reply in found)
+            if not causes or not aborted:
+                return found
+            if type(causes[0]) is MovedError:
+                await self._moved(causes[0], link.endpoint)
+            else:
+                await trio.sleep(_PAUSE)  # the slot is on its way: until it has arrived
+
+    async def _everywhere(self, data: bytes) -> list[Reply]:
+        replies: list[Reply] = []
+
+        async def send(link: Link) -> None:
+            replies.append(await link.request(data))
+
+        async with trio.open_nursery() as nursery:
+            for link in self._links():
+                nursery.start_soon(send, link)
+        return replies
+
+    async def _split(self, name: str, args: tuple[Arg, ...]) -> Reply:
+        """Run a command on many keys for each slot, and put the replies together."""
+        slots: dict[int, list[int]] = {}
+        for place, key in enumerate(args[1:]):
+            slots.setdefault(slot_of(key), []).append(place)
+        found: dict[int, Reply] = {}
+
+        async def send(slot: int, places: list[int]) -> None:
+            data = pack((args[0], *(args[1 + place] for place in places)))
+            found[slot] = await self._send(slot, data, repeatable=shared.get(args[0], False))
+
+        async with trio.open_nursery() as nursery:
+            for slot, places in slots.items():
+                nursery.start_soon(send, slot, places)
+        if name != "MGET":
+            return sum(_result(reply) for reply in found.values())
+        values: list[Reply] = [None] * (len(args) - 1)
+        for slot, places in slots.items():
+            for place, value in zip(places, _result(found[slot]), strict=True):
+                values[place] = value
+        return values
+
+
+def _result(reply: Reply) -> Reply:
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _address(error: AskError | MovedError) -> tuple[str, int]:
+    """Return host (empty: the sender's own) and port; redis-py leaves them untyped."""
+    loose = cast("Any", error)
+    return str(loose.host), int(loose.port)
+
+
+def _severity(status: LinkStatus) -> int:
+    return ("connected", "reconnecting", "closed").index(status.state)

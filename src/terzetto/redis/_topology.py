@@ -1,0 +1,192 @@
+"""The map of a cluster, and a link to each master; kept up to date in the background.
+
+Theory of operation
+-------------------
+`slots` has a link for each slot. It is made from CLUSTER SLOTS, corrected by
+each MOVED at once, and made anew when something hints that it is stale: a
+MOVED, CLUSTERDOWN, or a link that is down. A link whose server owns no slot any
+more is closed; what was not written there gets `LinkClosedError`, and the client
+sends it to the new owner. So a request waits for a dead master only until the
+others have elected a new one.
+
+`run` is one background task of the client; it is the only one that opens links.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import attrs
+import trio
+
+from terzetto.redis._connection import ask, open_connection
+from terzetto.redis._errors import ConnectError
+from terzetto.redis._link import Link
+from terzetto.redis._request import closed
+from terzetto.redis._slots import SLOTS, KeyRule, parse_commands, parse_slots
+from terzetto.redis._url import Endpoint, Options, Role
+from terzetto.redis._wire import Reply, pack
+
+_PAUSE: Final = 0.1  # seconds between attempts to learn the map while it is stale
+_ANSWER: Final = 1.0  # seconds that one server has to tell its map
+
+StartLink = Callable[[Link], Awaitable[None]]
+
+
+class Topology:
+    """Which link leads to which slot."""
+
+    def __init__(self, options: Options, seeds: tuple[Endpoint, ...], start: StartLink) -> None:
+        self.options = options
+        self.rules: dict[str, KeyRule] = {}
+        self.links: dict[Endpoint, Link] = {}
+        self.slots: list[Link | None] = [None] * SLOTS
+        self.version = 0
+        self._seeds = seeds
+        self._start = start
+        self._stale = trio.Event()
+        self._fresh = trio.Event()
+        self._closed = False
+
+    async def load(self) -> None:
+        """Learn the map for the first time.
+
+        Raises:
+            ConnectError: no seed answers as a member of a cluster does.
+        """
+        failures: list[str] = []
+        for seed in self._seeds:
+            options = attrs.evolve(self.options, endpoint=seed)
+            try:
+                connection = await open_connection(options)
+                try:
+                    commands = await ask(connection, "COMMAND")
+                    reply = await ask(connection, "CLUSTER", "SLOTS")
+                finally:
+                    connection.transport.close()
+            except ConnectError as error:
+                failures.append(str(error))
+                continue
+            if isinstance(reply, Exception) or isinstance(commands, Exception) or not reply:
+                failures.append(f"{seed} is no member of a cluster ({reply})")
+                continue
+            self.rules = parse_commands(commands)
+            await self._adopt(reply, seed)
+            return
+        raise ConnectError(f"no seed leads to a cluster: {'; '.join(failures)}")
+
+    async def run(self) -> None:
+        """Keep the map up to date, until cancelled."""
+        while True:
+            with trio.move_on_after(_PAUSE if self._is_doubtful() else float("inf")):
+                await self._stale.wait()
+            self._stale = trio.Event()
+            if not await self._refresh():
+                await trio.sleep(_PAUSE)
+
+    def close(self) -> None:
+        """Close all links."""
+        self._closed = True
+        for link in self.links.values():
+            link.close()
+        self._announce()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the client's block is open."""
+        return not self._closed
+
+    def doubt(self) -> None:
+        """Note that the map may be stale."""
+        self._stale.set()
+
+    async def link_to(self, slot: int) -> Link:
+        """Return the link to the owner of a slot; wait while nobody owns it."""
+        while (link := self.slots[slot]) is None:
+            if self._closed:
+                raise closed()
+            self.doubt()
+            await self._fresh.wait()
+        return link
+
+    def any_link(self) -> Link:
+        """Return a link to some master, one that is connected if possible."""
+        links = list(self.links.values())
+        if not links or self._closed:
+            raise closed()
+        return next((link for link in links if link.status.state == "connected"), links[0])
+
+    async def moved(self, slot: int, host: str, port: int, sender: Endpoint) -> None:
+        """Take the server's word that another owns a slot now."""
+        endpoint = attrs.evolve(sender, host=host or sender.host, port=port)
+        self.slots[slot] = await self.link_of(endpoint)
+        self.doubt()
+
+    async def link_of(self, endpoint: Endpoint) -> Link:
+        """Return the link to a server, opened if need be."""
+        if self._closed:
+            raise closed()
+        link = self.links.get(endpoint)
+        if link is None:
+            link = Link(attrs.evolve(self.options, endpoint=endpoint, source=None), "shared")
+            link.on_status = self._link_changed
+            self.links[endpoint] = link
+            await self._start(link)
+        return link
+
+    async def wait_fresh(self) -> None:
+        """Wait until the map has been made anew."""
+        self.doubt()
+        await self._fresh.wait()
+
+    def _link_changed(self) -> None:
+        if self._is_doubtful():
+            self._stale.set()
+
+    def _is_doubtful(self) -> bool:
+        return any(link.status.state != "connected" for link in self.links.values())
+
+    async def _refresh(self) -> bool:
+        for endpoint, link in list(self.links.items()):
+            if link.status.state != "connected":
+                continue
+            reply: Reply = None
+            with trio.move_on_after(_ANSWER):
+                reply = await link.request(pack(("CLUSTER", "SLOTS")), True)  # noqa: FBT003 - by position, as everywhere
+            if isinstance(reply, list) and reply:
+                await self._adopt(reply, endpoint)
+                return True
+        return False
+
+    async def _adopt(self, reply: Reply, asked: Endpoint) -> None:
+        slots: list[Link | None] = [None] * SLOTS
+        owners: set[Endpoint] = set()
+        for first, last, endpoint in parse_slots(reply, asked):
+            link = await self.link_of(endpoint)
+            owners.add(endpoint)
+            slots[first : last + 1] = [link] * (last + 1 - first)
+        self.slots[:] = slots
+        for endpoint in [endpoint for endpoint in self.links if endpoint not in owners]:
+            self.links.pop(endpoint).close()
+        self._announce()
+
+    def _announce(self) -> None:
+        self.version += 1
+        self._fresh.set()
+        self._fresh = trio.Event()
+
+
+@attrs.define(kw_only=True)
+class SlotLocator:
+    """Leads to the owner of a slot or, if that is -1, to any master."""
+
+    topology: Topology
+    slot: int = -1
+    role: Role = "master"
+
+    async def locate(self) -> Endpoint:
+        """Return the endpoint of this moment; ask for a new map for the next."""
+        self.topology.doubt()
+        if self.slot < 0:
+            return self.topology.any_link().options.endpoint
+        link = await self.topology.link_to(self.slot)
+        return link.options.endpoint

@@ -1,0 +1,230 @@
+"""The cluster: fail-over, moving slots, what is split and what is refused."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, suppress
+
+import pytest
+import trio
+
+from terzetto.redis import (
+    ConnectError,
+    CrossSlotError,
+    Gap,
+    LinkLostError,
+    Message,
+    Redis,
+    Script,
+    UrlError,
+    connect,
+)
+from terzetto.redis._slots import slot_of
+from terzetto.server import Cluster, EmbeddedServer, open_cluster
+
+FAIL_OVER = 45.0  # seconds for the cluster to agree; the machine may be busy
+KEY = "{moving}key"
+SLOT = slot_of(KEY)
+
+
+@pytest.fixture
+async def cluster() -> AsyncGenerator[Cluster]:
+    async with open_cluster() as cluster:
+        yield cluster
+
+
+async def node(stack: AsyncExitStack, server: EmbeddedServer) -> Redis:
+    """Return a client of one member, which follows no redirection."""
+    return await stack.enter_async_context(connect(f"redis://127.0.0.1:{server.port}"))
+
+
+async def owner_and_other(
+    stack: AsyncExitStack, cluster: Cluster
+) -> tuple[tuple[Redis, str], tuple[Redis, str]]:
+    """Return clients of the master that has `SLOT` and of another, with their ids."""
+    found: dict[bool, tuple[Redis, str]] = {}
+    for master in await cluster.masters():
+        client = await node(stack, master)
+        name = (await client.execute("CLUSTER", "MYID")).decode()
+        ranges = await client.execute("CLUSTER", "SLOTS")
+        mine = [each for each in ranges if each[2][2].decode() == name]
+        found[any(first <= SLOT <= last for first, last, *_ in mine)] = client, name
+    return found[True], found[False]
+
+
+async def move_slot(source: tuple[Redis, str], target: tuple[Redis, str], keys: list[str]) -> None:
+    """Move `SLOT` with its keys, as an operator does."""
+    await begin_move(source, target)
+    (old, _), (new, name) = source, target
+    port = (await new.execute("CONFIG", "GET", "port"))[b"port"]
+    for key in keys:
+        await old.execute("MIGRATE", "127.0.0.1", port, key, 0, 5000)
+    for client in (new, old):
+        await client.execute("CLUSTER", "SETSLOT", SLOT, "NODE", name)
+
+
+async def begin_move(source: tuple[Redis, str], target: tuple[Redis, str]) -> None:
+    (old, old_name), (new, new_name) = source, target
+    await new.execute("CLUSTER", "SETSLOT", SLOT, "IMPORTING", old_name)
+    await old.execute("CLUSTER", "SETSLOT", SLOT, "MIGRATING", new_name)
+
+
+async def test_a_dead_masters_slots_are_served_again(cluster: Cluster) -> None:
+    async with connect(cluster.url) as redis, redis.subscribe("c") as subscription:
+        keys = [f"k{number}" for number in range(60)]
+        for key in keys:
+            await redis.execute("SET", key, 0)
+        victim = (await cluster.masters())[0]
+        await victim.kill()
+        with trio.fail_after(FAIL_OVER):
+            async with trio.open_nursery() as nursery:
+
+                async def write(key: str) -> None:
+                    while True:
+                        with suppress(LinkLostError):
+                            await redis.execute("SET", key, 1)
+                            break
+
+                for key in keys:
+                    nursery.start_soon(write, key)
+            assert [await redis.execute("GET", key) for key in keys] == [b"1"] * len(keys)
+            while True:  # the subscription may have been on the victim, and is on another then
+                await redis.execute("PUBLISH", "c", "on")
+                with trio.move_on_after(1):
+                    while await anext(subscription) != Message(b"c", b"on"):
+                        pass
+                    break
+        await victim.start()
+
+
+async def test_a_slot_that_moves_is_followed(cluster: Cluster) -> None:
+    script = Script("get", "return redis.call('GET', KEYS[1])")
+    async with connect(cluster.url) as redis, AsyncExitStack() as stack:
+        source, target = await owner_and_other(stack, cluster)
+        await redis.execute("SET", KEY, "v")
+        assert await redis.run_script(script, keys=[KEY]) == b"v"
+        async with redis.open_dedicated("reader", key=KEY) as dedicated:
+            assert await dedicated.execute("GET", KEY) == b"v"
+            with trio.fail_after(FAIL_OVER):
+                await move_slot(source, target, [KEY])
+                assert await redis.execute("GET", KEY) == b"v"  # MOVED
+                assert await dedicated.execute("GET", KEY) == b"v"
+                assert await redis.run_script(script, keys=[KEY]) == b"v"
+                async with redis.transaction() as then:
+                    then.set(KEY, "w")
+                async with redis.watch_keys(KEY) as now:
+                    assert await now.get(KEY) == b"w"
+        assert await source[0].execute("CLUSTER", "COUNTKEYSINSLOT", SLOT) == 0
+
+
+async def test_a_slot_on_its_way_is_asked_for(cluster: Cluster) -> None:
+    async with connect(cluster.url) as redis, AsyncExitStack() as stack:
+        source, target = await owner_and_other(stack, cluster)
+        await redis.execute("SET", KEY, "v")
+        await begin_move(source, target)
+        with trio.fail_after(FAIL_OVER):
+            assert await redis.execute("GET", KEY) == b"v"  # still here
+            await redis.execute("SET", "{moving}new", 1)  # ASK: already there
+            assert await redis.execute("GET", "{moving}new") == b"1"
+            replies = await redis.execute_many([("GET", KEY), ("GET", "{moving}new")])
+            assert replies == [b"v", b"1"]
+            async with trio.open_nursery() as nursery:
+                # TRYAGAIN: one key here and one there, until the slot has arrived.
+                nursery.start_soon(redis.execute, "MSET", KEY, "x", "{moving}new", "y")
+                await trio.sleep(0.1)
+                await move_slot(source, target, [KEY])
+            assert await redis.execute("MGET", KEY, "{moving}new") == [b"x", b"y"]
+
+
+async def test_what_is_split_and_what_is_refused(cluster: Cluster) -> None:
+    async with connect(cluster.url) as redis:
+        keys = [f"k{number}" for number in range(20)]
+        replies = await redis.execute_many([("SET", key, key) for key in keys])
+        assert replies == [b"OK"] * 20
+        assert await redis.execute("MGET", *keys, "none") == [*(k.encode() for k in keys), None]
+        assert await redis.execute("EXISTS", *keys) == 20
+        assert await redis.execute("DBSIZE") == 20
+        assert len(await redis.execute("KEYS", "k*")) == 20
+        assert await redis.execute("DEL", *keys[:10]) == 10
+        await redis.execute("FLUSHALL")
+        assert await redis.execute("DBSIZE") == 0
+        for args in [("MSET", "a", 1, "b", 2), ("RENAME", "a", "b"), ("SUNION", "a", "b")]:
+            with pytest.raises(CrossSlotError, match="common"):
+                await redis.execute(*args)
+        with pytest.raises(CrossSlotError):
+            await redis.execute_many([("MULTI",), ("SET", "a", 1), ("SET", "b", 1), ("EXEC",)])
+        with pytest.raises(CrossSlotError):
+            await redis.run_script(Script("two", "return 1"), keys=["a", "b"])
+
+
+async def test_sharded_channels_move_with_their_slot(cluster: Cluster) -> None:
+    channel = "{moving}channel"
+    async with (
+        connect(cluster.url) as redis,
+        redis.subscribe(channel, sharded=True) as subscription,
+        AsyncExitStack() as stack,
+    ):
+        await redis.execute("SPUBLISH", channel, "one")
+        source, target = await owner_and_other(stack, cluster)
+        with trio.fail_after(FAIL_OVER):
+            assert await anext(subscription) == Message(channel.encode(), b"one")
+            await move_slot(source, target, [])
+            assert await anext(subscription) == Gap()
+            await redis.execute("SPUBLISH", channel, "two")
+            assert await anext(subscription) == Message(channel.encode(), b"two")
+        with pytest.raises(CrossSlotError):
+            async with redis.subscribe("a", "b", sharded=True):
+                pass
+
+
+async def test_one_seed_of_several_is_enough(cluster: Cluster) -> None:
+    async with connect(f"redis-cluster://127.0.0.1:1,127.0.0.1:{cluster.members[4].port}") as redis:
+        assert await redis.execute("SET", "k", "v") == b"OK"
+        assert redis.state == "connected"
+        assert redis.statistics().connections == 3
+
+
+async def test_what_is_no_cluster(server: EmbeddedServer) -> None:
+    with pytest.raises(ConnectError, match="no member of a cluster"):
+        async with connect(f"redis-cluster://127.0.0.1:{server.port}"):
+            pass
+    with pytest.raises(UrlError, match="database 0"):
+        async with connect(f"redis-cluster://127.0.0.1:{server.port}", db=1):
+            pass
+
+
+async def test_acknowledged_by_a_replica_is_there_after_a_fail_over(cluster: Cluster) -> None:
+    """What WAIT 1 confirmed is on the replica that takes over."""
+    async with connect(cluster.url) as redis:
+        safe: list[str] = []
+        enough = trio.Event()
+        slot_keys = [f"{{moving}}{number}" for number in range(300)]
+        victim = None
+        for master in await cluster.masters():
+            async with connect(f"redis://127.0.0.1:{master.port}") as client:
+                ranges = await client.execute("CLUSTER", "SLOTS")
+                if any(a <= SLOT <= b and m[1] == master.port for a, b, m, *_ in ranges):
+                    victim = master
+        assert victim is not None
+        async with (
+            redis.open_dedicated("safe", key=KEY) as dedicated,
+            trio.open_nursery() as nursery,
+        ):
+
+            async def write() -> None:
+                for key in slot_keys:
+                    try:
+                        replies = await dedicated.execute_many(
+                            [("SET", key, key), ("WAIT", 1, 500)]
+                        )
+                    except LinkLostError:
+                        return
+                    if replies == [b"OK", 1]:
+                        safe.append(key)
+                    if len(safe) == 50:
+                        enough.set()
+
+            nursery.start_soon(write)
+            await enough.wait()
+            await victim.kill()
+        with trio.fail_after(FAIL_OVER):
+            assert [await redis.execute("GET", key) for key in safe] == [k.encode() for k in safe]
+        await victim.start()
