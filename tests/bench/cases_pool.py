@@ -1,0 +1,36 @@
+"""The cases of pools: dispatch alone, over the wire and from many tasks, and moving jobs."""
+
+from tests.bench.harness import Case, Contender
+
+OURS = "tests.bench.ours_pool"
+
+CASES = [
+    Case(
+        name="pool.dispatch.same_node",
+        units={"p50": "ms", "p99": "ms"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:same_node"),
+        peers=[],
+    ),
+    Case(
+        name="pool.dispatch.other_node",
+        units={"p50": "ms", "p99": "ms"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:other_node"),
+        peers=[],
+    ),
+    Case(
+        name="pool.dispatch.100tasks",
+        units={"rate": "jobs/s", "p50": "ms", "p99": "ms"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:many_tasks"),
+        peers=[],
+    ),
+    Case(
+        name="pool.move",
+        units={"rate": "jobs/s"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:move"),
+        peers=[],
+    ),
+]
