@@ -33,7 +33,7 @@ from terzetto.redis._client import Redis
 from terzetto.redis._commands import Road, check_unit, road_of, shared, upper_name
 from terzetto.redis._errors import LinkClosedError, LinkLostError
 from terzetto.redis._link import Link
-from terzetto.redis._request import LinkStatistics, LinkStatus, State
+from terzetto.redis._request import LinkStatistics, LinkStatus, State, as_list
 from terzetto.redis._script import Script
 from terzetto.redis._slots import fixed_place, keys_of, slot_of
 from terzetto.redis._topology import SlotLocator, Topology
@@ -170,9 +170,10 @@ class ClusterRedis(Redis):
 
         async def send(link: Link, numbers: list[int]) -> None:
             numbers.sort()
-            found = await link.request_unit(b"".join([data[n] for n in numbers]), len(numbers))
+            answer = await link.request_unit(b"".join([data[n] for n in numbers]), len(numbers))
+            found = as_list(answer)
             for place, number in enumerate(numbers):
-                reply: Reply = found[place] if isinstance(found, list) else found  # pyright: ignore[reportUnknownVariableType] - a Reply is Any
+                reply = answer if found is None else found[place]
                 if isinstance(reply, Exception):
                     slot = self._slot(keys_of(units[number], rules))
                     reply = await self._settle(reply, link, slot, data[number], repeatable=False)
@@ -300,7 +301,8 @@ class ClusterRedis(Redis):
         endpoint = attrs.evolve(sender, host=host or sender.host, port=port)
         link = await self._topology.link_of(endpoint)
         replies: Reply = await link.request_unit(_ASKING + data, 2)
-        return cast("list[Reply]", replies)[1] if isinstance(replies, list) else replies
+        found = as_list(replies)
+        return replies if found is None else found[1]
 
     async def _whole(self, slot: int, data: bytes, count: int) -> list[Reply]:
         """Send a unit with MULTI to one server, again if it was refused as a whole."""
@@ -310,9 +312,9 @@ class ClusterRedis(Redis):
             if isinstance(replies, LinkClosedError) and self._topology.is_open:
                 await self._topology.wait_fresh()
                 continue
-            if not isinstance(replies, list):
+            found = as_list(replies)
+            if found is None:
                 raise cast("Exception", replies)
-            found = cast("list[Reply]", replies)
             causes = [
                 reply for reply in found if isinstance(reply, (MovedError, AskError, *_NOT_NOW))
             ]

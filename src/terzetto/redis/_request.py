@@ -206,6 +206,11 @@ def closed() -> LinkClosedError:
     return LinkClosedError("the link to Redis is closed and nothing was sent: open another")
 
 
+def as_list(value: Reply) -> list[Reply] | None:
+    """Return a reply that is a list, typed; None if it is something else."""
+    return value if isinstance(value, list) else None  # pyright: ignore[reportUnknownVariableType] - a Reply is Any
+
+
 def replies_of(value: Reply) -> list[Reply | RedisError]:
     """Return what `Link.request_unit` gave as a list; raise it if it is an error instead."""
     if isinstance(value, Exception):
