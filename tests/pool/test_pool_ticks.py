@@ -1,3 +1,5 @@
+"""What stands in the maps of tickers and schedules: read as Go writes it, refused when broken."""
+
 import json
 from pathlib import Path
 from typing import Any
