@@ -2,10 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 
+import attrs
 import pytest
 import trio
 
-from terzetto.errors import InvalidOptionError
+from terzetto.codec import json_codec
+from terzetto.errors import InvalidOptionError, InvalidPayloadError
 from terzetto.redis import Redis
 from terzetto.streaming import OLDEST, DeadLetter, Event, ReplayError, Sink, Stream
 
@@ -332,3 +334,38 @@ async def test_cancelling_a_handler_loop_hands_back_what_it_held(
             await eventually(lambda: len(started) == (1 if ordered else 2))
             nursery.cancel_scope.cancel()
         assert {event.name for event in await take(sink, 10)} == {f"{n}" for n in range(10)}
+
+
+@attrs.frozen
+class Order:
+    item: str
+    count: int
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_a_codec_makes_values_and_what_it_cannot_read_is_dead_at_once(
+    stream: Stream, eventually: Eventually, *, ordered: bool
+) -> None:
+    orders = stream.typed(json_codec(Order))
+    done: list[tuple[str, Order]] = []
+
+    async def handler(event: Event, order: Order) -> None:
+        done.append((event.name, order))
+
+    await orders.add("a", Order("book", 1), topic="t")
+    await stream.add("bad", b'{"item": 5}', topic="t")
+    await orders.add_many([("b", Order("pen", 2), "t")])
+    async with (
+        stream.open_sink("k", start=OLDEST) as sink,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(lambda: sink.handle(orders.handler(handler), ordered=ordered))
+        await eventually(lambda: len(done) == 2)
+        await eventually(letters_are(stream, 1))
+        nursery.cancel_scope.cancel()
+    assert dict(done) == {"a": Order("book", 1), "b": Order("pen", 2)}
+    (letter,) = await stream.dead_letters.read()
+    assert (letter.name, letter.deliveries) == ("bad", 1)
+    assert "UnreadablePayloadError" in letter.why
+    with pytest.raises(InvalidPayloadError):
+        await orders.add("c", object())  # type: ignore[arg-type]  # what an untyped caller may pass

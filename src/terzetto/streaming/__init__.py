@@ -17,6 +17,7 @@ from terzetto.streaming._reader import Reader
 from terzetto.streaming._sink import Sink
 from terzetto.streaming._stream import GroupInfo, NewEvent, Stream, StreamInfo
 from terzetto.streaming._subscription import Subscription
+from terzetto.streaming._typed import Handler, TypedStream, UnreadablePayloadError
 
 __all__ = [
     "NEWEST",
@@ -27,6 +28,7 @@ __all__ = [
     "Event",
     "Gap",
     "GroupInfo",
+    "Handler",
     "InvalidPatternError",
     "Matcher",
     "NewEvent",
@@ -38,5 +40,7 @@ __all__ = [
     "Stream",
     "StreamInfo",
     "Subscription",
+    "TypedStream",
+    "UnreadablePayloadError",
     "stream_key",
 ]

@@ -123,7 +123,8 @@ class Feed:
         """Poll until cancelled, or until the link's block is left."""
         pace = Pace()
         name = f"reader of {', '.join(self.cursors)}"
-        async with self.redis.open_dedicated(name) as link:
+        key = next((stream_key(stream) for stream in self.cursors), None)
+        async with self.redis.open_dedicated(name, key=key) as link:
             self._poll = Poll(self.redis, link)
             try:
                 while True:

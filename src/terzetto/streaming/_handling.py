@@ -16,8 +16,7 @@ Called by `Sink.handle`, in the caller's task.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -25,12 +24,10 @@ import trio
 from terzetto.streaming._claims import HANDED_BACK_MS, retry_delay
 from terzetto.streaming._event import Event
 from terzetto.streaming._intake import Intake
+from terzetto.streaming._typed import Handler, UnreadablePayloadError
 
 if TYPE_CHECKING:
     from terzetto.streaming._sink import Sink
-
-Handler: TypeAlias = Callable[[Event], Awaitable[object]]
-"""Deals with one event; when it raises, the event comes again."""
 
 _HELD: Final = 4
 
@@ -108,7 +105,8 @@ class OrderedLoop:
                 await self.handler(event)
             except Exception as error:  # noqa: BLE001 - the handler is the user's: whatever it raises, the loop lives on
                 self.sink.log_failure(event, error)
-                if limit is not None and attempt >= limit:
+                hopeless = isinstance(error, UnreadablePayloadError)
+                if hopeless or (limit is not None and attempt >= limit):
                     given_up = attrs.evolve(event, deliveries=attempt)
                     await self.sink.reject(given_up, f"the handler raised {error!r}")
                     return

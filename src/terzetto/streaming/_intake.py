@@ -213,7 +213,8 @@ class Intake:
         """Read until the sink closes or the link's block is left."""
         pace = Pace()
         name = f"sink {self.sink} of {', '.join(self.groups)}"
-        async with self.redis.open_dedicated(name) as link:
+        key = next((stream_key(stream) for stream in self.groups), None)
+        async with self.redis.open_dedicated(name, key=key) as link:
             self._poll = Poll(self.redis, link)
             try:
                 while (room := await self._wait_for_room()) is not None:

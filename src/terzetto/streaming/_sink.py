@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from terzetto.actor import Actor, Child, Context, Stop
 from terzetto.streaming._claims import HANDED_BACK_MS, idle_for_retry_ms
 from terzetto.streaming._event import Event
-from terzetto.streaming._handling import Handler, OrderedLoop, run_unordered
+from terzetto.streaming._handling import OrderedLoop, run_unordered
 from terzetto.streaming._intake import Intake
 from terzetto.streaming._names import stream_key
 from terzetto.streaming._options import check_count
@@ -25,6 +25,7 @@ from terzetto.streaming._reader import FINAL, check_same_link
 from terzetto.streaming._reclaim import run_claims
 from terzetto.streaming._retry import insist
 from terzetto.streaming._subscription import Subscription
+from terzetto.streaming._typed import Handler, UnreadablePayloadError
 
 if TYPE_CHECKING:
     from terzetto.streaming._stream import Stream
@@ -196,7 +197,8 @@ class Sink:
 
     async def _failed(self, event: Event, error: Exception) -> None:
         limit, grace = self._intake.max_deliveries, self._intake.grace
-        if limit is not None and event.deliveries >= limit:
+        hopeless = isinstance(error, UnreadablePayloadError)
+        if hopeless or (limit is not None and event.deliveries >= limit):
             await self.reject(event, f"the handler raised {error!r}")
         else:
             idle_ms = idle_for_retry_ms(event.deliveries, grace, self._retry_base)

@@ -10,13 +10,14 @@ something, and after a sink made its group.
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import attrs
 from redis.exceptions import RedisError, ResponseError
 
 from terzetto._shared._logging import Logger, default_logger
 from terzetto.actor import Child, open_child
+from terzetto.codec import Codec
 from terzetto.redis import Arg, Redis, Reply
 from terzetto.streaming._checkpoint import Checkpoint
 from terzetto.streaming._dead import DeadLetters
@@ -41,6 +42,9 @@ from terzetto.streaming._positions import NEWEST, Start, parse_id
 from terzetto.streaming._reader import Reader, make_reader_child
 from terzetto.streaming._scripts import EDGES, MapWriter
 from terzetto.streaming._sink import Sink, make_sink_child
+from terzetto.streaming._typed import TypedStream
+
+T = TypeVar("T")
 
 _CHUNK: Final = 500  # events in one write; a longer one would hold up the others on the link
 
@@ -269,6 +273,10 @@ class Stream:
                 for group in groups
             ),
         )
+
+    def typed(self, codec: Codec[T]) -> TypedStream[T]:
+        """Return this stream with values of one type for payloads, as `codec` writes them."""
+        return TypedStream(self, codec)
 
     @property
     def dead_letters(self) -> DeadLetters:
