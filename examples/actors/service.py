@@ -32,6 +32,7 @@ class Visits:
 
     total: int = 0
     reports: int = 0
+    seconds_between_reports: float = 3600.0
 
 
 @attrs.define
@@ -58,7 +59,7 @@ class Reporter(Actor):
 
     async def started(self, ctx: Context["Reporter"]) -> None:
         """Begin to report."""
-        ctx.every(0.01, Reporter.report)
+        ctx.every(self.visits.seconds_between_reports, Reporter.report)
 
     async def report(self) -> None:
         """Report, or crash."""
@@ -101,6 +102,7 @@ async def main() -> int:
     visits = Visits()
     async with open_tree(tree(visits)) as top:
         await look(top)
+    visits.seconds_between_reports = 0.01
     return await serve(tree(visits))
 
 
