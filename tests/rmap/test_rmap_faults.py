@@ -181,6 +181,7 @@ async def test_scripts_survive_script_flush(redis: Redis) -> None:
         await config.wait_for(lambda m: m.snapshot() == {"k": "2", "n": "3"})
 
 
+@pytest.mark.timeout(180)
 async def test_500_cycles_of_joining_and_destroying_leave_no_keys(redis: Redis) -> None:
     for number in range(500):
         async with rmap.join("config", redis) as config:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
+import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -211,6 +212,7 @@ def check_order(seen: list[State], states: list[State]) -> None:
         position = states.index(state, position)
 
 
+@pytest.mark.timeout(180)
 @settings(
     max_examples=15,
     deadline=None,

@@ -116,8 +116,9 @@ async def test_a_subscription_cut_while_joining_does_not_give_half_a_map(
         rule.release()
 
 
+@pytest.mark.timeout(180)
 async def test_subscriptions_cut_under_writes_lose_nothing(server: EmbeddedServer) -> None:
-    """50 cuts under 5,000 writes by two: no value nobody wrote, no wait that is over early."""
+    """50 cuts under 2,000 writes by two: no value nobody wrote, no wait that is over early."""
     written: set[str] = set()
     done = trio.Event()
 
@@ -130,7 +131,7 @@ async def test_subscriptions_cut_under_writes_lose_nothing(server: EmbeddedServe
     ):
 
         async def write(config: Map, name: str) -> None:
-            for number in range(2500):
+            for number in range(1000):
                 value = f"{name} {number}"
                 written.add(value)
                 if number % 10:
@@ -165,5 +166,5 @@ async def test_subscriptions_cut_under_writes_lose_nothing(server: EmbeddedServe
                 await one.sync()
                 await two.sync()
             assert one.snapshot() == two.snapshot()
-            assert one.revision == two.revision == 5050
+            assert one.revision == two.revision == 2050
             nursery.cancel_scope.cancel()

@@ -315,6 +315,44 @@ def test_a_wait_for_a_commit_that_the_server_lost_ends_too() -> None:
     assert waiting()
 
 
+def test_a_wait_for_a_state_that_is_here_is_over() -> None:
+    peer = joined(5)
+    here = peer.replica.position
+    assert peer.replica.wait_for_state(5, here, lambda: None)
+    released: list[None] = []
+    assert not peer.replica.wait_for_state(6, here, lambda: released.append(None))
+    peer.set(6, "a", "6")
+    assert released
+    assert not peer.needs()
+
+
+def test_a_wait_for_a_state_after_a_gap_ends_with_the_snapshot_and_is_no_reset() -> None:
+    peer = joined(5)
+    peer.replica.gap()
+    released: list[None] = []
+    here = peer.replica.position
+    assert not peer.replica.wait_for_state(5, here, lambda: released.append(None))
+    peer.snapshot(5)
+    assert released
+    assert not peer.needs()
+    assert peer.heard == [(Change.SET, None)]
+    assert peer.replica.epoch == 0
+
+
+def test_a_wait_over_the_end_of_an_epoch_ends_with_a_snapshot_begun_after_it() -> None:
+    peer = joined(5, a="1")
+    sent_at = peer.replica.position
+    peer.replica.gap()
+    peer.snapshot(2, a="2")
+    released: list[None] = []
+    assert not peer.replica.wait_for_revision(3, sent_at, lambda: released.append(None))
+    peer.set(3, "a", "3")
+    assert not released
+    peer.snapshot(3, a="3")
+    assert released
+    assert [change for change, _ in peer.heard] == [Change.RESET, Change.SET]
+
+
 # --- a model -------------------------------------------------------------------------------
 
 

@@ -302,25 +302,40 @@ class Replica(Generic[V]):
 
         If not, `release` is called once when it is, or when a later state is.
         """
-        if sent_at.epoch != self.epoch or revision <= sent_at.revision:
-            # The server was past `sent_at` when it counted: it has begun anew, or did so
-            # while the command was under way. Only a snapshot from now on settles it.
-            self.end_epoch()
-            revision = _BEYOND_ALL
-        elif revision <= self.revision:
-            return True
-        waiter = _Waiter(revision, next(self._numbers), self.epoch, self.snapshots_begun, release)
-        heapq.heappush(self._waiters, waiter)
-        return False
+        if sent_at.epoch != self.epoch:
+            self._release_by_snapshot(release)  # the commit may be of either epoch
+            return False
+        if revision <= sent_at.revision:
+            self.end_epoch()  # the server had counted on from there
+            self._release_by_snapshot(release)
+            return False
+        return self._is_here(revision, release)
 
     def wait_for_state(self, revision: int, sent_at: Position, release: Callable[[], None]) -> bool:
         """Return whether the state `revision`, read by a command sent at `sent_at`, is here.
 
         As `wait_for_revision`, but nothing was committed: the server may stand still.
         """
-        if revision == sent_at.revision and sent_at.epoch == self.epoch and not self.needs_snapshot:
-            return True
-        return self.wait_for_revision(revision, sent_at, release)
+        if revision < sent_at.revision or sent_at.epoch != self.epoch:
+            return self.wait_for_revision(revision, sent_at, release)
+        if revision <= self.revision and self.needs_snapshot:
+            self._release_by_snapshot(release)  # it may be a revision of a new epoch
+            return False
+        return self._is_here(revision, release)
+
+    def _is_here(self, revision: int, release: Callable[[], None]) -> bool:
+        if revision > self.revision:
+            self._add_waiter(revision, release)
+            return False
+        return True
+
+    def _release_by_snapshot(self, release: Callable[[], None]) -> None:
+        self.request_snapshot()
+        self._add_waiter(_BEYOND_ALL, release)
+
+    def _add_waiter(self, revision: int, release: Callable[[], None]) -> None:
+        waiter = _Waiter(revision, next(self._numbers), self.epoch, self.snapshots_begun, release)
+        heapq.heappush(self._waiters, waiter)
 
     def release_all(self) -> None:
         """Let all waiters go, because the replica will follow no more."""
