@@ -52,6 +52,7 @@ class Fleet:
     """Worker processes of one pool, and the books of what they run. Made by `open_fleet`."""
 
     url: str
+    name_of_pool: str
     directory: Path
     client: pool.Node
     nodes: list[FleetNode] = attrs.field(factory=list[FleetNode])
@@ -73,7 +74,7 @@ class Fleet:
         program = await self._stack.enter_async_context(
             open_program(
                 Path(__file__).with_name("node_program.py"),
-                *(url or self.url, POOL, name, self.directory / f"{name}.events"),
+                *(url or self.url, self.name_of_pool, name, self.directory / f"{name}.events"),
                 *(str(TTL), str(GRACE)),
                 environment={"PYTHONPATH": str(Path(__file__).parents[2])},
             )
@@ -198,18 +199,19 @@ class Fleet:
 
 @asynccontextmanager
 async def open_fleet(
-    url: str, directory: Path, *, nodes: int, client_url: str | None = None
+    url: str, directory: Path, *, nodes: int, client_url: str | None = None, name: str = POOL
 ) -> AsyncGenerator[Fleet, None]:
     """Run a fleet, and a dispatcher without workers in this process."""
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(terzetto.connect(client_url or url))
         client = await stack.enter_async_context(
-            pool.open_node(POOL, redis, worker_ttl=TTL, ack_grace_period=GRACE, client_only=True)
+            pool.open_node(name, redis, worker_ttl=TTL, ack_grace_period=GRACE, client_only=True)
         )
         recorder = Recorder(directory / f"{CLIENT}.events")
         stack.callback(recorder.close)
         fleet = Fleet(
             url=url,
+            name_of_pool=name,
             directory=directory,
             client=client,
             stack=stack,
