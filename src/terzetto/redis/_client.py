@@ -42,7 +42,7 @@ from terzetto.redis._script import Script
 from terzetto.redis._shape import Shaper, words
 from terzetto.redis._url import Endpoint, Options
 from terzetto.redis._watching import Watching
-from terzetto.redis._wire import Arg, Reply, pack, plain
+from terzetto.redis._wire import Arg, Reply, pack, pack_common, plain
 
 T = TypeVar("T")
 
@@ -131,8 +131,12 @@ class Redis(AsyncCoreCommands):
             WrongLinkError: the command cannot share a link.
             InvalidPayloadError: an argument cannot be sent.
         """
-        data = pack(args)
-        repeatable = shared.get(args[0])
+        try:
+            data = pack_common(args)
+            repeatable = shared.get(args[0])
+        except (TypeError, UnicodeEncodeError, IndexError):
+            data = pack(args)  # which knows more, or says what is wrong
+            repeatable = None
         if repeatable is None:
             road = road_of(args)
             if road is Road.BLOCKS:

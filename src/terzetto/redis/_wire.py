@@ -29,7 +29,9 @@ NEED_MORE: Final = object()
 
 Push = hiredis.PushNotification
 
-_pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
+pack_common = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
+"""Packs a command of bytes, plain str, int and float; raises TypeError or UnicodeEncodeError else."""
+
 _parse_error = cast(
     "Callable[[str], RedisError]",
     BaseParser.parse_error,  # pyright: ignore[reportUnknownMemberType] - redis-py leaves it untyped
@@ -52,9 +54,9 @@ def pack(args: tuple[Arg, ...]) -> bytes:
         InvalidPayloadError: an argument is neither bytes, str, int nor float, or there is none.
     """
     try:
-        data = _pack(args)
+        data = pack_common(args)
     except (TypeError, UnicodeEncodeError):
-        data = _pack(tuple(plain(arg) for arg in args))
+        data = pack_common(tuple(plain(arg) for arg in args))
     if not args:
         raise InvalidPayloadError("a command without a name: give at least one argument")
     return data
