@@ -1,0 +1,193 @@
+"""Lost replies and outages: nothing is lost, nothing is done twice, nobody is evicted."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+import pytest
+import trio
+
+from terzetto import pool
+from terzetto.pool import _scripts
+from terzetto.redis import LinkLostError, Script, connect
+from terzetto.server import EmbeddedServer
+from terzetto.testing import Fault, Proxy, open_proxy
+
+TTL = 1.0
+
+
+@attrs.define
+class Handler:
+    starts: list[str] = attrs.field(factory=list[str])
+    stops: list[str] = attrs.field(factory=list[str])
+    notes: list[bytes] = attrs.field(factory=list[bytes])
+
+    @property
+    def live(self) -> set[str]:
+        return {key for key in self.starts if self.starts.count(key) > self.stops.count(key)}
+
+    async def start(self, job: pool.Job) -> None:
+        await trio.lowlevel.checkpoint()
+        self.starts.append(job.key)
+
+    async def stop(self, key: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.stops.append(key)
+
+    async def notify(self, _: str, payload: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.notes.append(payload)
+
+
+async def until(is_so: Callable[[], object], within: float = 30.0) -> None:
+    with trio.fail_after(within):
+        while not is_so():  # noqa: ASYNC110 - a state of several tasks
+            await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def behind_proxy(server: EmbeddedServer) -> AsyncGenerator[tuple[Proxy, pool.Node]]:
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url) as redis,
+        pool.open_node("p", redis, worker_ttl=TTL, ack_grace_period=3) as node,
+    ):
+        yield proxy, node
+
+
+def seen(items: list[str], item: str) -> bool:
+    return item in items
+
+
+def runs(script: Script) -> Callable[[object], bool]:
+    def where(words: object) -> bool:
+        return isinstance(words, list | tuple) and script.sha.encode() in words
+
+    return where
+
+
+@pytest.mark.parametrize("script", [_scripts.CLAIM, _scripts.LEDGER, _scripts.RELEASE])
+async def test_a_dispatch_whose_reply_was_lost_starts_its_job_once(
+    server: EmbeddedServer, script: Script
+) -> None:
+    handler = Handler()
+    async with behind_proxy(server) as (proxy, node):
+        await node.add_worker(handler)
+        for number in range(10):
+            rule = proxy.on("EVALSHA", Fault.DROP_REPLY, times=1, where=runs(script))
+            with trio.fail_after(20):
+                await node.dispatch(str(number))
+                await rule.wait_hit()
+        assert handler.starts == [str(number) for number in range(10)]
+        assert await node.job_keys() == sorted(handler.starts)
+
+
+@pytest.mark.parametrize("command", ["XACK", "XDEL", "XADD", "XREADGROUP"])
+async def test_events_whose_replies_were_lost_are_handled_once(
+    server: EmbeddedServer, command: str
+) -> None:
+    handler = Handler()
+    async with behind_proxy(server) as (proxy, node):
+        await node.add_worker(handler)
+        for number in range(3):
+            key = str(number)
+            proxy.on(command, Fault.DROP_REPLY, times=1)
+            with trio.fail_after(30):
+                await node.dispatch(key)
+                await node.stop_job(key)
+            await until(partial(seen, handler.stops, key))
+        assert handler.starts == handler.stops == [str(number) for number in range(3)]
+
+
+async def test_a_notification_whose_reply_was_lost_says_so_and_is_not_doubled(
+    server: EmbeddedServer,
+) -> None:
+    handler = Handler()
+    async with behind_proxy(server) as (proxy, node):
+        await node.add_worker(handler)
+        await node.dispatch("a")
+        proxy.on("XADD", Fault.DROP_REPLY, times=1, where=lambda words: b"n" in words)
+        with pytest.raises(LinkLostError):
+            await node.notify("a", b"once")
+        await until(lambda: handler.notes)
+        await node.notify("a", b"twice")
+        await until(lambda: len(handler.notes) == 2)
+        assert handler.notes == [b"once", b"twice"]
+
+
+async def test_no_tick_is_lost_or_doubled_by_a_lost_reply(server: EmbeddedServer) -> None:
+    async with behind_proxy(server) as (proxy, node), node.open_ticker("t", 0.05) as ticker:
+        ticks = [await anext(ticker)]
+        for _ in range(10):
+            proxy.on("EVALSHA", Fault.DROP_REPLY, times=1, where=runs(_scripts.TICK))
+            ticks.append(await anext(ticker))
+        assert len(set(ticks)) == len(ticks)
+        assert ticks == sorted(ticks)
+
+
+async def test_an_outage_of_three_ttls_evicts_nobody_and_restarts_nothing(
+    server: EmbeddedServer,
+) -> None:
+    handler = Handler()
+    keys = [str(number) for number in range(20)]
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url) as one,
+        connect(proxy.url) as two,
+        pool.open_node("p", one, worker_ttl=TTL, ack_grace_period=TTL) as first,
+        pool.open_node("p", two, worker_ttl=TTL, ack_grace_period=TTL) as second,
+    ):
+        workers = [await first.add_worker(handler), await second.add_worker(handler)]
+        await until(lambda: len(first.pool_workers) == 2)
+        await first.dispatch_many((key, b"") for key in keys)
+        ids = [worker.id for worker in workers]
+        with first.watch() as watch:
+            for _ in range(2):
+                await proxy.refuse()
+                proxy.cut()
+                await trio.sleep(3 * TTL)  # the outage itself: its length is what is tested
+                await proxy.accept()
+                with trio.fail_after(30):
+                    await first.stop_job(keys.pop())
+                    await until(lambda: len(handler.live) == len(keys))
+            await second.dispatch("after")
+            assert watch.lost == 0
+        assert [worker.id for worker in workers] == ids
+        assert handler.live == {*keys, "after"}
+        assert len(handler.starts) == 21
+
+
+async def test_dispatches_during_an_outage_go_through_after_it(server: EmbeddedServer) -> None:
+    handler = Handler()
+    async with behind_proxy(server) as (proxy, node):
+        await node.add_worker(handler)
+        await proxy.refuse()
+        proxy.cut()
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(node.dispatch, str(number))
+            await trio.sleep(0.5)
+            assert handler.starts == []
+            await proxy.accept()
+        assert sorted(handler.starts) == [str(number) for number in range(10)]
+
+
+async def test_a_server_that_is_killed_and_restarted_loses_no_job(
+    server: EmbeddedServer,
+) -> None:
+    handler = Handler()
+    async with (
+        connect(server.url) as redis,
+        pool.open_node("p", redis, worker_ttl=TTL, ack_grace_period=5) as node,
+    ):
+        await node.add_worker(handler)
+        for number in range(3):
+            await node.dispatch_many((f"{number}-{job}", b"") for job in range(20))
+            server_pid = server.pid
+            await trio.run_process(["kill", "-9", str(server_pid)])
+            with trio.fail_after(30):
+                await node.dispatch(f"{number}-after")
+        assert len(handler.live) == 63
+        assert sorted(handler.starts) == sorted(handler.live)
+        assert sorted(await node.job_keys()) == sorted(handler.live)
