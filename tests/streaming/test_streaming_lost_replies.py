@@ -1,0 +1,142 @@
+"""Replies that are lost after the server has run the command, and connections that break."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import trio
+
+from terzetto.redis import LinkLostError, connect
+from terzetto.server import EmbeddedServer
+from terzetto.streaming import OLDEST, Event, Reader, Sink, Stream
+from terzetto.testing import Fault, Proxy, open_proxy
+
+Eventually = Callable[[Callable[[], Awaitable[object] | bool]], Awaitable[None]]
+GRACE = 1.0
+
+
+@pytest.fixture
+async def proxy(server: EmbeddedServer) -> AsyncIterator[Proxy]:
+    async with open_proxy(server.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def far(proxy: Proxy) -> AsyncIterator[Stream]:
+    """Return the stream as it is behind the proxy."""
+    async with connect(proxy.url) as client:
+        yield Stream("s", client)
+
+
+async def take(taker: Sink | Reader, count: int) -> list[Event]:
+    taken: list[Event] = []
+    with trio.fail_after(30):
+        while len(taken) < count:
+            taken.append(await taker.__anext__())
+    return taken
+
+
+async def test_an_acknowledgement_whose_reply_is_lost_is_made_once(
+    proxy: Proxy, far: Stream, stream: Stream
+) -> None:
+    async with far.open_sink("k", start=OLDEST) as sink:
+        await stream.add_many([("a", b""), ("b", b"")])
+        events = await take(sink, 2)
+        proxy.on("XACK", Fault.DROP_REPLY)
+        with trio.fail_after(20):
+            await sink.ack(events[0])
+        proxy.on("XACK", Fault.CUT)
+        with trio.fail_after(20):
+            assert await sink.ack(events[1]) == 1
+        (group,) = (await stream.info()).groups
+        assert group.pending == 0
+
+
+async def test_an_add_whose_reply_is_lost_says_so(
+    proxy: Proxy, far: Stream, stream: Stream
+) -> None:
+    proxy.on("XADD", Fault.DROP_REPLY)
+    with trio.fail_after(20), pytest.raises(LinkLostError) as caught:
+        await far.add("a", b"")
+    assert caught.value.may_have_run
+    assert await stream.length() == 1
+    with trio.fail_after(20):
+        await far.add("b", b"")
+    assert await stream.length() == 2
+
+
+async def test_what_a_lost_reply_delivered_comes_again(
+    proxy: Proxy, far: Stream, stream: Stream
+) -> None:
+    async with far.open_sink("k", start=OLDEST, ack_grace_period=GRACE) as sink:
+        await stream.add_many([(f"{n}", b"") for n in range(20)])
+        proxy.on("XREADGROUP", Fault.DROP_REPLY)
+        events = await take(sink, 20)
+        assert {event.name: event.deliveries for event in events} == {f"{n}": 2 for n in range(20)}
+        assert await sink.ack(*events) == 20
+
+
+async def test_a_reader_sees_each_event_once_though_replies_are_lost(
+    proxy: Proxy, far: Stream, stream: Stream
+) -> None:
+    async with far.open_reader(start=OLDEST, max_polled=5, block=0.05) as reader:
+        await stream.add_many([(f"{n}", b"") for n in range(50)])
+        for skip in (0, 2, 5):
+            proxy.on("XREAD", Fault.DROP_REPLY, skip=skip)
+        assert [event.name for event in await take(reader, 50)] == [f"{n}" for n in range(50)]
+        assert reader.gaps == ()
+
+
+@pytest.mark.parametrize("skip", range(5))
+async def test_opening_goes_on_where_a_reply_was_lost(
+    proxy: Proxy, far: Stream, stream: Stream, skip: int
+) -> None:
+    for command in ("EVALSHA", "EVAL"):
+        proxy.on(command, Fault.DROP_REPLY, skip=skip)
+    await stream.add("a", b"")
+    with trio.fail_after(30):
+        async with (
+            far.open_sink("k", start=OLDEST, ack_grace_period=GRACE) as sink,
+            far.open_reader(start=OLDEST) as reader,
+        ):
+            assert [event.name for event in await take(reader, 1)] == ["a"]
+            (event,) = await take(sink, 1)
+            await sink.ack(event)
+            listed = await stream.redis.execute("HGET", "map:stream:s:sinks:content", "k")
+            assert listed == f'["{sink.consumer}"]'.encode()
+
+
+async def test_connections_that_break_again_and_again_lose_nothing(
+    proxy: Proxy, far: Stream, stream: Stream, eventually: Eventually
+) -> None:
+    done: set[str] = set()
+
+    async def collect(sink: Sink) -> None:
+        async for event in sink:
+            done.add(event.name)
+            if int(event.name) % 2:
+                sink.ack_nowait(event)
+            else:
+                await sink.ack(event)
+
+    async with (
+        far.open_sink("k", start=OLDEST, ack_grace_period=GRACE, buffer_size=20) as one,
+        far.open_sink("k", start=OLDEST, ack_grace_period=GRACE, buffer_size=20) as other,
+        far.open_reader(start=OLDEST) as reader,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(collect, one)
+        nursery.start_soon(collect, other)
+        for start in range(0, 300, 20):
+            await stream.add_many([(f"{n}", b"") for n in range(start, start + 20)])
+            proxy.cut()
+            await trio.sleep(0.05)
+        seen = [event.name for event in await take(reader, 300)]
+
+        async def settled() -> bool:
+            (group,) = (await stream.info()).groups
+            return group.pending == 0 and group.lag == 0
+
+        await eventually(settled)
+        nursery.cancel_scope.cancel()
+    assert seen == [f"{n}" for n in range(300)]
+    assert done == set(seen)
