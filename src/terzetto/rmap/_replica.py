@@ -61,12 +61,11 @@ class Change(IntEnum):
 
 
 _CHANGES = {
-    Op.SET: Change.SET,
-    Op.DELETE: Change.DELETE,
-    Op.RESET: Change.RESET,
-    Op.DESTROY: Change.RESET,
+    b"set": Change.SET,
+    b"del": Change.DELETE,
+    b"reset": Change.RESET,
+    b"destroy": Change.RESET,
 }
-_OPS = {op.value: op for op in Op}
 _BEYOND_ALL = 2**64  # one more than a revision can be
 
 MAX_HELD = 100_000
@@ -216,19 +215,24 @@ class Replica(Generic[V]):
             self.on_change(change, None)
 
     def _take(self, fields: Mapping[bytes, bytes]) -> None:
-        self.values.clear()
-        self.undecodable.clear()
-        self.revision = revision_of(fields)
-        values, decode = self.values, self.decode
+        values: dict[str, V] = {}
+        undecodable: dict[str, bytes] = {}
+        decode = self.decode
         for stored_key, value in fields.items():
             key = stored_key.decode("utf-8", "surrogateescape")  # decode_text, without the call
             try:
                 values[key] = decode(value)
             except InvalidPayloadError:
-                self.undecodable[key] = value
+                undecodable[key] = value
         for field in (REVISION_FIELD, KIND_FIELD):
             values.pop(decode_text(field), None)
-            self.undecodable.pop(decode_text(field), None)
+            undecodable.pop(decode_text(field), None)
+        # Only now, so that a codec with a bug leaves the copy as it was.
+        self.values.clear()
+        self.values.update(values)
+        self.undecodable.clear()
+        self.undecodable.update(undecodable)
+        self.revision = revision_of(fields)
 
     # --- messages -----------------------------------------------------------------------
 
@@ -268,19 +272,20 @@ class Replica(Generic[V]):
         if revision > self.revision + 1:
             self.request_snapshot()
             return None
-        self.revision = revision
-        op = message.op
-        if op is Op.SET:
+        if message.op is Op.SET:
+            change = Change.SET
             self._set(decode_text(message.key), message.value)
-            return Change.SET
-        if op is Op.DELETE:
+        elif message.op is Op.DELETE:
+            change = Change.DELETE
             key = decode_text(message.key)
             self.values.pop(key, None)
             self.undecodable.pop(key, None)
-            return Change.DELETE
-        self.values.clear()
-        self.undecodable.clear()
-        return Change.RESET
+        else:
+            change = Change.RESET
+            self.values.clear()
+            self.undecodable.clear()
+        self.revision = revision
+        return change
 
     def _set(self, key: str, stored: bytes) -> None:
         try:
@@ -375,5 +380,5 @@ def _change_of_snapshot(
     """Return the strongest change that a snapshot stands for."""
     if new_epoch:
         return Change.RESET
-    last_op = _OPS.get(fields.get(KIND_FIELD, b""), Op.SET) if risen else Op.SET
-    return max(_CHANGES[last_op], Change.DELETE if deleted else Change.SET)
+    kind = fields.get(KIND_FIELD, b"") if risen else b""
+    return max(_CHANGES.get(kind, Change.SET), Change.DELETE if deleted else Change.SET)
