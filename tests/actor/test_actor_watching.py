@@ -24,7 +24,6 @@ from terzetto.actor import (
     Stopped,
     Supervisor,
     Tree,
-    describe,
     open_supervisor,
     open_tree,
     render,
@@ -221,7 +220,7 @@ async def test_a_tree_describes_and_draws_itself(autojump_clock: trio.testing.Mo
         for message in (gate, gate, gate):
             busy.tell_nowait(Probe.hold, message)
         await trio.sleep(2)
-        picture = describe(top)
+        picture = top.describe()
         assert [child.name for child in picture.children] == ["owner", "empty", "busy"]
         owner, empty, described = picture.children
         assert (owner.kind, owner.state, owner.restarts) == ("actor", "running", 1)

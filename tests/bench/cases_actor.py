@@ -55,4 +55,16 @@ CASES = [
         ours=ours(f"{OURS}:spawn"),
         peers=[pykka("spawn"), thespian("spawn")],
     ),
+    Case(
+        name="actor.memory",
+        units={"above": "bytes"},
+        ours=ours(f"{OURS}:memory"),
+        peers=[],
+    ),
+    Case(
+        name="actor.family",
+        units={"start": "s", "lose": "s", "stop": "s"},
+        ours=ours(f"{OURS}:family"),
+        peers=[],
+    ),
 ]

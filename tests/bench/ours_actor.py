@@ -1,12 +1,16 @@
 """Our side of the actor cases: one actor under a supervisor, and its caller."""
 
+import gc
+import logging
+import tracemalloc
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import attrs
 import trio
+import trio.testing
 
-from terzetto.actor import Actor, open_supervisor
+from terzetto.actor import Actor, Restarted, open_supervisor
 from tests.bench.harness import AsyncMeasure, Figures, Setting, Stopwatch
 
 TELLS = 20_000
@@ -14,6 +18,8 @@ ASKS = 10_000
 ASKERS = 20
 BATCH = 500
 ACTORS = 1_000
+FAMILY = 10_000
+LOST = 1_000
 
 
 @attrs.define
@@ -26,6 +32,10 @@ class Counter(Actor):
         """Add the number; reply with the total."""
         self.total += number
         return self.total
+
+    async def crash(self) -> None:
+        """Crash."""
+        raise ValueError
 
 
 @asynccontextmanager
@@ -106,5 +116,67 @@ async def spawn(_setting: Setting) -> AsyncGenerator[AsyncMeasure]:
                 for _ in range(ACTORS):
                     await top.spawn(Counter)
         return {"rate": ACTORS / watch.seconds}
+
+    yield measure
+
+
+async def _measure_memory(start: int) -> float:
+    """Return the bytes that were allocated since `start`, for each of the actors or tasks."""
+    await trio.testing.wait_all_tasks_blocked()
+    gc.collect()
+    return (tracemalloc.get_traced_memory()[0] - start) / ACTORS
+
+
+@asynccontextmanager
+async def memory(_setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """Allocate idle actors, and as many bare tasks that sleep; the figure is the difference."""
+
+    async def measure() -> Figures:
+        gc.collect()
+        tracemalloc.start()
+        start = tracemalloc.get_traced_memory()[0]
+        async with trio.open_nursery() as nursery:
+            for _ in range(ACTORS):
+                nursery.start_soon(trio.sleep_forever)
+            bare = await _measure_memory(start)
+            nursery.cancel_scope.cancel()
+        gc.collect()
+        start = tracemalloc.get_traced_memory()[0]
+        async with open_supervisor() as top:
+            for _ in range(ACTORS):
+                await top.spawn(Counter)
+            actor = await _measure_memory(start)
+        tracemalloc.stop()
+        return {"above": actor - bare}
+
+    yield measure
+
+
+@asynccontextmanager
+async def family(_setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """Start a large family under one supervisor, crash a tenth of it at once, and stop it."""
+
+    async def measure() -> Figures:
+        back = trio.Event()
+        restarted = 0
+
+        def count(event: object) -> None:
+            nonlocal restarted
+            restarted += isinstance(event, Restarted)
+            if restarted == LOST:
+                back.set()
+
+        logging.getLogger("terzetto.actor").setLevel(logging.CRITICAL)  # or it writes every crash
+        async with open_supervisor(max_restarts=LOST, dynamic=True) as top:
+            with Stopwatch() as start:
+                refs = [await top.spawn(Counter) for _ in range(FAMILY)]
+            top.observe(count, buffer_size=2 * FAMILY)
+            with Stopwatch() as lose:
+                for ref in refs[:: FAMILY // LOST]:
+                    ref.tell_nowait(Counter.crash)
+                await back.wait()
+            with Stopwatch() as stop:
+                await top.close()
+        return {"start": start.seconds, "lose": lose.seconds, "stop": stop.seconds}
 
     yield measure

@@ -9,7 +9,7 @@ from ._actor import Actor
 from ._backoff import Backoff
 from ._channels import as_channel, feed
 from ._context import Context, Timer
-from ._describe import Description, describe, render
+from ._describe import Description, render
 from ._errors import (
     ActorCrashedError,
     ActorStoppedError,
@@ -82,7 +82,6 @@ __all__ = [
     "Tree",
     "UnknownChildError",
     "as_channel",
-    "describe",
     "feed",
     "open_child",
     "open_supervisor",

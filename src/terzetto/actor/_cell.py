@@ -192,6 +192,7 @@ class ActorCell(Node):
             self.table = message_table(self.actor_type)
         return actor
 
+    @trio.lowlevel.enable_ki_protection
     async def _triage(self, error: BaseException) -> BaseException:
         """Tell a cancellation of the whole tree, which passes on, from a crash."""
         if isinstance(error, trio.Cancelled):
@@ -372,6 +373,7 @@ class ActorCell(Node):
 
     # The closing -------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def _close(self, actor: Actor | None) -> LifeEnd:
         """Carry out the closing, and return how the life ended."""
         if self._pump_scope is not None and self._pumped is not None:

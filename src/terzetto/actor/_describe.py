@@ -1,18 +1,21 @@
 """A picture of a running tree: what is where, in what state, and what waits.
 
-Made at one instant and never updated; reading it costs the tree nothing.
+Made at one instant and never updated; reading it costs the tree nothing. Behind
+`Supervisor.describe` and `render`.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 import trio
 
 from ._cell import ActorCell
-from ._handle import Supervisor
 from ._node import Node
 from ._supervisor import SupervisorCell
 from ._types import State
+
+if TYPE_CHECKING:
+    from ._handle import Supervisor
 
 
 @attrs.frozen(kw_only=True)
@@ -41,14 +44,14 @@ class Description:
     children: "tuple[Description, ...]" = ()
 
 
-def describe(supervisor: Supervisor) -> Description:
-    """Return the picture of `supervisor` and all below it, as it is now."""
-    return _describe(supervisor.cell, trio.current_time())
+def describe_node(node: Node) -> Description:
+    """Return the picture of `node` and all below it, as it is now."""
+    return _describe(node, trio.current_time())
 
 
-def render(tree: Supervisor | Description) -> str:
+def render(tree: "Supervisor | Description") -> str:
     """Draw a tree as text, one line for each place."""
-    description = tree if isinstance(tree, Description) else describe(tree)
+    description = tree if isinstance(tree, Description) else tree.describe()
     lines = [_line(description)]
     _draw(description.children, "", lines)
     return "\n".join(lines)

@@ -23,6 +23,8 @@ from terzetto._shared._logging import Logger
 from ._message import Message
 from ._types import Exit, Stop
 
+MAX_PLACES = 10_000
+
 
 @attrs.frozen(kw_only=True)
 class Started:
@@ -159,7 +161,11 @@ class Hub:
 
     feeds: list[Feed] = attrs.field(factory=list[Feed])
     dead_letters: Counter[tuple[str, str]] = attrs.field(factory=Counter[tuple[str, str]])
-    """How many dead letters there were, by path and reason."""
+    """How many dead letters there were, by path and reason.
+
+    After `MAX_PLACES` different places further ones are counted under an empty
+    path, so that actors that come and go cannot fill the memory.
+    """
 
     def emit(self, event: Event) -> None:
         """Tell every feed."""
@@ -168,7 +174,10 @@ class Hub:
 
     def dead(self, path: str, message: Message, reason: str) -> None:
         """Count and tell a dead letter."""
-        self.dead_letters[path, reason] += 1
+        key = (path, reason)
+        if key not in self.dead_letters and len(self.dead_letters) >= MAX_PLACES:
+            key = ("", reason)
+        self.dead_letters[key] += 1
         self.emit(DeadLetter(path=path, message=message, reason=reason))
 
     def end(self) -> None:

@@ -9,6 +9,7 @@ import attrs
 from ._actor import Actor
 from ._cell import ActorCell
 from ._current import current_cell
+from ._describe import Description, describe_node
 from ._errors import AskCycleError, SpecError, UnknownChildError
 from ._events import Event, Feed, Observer
 from ._node import Node
@@ -125,9 +126,17 @@ class Supervisor:
             f"{'child that has not started' if found is None else found.__name__}"
         )
 
+    def describe(self) -> Description:
+        """Return a picture of it and all below it: states, restarts, mailboxes, as they are now."""
+        return describe_node(self.cell)
+
     @property
     def dead_letters(self) -> Mapping[tuple[str, str], int]:
-        """How many dead letters there were at and below it, by path and reason."""
+        """How many dead letters there were at and below it, by path and reason.
+
+        Reasons are those of `DeadLetter`. After 10,000 different places further
+        ones are counted at the root under an empty path.
+        """
         counts = self.cell.system.hub.dead_letters
         return {key: counts[key] for key in counts if self._covers(key[0])}
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from terzetto._shared._logging import Logger
 
 from ._events import (
+    MAX_PLACES,
     Crashed,
     CutOff,
     DeadLetter,
@@ -44,10 +45,17 @@ def log_to(logger: Logger) -> Callable[[Event], None]:
             case CutOff(path=path, hook=hook):
                 logger.warning("grace period over, hook cut off", actor=path, hook=hook)
             case DeadLetter(path=path, message=message, reason=reason):
-                write_ = logger.debug if (path, reason) in seen else logger.warning
-                seen.add((path, reason))
+                write_ = logger.warning if _is_new((path, reason), seen) else logger.debug
                 write_("dead letter", actor=path, message=message.name, reason=reason)
             case Missed(count=count):
                 logger.warning("events not logged, too many at once", count=count)
 
     return write
+
+
+def _is_new(key: tuple[str, str], seen: set[tuple[str, str]]) -> bool:
+    """Say whether `key` is not in `seen`, and put it there while there is room."""
+    if key in seen or len(seen) >= MAX_PLACES:
+        return False
+    seen.add(key)
+    return True

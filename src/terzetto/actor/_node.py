@@ -83,6 +83,7 @@ class Node:
         """Return the seconds within which a requested end is reached."""
         raise NotImplementedError
 
+    @trio.lowlevel.enable_ki_protection
     def note_started(self) -> None:
         """Report that the life is up."""
         self.is_up = True
@@ -99,6 +100,7 @@ class Node:
         if self._settled is not None:
             self._settled.set()
 
+    @trio.lowlevel.enable_ki_protection
     def note_ended(self, end: LifeEnd) -> None:
         """Report that the life is over."""
         self.is_up = False

@@ -214,6 +214,7 @@ class SupervisorCell(Node):
         self.finish_all(exit_)
         super().finish(exit_)
 
+    @trio.lowlevel.enable_ki_protection
     async def live(self) -> None:
         """Run one life of the coordinator."""
         self._failure = None
@@ -228,9 +229,9 @@ class SupervisorCell(Node):
         self._perform(policy.start([(n.order, n.restart, n.significant) for n in static], now))
         if self.ending is not None:
             self._perform(policy.close(now))
+        elif not static:
+            self.note_started()
         while True:
-            if self.state == "starting" and not self._not_up and self._failure is None:
-                self.note_started()
             if policy.is_done():
                 break
             await self._sleep(policy)
@@ -293,8 +294,14 @@ class SupervisorCell(Node):
         return policy.stop(node.order, now)
 
     def _child_started(self, node: Node, now: float) -> list[do.Action]:
-        self._not_up.discard(node.order)
+        self._await_no_more(node)
         return self._known_policy().started(node.order, now)
+
+    def _await_no_more(self, node: Node) -> None:
+        """Be up once every child of the spec has been up, or was stopped by name."""
+        self._not_up.discard(node.order)
+        if self.state == "starting" and not self._not_up:
+            self.note_started()
 
     def _child_exited(self, node: Node, end: LifeEnd, now: float) -> list[do.Action]:
         self._ends[node.order] = end
@@ -348,11 +355,12 @@ class SupervisorCell(Node):
         return Ending.RESTART if comes_back else Ending.CLOSE
 
     def _gone(self, node: Node) -> None:
-        self._not_up.discard(node.order)
         end = self._ends.pop(node.order, None)
         wanted = self._wanted.pop(node.order, None)
         policy = self._known_policy()
         closing = policy.state != "running"
+        if not closing:
+            self._await_no_more(node)
         if closing and wanted is None and node.name in self.kept and self._mode() is Ending.RESTART:
             return  # it keeps its mailbox for the next life of this supervisor
         if end is not None:

@@ -6,8 +6,10 @@ The block opens a nursery in the caller's task, whose one child opens a second
 nursery under a shield; every task of the tree lives in the second. So a
 cancellation from outside reaches the caller's code, leaves the block, and there
 becomes a close: the shield gets its deadline, within which the actors stop in
-order. The first nursery never sees an exception of the caller's code, so
-nothing comes out wrapped in a group, and a `Cancelled` only passes through.
+order. Ctrl-C is kept out of the kernel's own code: it is raised in the caller's
+code or in a handler, and becomes a close as well. The first nursery never sees
+an exception of the caller's code, so nothing comes out wrapped in a group, and
+a `Cancelled` only passes through.
 
 When restarts are used up, the scope around the caller's code is cancelled and
 the last crash is raised from the block, unless that code raised by itself.
@@ -27,6 +29,7 @@ from terzetto._shared._logging import Logger, default_logger
 
 from ._cell import ActorCell
 from ._context import Context
+from ._errors import ActorStoppedError
 from ._events import Feed, Hub, Observer, run_observer
 from ._handle import Supervisor
 from ._log import log_to
@@ -54,6 +57,7 @@ class System:
     shield: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
     _nursery: trio.Nursery | None = None
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, root: SupervisorCell) -> None:
         """Begin the root, and hold the nursery open until the tree has ended."""
         if self.ended.is_set():
@@ -126,6 +130,7 @@ class Root(AbstractAsyncContextManager[T], Generic[T]):
     _root: SupervisorCell | None = None
     _manager: Any = None  # trio's NurseryManager has no public name
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> T:
         system = self._system = System(self._logger or default_logger("actor"), self._observers)
         root = self._root = SupervisorCell(
@@ -149,8 +154,10 @@ class Root(AbstractAsyncContextManager[T], Generic[T]):
                 raise
         if not root.was_up:
             await self.__aexit__(None, None, None)
+            raise ActorStoppedError(f"{root.path!r} ended before it had started")
         return self._pick(root)
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -161,10 +168,13 @@ class Root(AbstractAsyncContextManager[T], Generic[T]):
         if system is None or root is None:
             raise AssertionError("a block is entered before it is left")
         try:
-            await self._close(system, root)
             absorbed = system.body.__exit__(exc_type, exc, traceback)
         finally:
-            await self._manager.__aexit__(None, None, None)
+            # A second Ctrl-C may end the first of these; it comes out after the second.
+            try:
+                await self._close(system, root)
+            finally:
+                await self._manager.__aexit__(None, None, None)
         failure = system.failure
         if failure is not None and (exc is None or absorbed):
             context = failure.__context__
