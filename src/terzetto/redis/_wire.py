@@ -30,7 +30,7 @@ NEED_MORE: Final = object()
 Push = hiredis.PushNotification
 
 pack_common = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
-"""Packs a command of bytes, plain str, int and float; raises TypeError or UnicodeEncodeError else."""
+"""Packs a command of bytes, str, int and float; else raises TypeError or UnicodeEncodeError."""
 
 _parse_error = cast(
     "Callable[[str], RedisError]",
