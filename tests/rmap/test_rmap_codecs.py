@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from terzetto.errors import InvalidNameError, InvalidPayloadError
@@ -13,6 +13,9 @@ from terzetto.rmap import content_key, updates_channel
 from terzetto.rmap._keys import decode_text, encode_key, encode_text
 from terzetto.rmap._lists import read_list, read_text_list
 from terzetto.rmap._message import Message, Op, decode_message, decode_revision
+
+# A busy machine is no fault of what is tested.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 VECTORS: dict[str, list[dict[str, Any]]] = json.loads(
     (Path(__file__).parents[1] / "vectors" / "pulse.json").read_text()
@@ -74,6 +77,7 @@ def test_a_key_that_is_no_text_is_refused() -> None:
         encode_key("\ud800")
 
 
+@patient
 @given(st.binary())
 def test_any_bytes_have_a_text_and_come_back(data: bytes) -> None:
     assert encode_text(decode_text(data)) == data
@@ -94,17 +98,20 @@ MESSAGES = st.one_of(
 )
 
 
+@patient
 @given(MESSAGES)
 def test_messages_come_back(message: Message) -> None:
     assert decode_message(message.encode()) == message
 
 
+@patient
 @given(MESSAGES, st.binary(min_size=1))
 def test_bytes_after_the_revision_are_not_looked_at(message: Message, rest: bytes) -> None:
     if message.op in {Op.SET, Op.DELETE}:
         assert decode_message(message.encode() + rest) == message
 
 
+@patient
 @given(MESSAGES, st.data())
 def test_a_message_that_is_cut_is_refused(message: Message, data: st.DataObject) -> None:
     encoded = message.encode()
@@ -114,6 +121,7 @@ def test_a_message_that_is_cut_is_refused(message: Message, data: st.DataObject)
             decode_message(encoded[:cut])
 
 
+@patient
 @given(st.binary())
 def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
     try:
@@ -152,12 +160,14 @@ def test_a_revision_of_endless_digits_is_refused() -> None:
         decode_revision(b"1" * 100_000)
 
 
+@patient
 @given(st.lists(st.text()))
 def test_what_json_writes_is_read(items: list[str]) -> None:
     assert read_text_list(json.dumps(items, ensure_ascii=False).encode()) == items
     assert read_text_list(json.dumps(items, ensure_ascii=True).encode()) == items
 
 
+@patient
 @given(st.binary())
 def test_any_bytes_are_a_list(stored: bytes) -> None:
     assert isinstance(read_list(stored), list)

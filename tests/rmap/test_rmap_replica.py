@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import attrs
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -469,6 +469,8 @@ class ReplicaMachine(RuleBasedStateMachine):
         if not self.subscribed:
             self.subscribe()
         self.deliver(len(self.channel) or 1)
+        if self.snapshot is not None:
+            self.apply_snapshot()
         self.poll()
         rounds = 0
         while self.peer.needs():
@@ -482,4 +484,9 @@ class ReplicaMachine(RuleBasedStateMachine):
 
 
 TestReplicaMachine = ReplicaMachine.TestCase
-TestReplicaMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestReplicaMachine.settings = settings(
+    max_examples=200,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
