@@ -44,12 +44,14 @@ def json_codec(cls: type[T]) -> Codec[T]:
 
     encoder = msgspec.json.Encoder()
     decoder = msgspec.json.Decoder(cls)
+    name = getattr(cls, "__name__", str(cls))  # a union has none
+    refusals = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 
     class JsonCodec:
         def encode(self, value: T, /) -> bytes:
             try:
                 return encoder.encode(value)
-            except (TypeError, ValueError, msgspec.MsgspecError) as error:
+            except refusals as error:
                 raise InvalidPayloadError(
                     f"a {type(value).__name__} cannot be written as JSON: {error}"
                 ) from error
@@ -57,9 +59,9 @@ def json_codec(cls: type[T]) -> Codec[T]:
         def decode(self, data: bytes, /) -> T:
             try:
                 return decoder.decode(data)
-            except msgspec.MsgspecError as error:
+            except refusals as error:
                 raise InvalidPayloadError(
-                    f"{len(data)} bytes are not the JSON of a {cls.__name__}: {error}"
+                    f"{len(data)} bytes are not the JSON of a {name}: {error}"
                 ) from error
 
     return JsonCodec()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terzetto.codec import json_codec
+from terzetto.codec import Codec, json_codec
 from terzetto.errors import InvalidPayloadError, MissingExtraError
 
 
@@ -36,6 +36,25 @@ def test_bytes_that_do_not_fit_are_refused(data: bytes) -> None:
 def test_a_value_that_is_no_json_is_refused() -> None:
     with pytest.raises(InvalidPayloadError, match="object cannot be written as JSON"):
         json_codec(object).encode(object())
+
+
+@pytest.mark.parametrize("value", ["\ud800", {1: object()}, {(1, 2): 3}])
+def test_no_value_makes_it_raise_anything_else(value: object) -> None:
+    with pytest.raises(InvalidPayloadError):
+        json_codec(object).encode(value)
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b'"\xff"', b"1e999", b"\0"])
+def test_no_bytes_make_it_raise_anything_else(data: bytes) -> None:
+    with pytest.raises(InvalidPayloadError):
+        json_codec(int).decode(data)
+
+
+def test_a_union_has_a_name_in_the_error() -> None:
+    codec: Codec[int | str] = json_codec(int | str)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - type[T] has no unions yet
+    assert codec.decode(b'"Ada"') == "Ada"
+    with pytest.raises(InvalidPayloadError, match=r"not the JSON of a int \| str"):
+        codec.decode(b"[]")
 
 
 def test_without_msgspec_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
