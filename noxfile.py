@@ -72,7 +72,8 @@ def types(session: nox.Session) -> None:
     """Check types, strictly, with mypy and pyright, over everything; wrong programs must fail."""
     install(session, "types", "test", "examples", "bench")
     session.run("mypy", *PYTHON_SOURCES)
-    session.run("basedpyright", "--warnings")
+    # It would take a .venv in the repository for the environment to look into.
+    session.run("basedpyright", "--warnings", f"--pythonpath={session.bin}/python")
     session.run("pytest", "--quiet", "tests/types")
 
 
