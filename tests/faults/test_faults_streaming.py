@@ -112,10 +112,11 @@ async def test_ten_thousand_pieces_of_poison_kill_no_loop_and_leave_no_memory() 
         dead: set[str] = set()
         good: list[str] = []
         for turn in range(GOOD):
-            commands = [
+            commands: list[list[str | bytes]] = [
                 ["XADD", stream.key, "*", *kinds[number % 4]] for number in range(POISON // GOOD)
             ]
-            dead.update(str(entry_id, "ascii") for entry_id in await redis.execute_many(commands))
+            replies = await redis.execute_many(commands)
+            dead.update(str(entry, "ascii") for entry in replies if isinstance(entry, bytes))
             good.append(await stream.add("good", b"%d" % turn) or "")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         async with (
