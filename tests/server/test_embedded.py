@@ -12,7 +12,7 @@ import trio
 
 from terzetto.redis import connect
 from terzetto.server import EmbeddedServer, ServerStartError, open_embedded
-from terzetto.server._guardian import listener_pid
+from terzetto.server._guardian import STOP_GRACE, listener_pid
 
 
 async def ask(server: EmbeddedServer, *lines: str) -> bytes:
@@ -148,6 +148,10 @@ async def test_kill_keeps_the_server_down_until_start(server: EmbeddedServer) ->
         pid = server.pid
         await server.kill()
         assert is_dead(pid) or listener_pid(str(server.socket_path)) is None
+        with trio.move_on_after(0.4):  # longer than the guardian hesitates
+            while server.pid == pid:  # noqa: ASYNC110 - written by the guardian
+                await trio.sleep(0.01)
+        assert server.pid == pid, "it was started again"
         with pytest.raises(OSError, match="refused"):
             await ask(server, "PING")
         await server.start()
@@ -164,10 +168,12 @@ async def test_leaving_a_server_that_is_down_ends_the_hold(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("private", [True, False])
 async def test_leaving_ends_a_server_that_is_paused(tmp_path: Path, *, private: bool) -> None:
+    started = trio.current_time()
     async with open_embedded(None if private else tmp_path) as server:
         pid = server.pid
         os.kill(pid, signal.SIGSTOP)
     assert is_dead(pid)
+    assert trio.current_time() - started < STOP_GRACE, "it was woken up, not waited for"
 
 
 class _CancelAt(trio.abc.Instrument):

@@ -1,6 +1,7 @@
 """Embedded servers in real programs: shared, killed at every place, raced for."""
 
 import contextlib
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -197,6 +198,7 @@ async def test_signals_for_the_guardian_do_not_end_it(start_holder: StartHolder)
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(holder.guardian, kind)
     assert await holder.ask("PING") == "b'+PONG\\r\\n'"
+    assert alive(holder.guardian)
     await holder.leave()
 
 
@@ -239,17 +241,50 @@ async def test_an_orphaned_server_is_stopped_by_the_next_program(
     assert second.server != first.server
 
 
-async def test_a_recycled_pid_in_the_state_file_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("orphaned", [False, True])
+async def test_a_recycled_pid_in_the_state_file_is_left_alone(
+    start_holder: StartHolder, tmp_path: Path, *, orphaned: bool
+) -> None:
+    """Whether or not there is a server to stop, it is not the process of that number."""
     async with open_program("import sys; print('up', flush=True); sys.stdin.read()") as innocent:
         await innocent.read_line()
-        async with open_embedded(tmp_path):
-            state = (tmp_path / "server.json").read_text()
-        changed = state.replace(state.split('"pid": ')[1].split(",")[0], str(innocent.pid))
-        (tmp_path / "server.json").write_text(changed)
+        holder = await start_holder(tmp_path)
+        dead = [holder.guardian, holder.program.pid, *([] if orphaned else [holder.server])]
+        kill(*dead)
+        await gone(*dead)
+        name_in_state(tmp_path, innocent.pid)
         async with open_embedded(tmp_path) as server:
-            assert server.pid != innocent.pid
+            assert server.pid not in (innocent.pid, holder.server)
+            assert not alive(holder.server)
         await innocent.close_input()
         assert await innocent.wait() == 0
+
+
+def name_in_state(directory: Path, pid: int) -> None:
+    state = json.loads((directory / "server.json").read_text())
+    (directory / "server.json").write_text(json.dumps({**state, "pid": pid}))
+
+
+async def test_leaving_waits_until_the_server_has_ended() -> None:
+    go, left = trio.Event(), trio.Event()
+
+    async def hold(*, task_status: trio.TaskStatus[int]) -> None:
+        async with open_embedded() as server:
+            task_status.started(server.pid)
+            await go.wait()
+        left.set()
+
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(hold)
+        guardian = parent(server)
+        os.kill(guardian, signal.SIGSTOP)
+        go.set()
+        with trio.move_on_after(0.2):  # long enough for one that does not wait
+            await left.wait()
+        assert not left.is_set()
+        os.kill(guardian, signal.SIGCONT)
+        await left.wait()
+        assert not alive(server)
 
 
 async def test_a_forked_child_does_not_keep_the_server(tmp_path: Path) -> None:
