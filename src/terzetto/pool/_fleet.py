@@ -97,6 +97,14 @@ class Fleet:
         """Tell whether a worker is on the ring."""
         return any(member.worker_id == worker_id for member in self.ring(now))
 
+    def is_whole(self, now: float) -> bool:
+        """Tell whether every worker that is not leaving is on the ring, so that it is settled."""
+        return len(self.ring(now)) == len(self.worker_ids())
+
+    def is_live(self, worker_id: str, now: float) -> bool:
+        """Tell whether a worker, leaving or not, has given a sign within the TTL."""
+        return worker_id in self._workers and self._signs.is_fresh(worker_id, now)
+
     def is_member(self, worker_id: str) -> bool:
         """Tell whether a worker is in the pool's map, active, leaving or silent."""
         return worker_id in self._workers
@@ -135,7 +143,7 @@ class Fleet:
 
     def live_workers(self, now: float) -> list[str]:
         """Return the workers in the map, leaving or not, that have given a sign within the TTL."""
-        return [worker for worker in self._workers if self._signs.is_fresh(worker, now)]
+        return [worker for worker in self._workers if self.is_live(worker, now)]
 
     def last_sign(self, worker_id: str) -> str:
         """Return the worker's last sign of life as stored, or ``""``."""

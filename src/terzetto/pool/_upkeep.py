@@ -136,7 +136,10 @@ class Upkeep:
         """Write again what runs here and, for two looks, has not stood in the map of jobs."""
         core = self.core
         unwritten: dict[str, frozenset[str]] = {}
+        is_whole = core.fleet.is_whole(trio.current_time())
         for worker_id, worker in core.workers.items():
+            if is_whole:
+                worker.rebalance()  # what a change of the fleet left behind on its way
             missing = frozenset(worker.settled()) - core.fleet.keys_of(worker_id)
             lasting = missing & self._unwritten.get(worker_id, frozenset())
             worker.reassert(lasting)

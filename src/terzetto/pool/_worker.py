@@ -83,6 +83,7 @@ class WorkerActor(Actor):
     _starting: set[str] = attrs.field(factory=set[str])
     _lanes: dict[str, Lane] = attrs.field(factory=dict[str, Lane])
     _lanes_done: trio.Event = attrs.field(factory=trio.Event)
+    _broken_off: list[Order] = attrs.field(factory=list[Order])
     _leaving: bool = False
     _evicted: bool = False
     _draining: bool = False
@@ -264,8 +265,10 @@ class WorkerActor(Actor):
                     lane.orders.popleft()
         finally:
             del self._lanes[lane.key]
-            for order in lane.orders:
-                order.reply(RETRY)
+            if lane.orders:
+                # Broken off. Whoever asked is told when the job has ended here, lest it
+                # be started elsewhere while it still runs.
+                self._broken_off.append(lane.orders[0])
             if not self._lanes:
                 self._lanes_done.set()
 
@@ -320,7 +323,14 @@ class WorkerActor(Actor):
         if job.requeued:
             await self._ledger.fine(job.key)
         self.core.report("job_started", key=job.key, worker_id=self.worker_id)
+        self._check_place(job.key)
         return ""
+
+    def _check_place(self, key: str) -> None:
+        """Let a job go that came here while its place changed: no further change will tell."""
+        fleet, now = self.core.fleet, trio.current_time()
+        if fleet.is_whole(now) and fleet.misplaced([key], self.worker_id, now):
+            self._accept(Order(RELEASE, key))
 
     async def _own(self, job: JobBody) -> bool:
         dead_owner = ""
@@ -328,9 +338,18 @@ class WorkerActor(Actor):
             owner = await self._ledger.own(job.key, job.payload, dead_owner=dead_owner)
             if isinstance(owner, int):
                 return owner == 1
-            if owner == dead_owner or self.core.fleet.is_active(owner, trio.current_time()):
+            if owner == dead_owner or self._is_running_it(owner, job):
                 return False
             dead_owner = owner
+
+    def _is_running_it(self, owner: str, job: JobBody) -> bool:
+        """Tell whether another owner has to be believed: it lives, and did not send the job."""
+        fleet, now = self.core.fleet, trio.current_time()
+        if fleet.is_active(owner, now):
+            return True
+        # One that is leaving hands its jobs over itself; peers in Go send them before
+        # they strike them off their list.
+        return fleet.is_live(owner, now) and not job.requeued
 
     async def _give_up(self, job: JobBody, failure: str = "") -> None:
         """Undo the ownership of a job that did not start; one that was accepted stays that."""
@@ -463,3 +482,6 @@ class WorkerActor(Actor):
         async with trio.open_nursery() as nursery:
             for key in list(self._jobs):
                 nursery.start_soon(one, key)
+        for order in self._broken_off:
+            order.reply(RETRY)
+        self._broken_off.clear()
