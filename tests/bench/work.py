@@ -21,6 +21,25 @@ redis.call('HSET', KEYS[1], 'last', ARGV[1])
 return count
 """
 
+MESSAGES = 20_000
+PUBLISH_MANY = """\
+-- Publish messages. ARGV[1]: the channel. ARGV[2]: how many. Returns nothing.
+for number = 1, ARGV[2] do
+  redis.call('PUBLISH', ARGV[1], 'message ' .. number)
+end
+"""
+
+ENTRIES = 5_000
+READ_AT_ONCE = 10
+FILL_STREAM = """\
+-- Make a stream and its group anew. KEYS[1]: the stream. ARGV[1]: how many. Returns nothing.
+redis.call('DEL', KEYS[1])
+for number = 1, ARGV[1] do
+  redis.call('XADD', KEYS[1], '*', 'n', 'user.created', 'p', string.rep('x', 200))
+end
+redis.call('XGROUP', 'CREATE', KEYS[1], 'g', '0')
+"""
+
 
 def rate_and_delays(delays: Collection[float], watch: Stopwatch) -> Figures:
     """Return the rate of calls that took `delays` (seconds), and their percentiles in ms."""

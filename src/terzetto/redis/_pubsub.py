@@ -20,7 +20,7 @@ import enum
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import attrs
 import trio
@@ -42,6 +42,8 @@ class Kind(enum.Enum):
     PATTERN = (b"PSUBSCRIBE", b"PUNSUBSCRIBE")
     SHARD = (b"SSUBSCRIBE", b"SUNSUBSCRIBE")
 
+    __hash__ = object.__hash__  # the enum's own is Python code, and messages are many
+
 
 Misplaced: TypeAlias = Callable[[Exception], Awaitable[bool]]
 
@@ -52,8 +54,7 @@ _CONFIRMATIONS: Final = frozenset(
 )
 
 
-@attrs.frozen
-class Message:
+class Message(NamedTuple):
     """What was published: on which channel, which bytes, and by which pattern it was found."""
 
     channel: bytes
@@ -126,8 +127,9 @@ class Subscription(AsyncIterator[Message | Gap]):
         """Add a message, or a gap instead of it if the buffer is full."""
         if len(self._items) >= self._buffer_size:
             self.put_gap()
-        else:
-            self._items.append(message)
+            return
+        self._items.append(message)
+        if self._reader is not None:
             self._wake()
 
     def put_gap(self) -> None:

@@ -1,0 +1,54 @@
+"""Our side of the cases on receiving."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from time import process_time
+
+from terzetto.redis import Script, connect
+from tests.bench.harness import AsyncMeasure, Figures, Setting, Stopwatch
+from tests.bench.work import ENTRIES, FILL_STREAM, MESSAGES, PUBLISH_MANY, READ_AT_ONCE
+
+
+@asynccontextmanager
+async def receive(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """Receive what a script on the server publishes all at once."""
+    channel = f"{setting.name}:terzetto"
+    publish = Script(name="publish", source=PUBLISH_MANY)
+    async with (
+        connect(setting.url) as redis,
+        redis.subscribe(channel, buffer_size=2 * MESSAGES) as subscription,
+    ):
+
+        async def measure() -> Figures:
+            began = process_time()
+            with Stopwatch() as watch:
+                await redis.run_script(publish, args=[channel, MESSAGES])
+                for _ in range(MESSAGES):
+                    await anext(subscription)
+            cpu = (process_time() - began) / MESSAGES * 1e6
+            return {"cpu": cpu, "rate": MESSAGES / watch.seconds}
+
+        yield measure
+
+
+@asynccontextmanager
+async def read_and_ack(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """Read the entries of a group, some at a time, and acknowledge them."""
+    key = f"{setting.name}:terzetto"
+    fill = Script(name="fill", source=FILL_STREAM)
+    async with connect(setting.url) as redis, redis.open_dedicated("reader") as link:
+
+        async def measure() -> Figures:
+            await redis.run_script(fill, keys=[key], args=[ENTRIES])
+            done = 0
+            with Stopwatch() as watch:
+                while done < ENTRIES:
+                    batch = await link.execute(
+                        "XREADGROUP", "GROUP", "g", "c", "COUNT", READ_AT_ONCE, "STREAMS", key, ">"
+                    )
+                    ids = [entry[0] for entry in batch[key.encode()]]
+                    await redis.execute("XACK", key, "g", *ids)
+                    done += len(ids)
+            return {"rate": done / watch.seconds}
+
+        yield measure
