@@ -35,6 +35,11 @@ from terzetto.testing import run_seeded
 
 Item = tuple[int, int]  # sender, number
 NAMES = "abc"
+PATHS = {
+    "a b c": ("a", "b", "c"),
+    "a (b c)": ("a", "inner/b", "inner/c"),
+    "((a b) c)": ("out/in/a", "out/in/b", "out/c"),
+}
 
 
 @attrs.define
@@ -114,62 +119,74 @@ async def send(sender: int, steps: list[Step], refs: list[Ref[Worker]], ledger: 
             continue
 
 
-async def play(
-    strategy: Strategy, plays: list[list[Step]], end: str, until: float, max_restarts: int
-) -> Ledger:
-    ledger = Ledger()
-
-    def child(name: str) -> Child[Ref[Worker]]:
-        return Child(lambda: Worker(name, ledger), name=name, mailbox=3, grace=0.3)
-
-    tree = Tree(
-        strategy=strategy,
-        children=tuple(child(name) for name in NAMES),
-        max_restarts=max_restarts,
-        backoff=Backoff(first=0.1),
-    )
-    try:
-        async with open_tree(tree, observers=(ledger.watch,)) as top:
-            await talk(top, plays, ledger, end, until)
-    except ValueError as error:
-        assert str(error) in NAMES  # noqa: PT017 - a crash may or may not use up the restarts
-    return ledger
+@attrs.frozen
+class Scene:
+    strategy: Strategy
+    plays: list[list[Step]]
+    end: str
+    until: float
+    max_restarts: int
+    shape: str
 
 
-async def talk(
-    top: Supervisor, plays: list[list[Step]], ledger: Ledger, end: str, until: float
-) -> None:
-    refs = [top.get(name, Worker) for name in NAMES]
-    async with trio.open_nursery() as nursery:
-        for sender, steps in enumerate(plays):
-            nursery.start_soon(send, sender, steps, refs, ledger)
-        if end == "cancel":
-            await trio.sleep(until)
-            nursery.cancel_scope.cancel()
-        elif end in ("close", "shutdown"):
-            await trio.sleep(until)
-            await (top.close() if end == "close" else top.shutdown())
-
-
-@settings(max_examples=120, deadline=None)
-@given(
-    seed=st.integers(0, 10**6),
+SCENES = st.builds(
+    Scene,
     strategy=st.sampled_from(["one_for_one", "one_for_all", "rest_for_one"]),
     plays=st.lists(st.lists(STEPS, max_size=8), min_size=1, max_size=3),
     end=st.sampled_from(["leave", "cancel", "close", "shutdown"]),
     until=st.sampled_from([0.0, 0.3, 2.0]),
     max_restarts=st.sampled_from([0, 1, 100]),
+    shape=st.sampled_from(list(PATHS)),
 )
-def test_every_message_is_accounted_for(
-    *,
-    seed: int,
-    strategy: Strategy,
-    plays: list[list[Step]],
-    end: str,
-    until: float,
-    max_restarts: int,
-) -> None:
-    ledger = run_seeded(play, strategy, plays, end, until, max_restarts, seed=seed)
+
+
+async def play(scene: Scene) -> Ledger:
+    ledger = Ledger()
+
+    def child(name: str) -> Child[Ref[Worker]]:
+        return Child(lambda: Worker(name, ledger), name=name, mailbox=3, grace=0.3)
+
+    def tree_of(*children: Child[Ref[Worker]] | Tree, name: str = "tree") -> Tree:
+        return Tree(
+            name=name,
+            strategy=scene.strategy,
+            children=children,
+            max_restarts=scene.max_restarts,
+            backoff=Backoff(first=0.1),
+        )
+
+    a, b, c = (child(name) for name in NAMES)
+    tree = tree_of(a, b, c)
+    if scene.shape == "a (b c)":
+        tree = tree_of(a, tree_of(b, c, name="inner"))
+    elif scene.shape == "((a b) c)":
+        tree = tree_of(tree_of(tree_of(a, b, name="in"), c, name="out"))
+    try:
+        async with open_tree(tree, observers=(ledger.watch,)) as top:
+            await talk(scene, top, ledger)
+    except ValueError as error:
+        assert str(error) in NAMES  # noqa: PT017 - a crash may or may not use up the restarts
+    return ledger
+
+
+async def talk(scene: Scene, top: Supervisor, ledger: Ledger) -> None:
+    refs = [top.get(path, Worker) for path in PATHS[scene.shape]]
+    async with trio.open_nursery() as nursery:
+        for sender, steps in enumerate(scene.plays):
+            nursery.start_soon(send, sender, steps, refs, ledger)
+        if scene.end == "cancel":
+            await trio.sleep(scene.until)
+            nursery.cancel_scope.cancel()
+        elif scene.end in ("close", "shutdown"):
+            await trio.sleep(scene.until)
+            await (top.close() if scene.end == "close" else top.shutdown())
+
+
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 10**6), scene=SCENES)
+def test_every_message_is_accounted_for(seed: int, scene: Scene) -> None:
+    ledger = run_seeded(play, scene, seed=seed)
+    plays = scene.plays
     begun = Counter(ledger.begun)
     assert all(count == 1 for count in begun.values()), "a message was begun twice"
     for sender in range(len(plays)):
@@ -183,9 +200,6 @@ def test_every_message_is_accounted_for(
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 10**6), plays=st.lists(st.lists(STEPS, max_size=8), max_size=3))
-def test_a_seed_replays_its_interleaving(seed: int, plays: list[list[Step]]) -> None:
-    first, second = (
-        run_seeded(play, "one_for_all", plays, "cancel", 0.3, 100, seed=seed) for _ in range(2)
-    )
-    assert first == second
+@given(seed=st.integers(0, 10**6), scene=SCENES)
+def test_a_seed_replays_its_interleaving(seed: int, scene: Scene) -> None:
+    assert run_seeded(play, scene, seed=seed) == run_seeded(play, scene, seed=seed)

@@ -27,7 +27,7 @@ from terzetto.actor import (
     open_supervisor,
     open_tree,
 )
-from terzetto.testing import CrashPlan, InjectedCrash, Journal, Probe, inject
+from terzetto.testing import CrashPlan, InjectedCrash, Journal, Probe, inject, run_seeded
 
 
 @attrs.define
@@ -433,3 +433,27 @@ async def test_a_ref_survives_restarts() -> None:
         ref = await top.spawn(Probe)
         await crash(top, "probe")
         assert await ref.ask(Probe.echo, 1) == 1
+
+
+@pytest.mark.parametrize("strategy", ["one_for_one", "one_for_all", "rest_for_one"])
+def test_crashes_above_and_below_in_one_turn_leave_everybody_up(strategy: Strategy) -> None:
+    async def main() -> None:
+        inner = Tree(
+            name="inner",
+            max_restarts=0,
+            children=(Child(Probe, name="a"), Child(Probe, name="b")),
+        )
+        children = (Child(Probe, name="first"), inner, Child(Probe, name="last"))
+        tree = Tree(name="top", strategy=strategy, max_restarts=100, children=children)
+        async with open_tree(tree) as top:
+            paths = ("first", "inner/a", "inner/b", "last")
+            refs = [top.get(path, Probe) for path in paths]
+            for _ in range(3):
+                for ref in refs:
+                    ref.tell_nowait(Probe.crash, ValueError("all at once"))
+                await trio.sleep(60)
+            for ref in refs:
+                assert await ref.ask(Probe.echo, 1) == 1
+
+    for seed in range(30):
+        run_seeded(main, seed=seed)

@@ -194,7 +194,9 @@ class SupervisorCell(Node):
         """Begin the closing."""
         if self.tree.grace is not None:
             self._force_at = min(self._force_at, trio.current_time() + self.tree.grace)
-        self.feed(lambda now: self._known_policy().close(now))
+        policy = self._policy
+        # A life that has failed meanwhile leaves the report to the next one, which it is not for.
+        self.feed(lambda now: policy.close(now) if policy and policy is self._policy else [])
 
     def force(self) -> None:
         """End all grace periods now."""
