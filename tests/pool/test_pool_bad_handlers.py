@@ -1,0 +1,205 @@
+"""Handlers that raise, hang, and ignore being cancelled: a bad job never takes a worker down."""
+
+from collections.abc import Awaitable, Callable
+
+import attrs
+import pytest
+import trio
+
+from terzetto import pool
+from terzetto.errors import InvalidOptionError
+from terzetto.redis import Redis
+
+
+async def eventually(ask: Callable[[], Awaitable[object]]) -> None:
+    with trio.fail_after(20):
+        while not await ask():  # noqa: ASYNC110 - what is asked for is in Redis
+            await trio.sleep(0.01)
+
+
+@attrs.define
+class Hanging:
+    """Its stop hangs for the keys that it is told."""
+
+    hangs: set[str] = attrs.field(factory=set[str])
+    stopped: list[str] = attrs.field(factory=list[str])
+
+    async def start(self, _: pool.Job) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def stop(self, key: str) -> None:
+        if key in self.hangs:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        self.stopped.append(key)
+
+
+async def test_a_stop_that_hangs_is_given_up_and_leaves_the_job(redis: Redis) -> None:
+    handler = Hanging({"bad"})
+    async with pool.open_node("p", redis) as node:
+        worker = await node.add_worker(handler, grace=0.1)
+        for key in ("bad", "good"):
+            await node.dispatch(key)
+            await node.stop_job(key)
+
+        async def is_stopped() -> bool:
+            return await node.job_payload("good") is None
+
+        await eventually(is_stopped)
+        assert handler.stopped == ["good"]
+        assert worker.jobs == ["bad"]
+        handler.hangs.clear()
+        await node.stop_job("bad")
+
+        async def is_over() -> bool:
+            return await node.job_payload("bad") is None
+
+        await eventually(is_over)
+        await node.dispatch("bad")
+
+
+async def test_a_node_closes_although_handlers_hang(redis: Redis) -> None:
+    handler = Hanging({"bad"})
+    async with pool.open_node("p", redis, client_only=True) as client:
+        async with pool.open_node("p", redis) as node:
+            await node.add_worker(handler, grace=0.1)
+            await node.dispatch("bad", b"payload")
+            await node.dispatch("good")
+        assert handler.stopped == ["good"]
+        assert await client.job_payload("bad") == b"payload"
+        with pytest.raises(pool.JobExistsError):
+            await client.dispatch("bad")
+
+
+async def test_a_function_that_ignores_its_cancelling_is_given_up_after_its_grace(
+    redis: Redis,
+) -> None:
+    go = trio.Event()
+
+    async def stubborn(_: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        with trio.CancelScope(shield=True):
+            await go.wait()
+
+    async with pool.open_node("p", redis) as node:
+        worker = await node.add_worker(stubborn, grace=0.1)
+        await node.dispatch("a")
+        with node.watch():
+            await node.stop_job("a")
+            await node.notify("a", b"")
+            await node.dispatch("b")
+        assert sorted(worker.jobs) == ["a", "b"]
+        go.set()
+        for key in ("a", "b"):
+            await node.stop_job(key)
+
+        async def is_over() -> bool:
+            return not await node.job_keys()
+
+        await eventually(is_over)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("text"),
+        ExceptionGroup("several", [ValueError("one"), KeyError("two")]),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+        ValueError("\udcff lone \ud800"),
+        ValueError(""),
+        trio.TooSlowError(),
+        StopIteration("odd"),
+    ],
+    ids=repr,
+)
+async def test_whatever_a_start_raises_reaches_the_dispatcher(
+    redis: Redis, error: Exception
+) -> None:
+    @attrs.define
+    class Raising:
+        async def start(self, _: pool.Job) -> None:
+            await trio.lowlevel.checkpoint()
+            raise error
+
+        async def stop(self, _: str) -> None:
+            await trio.lowlevel.checkpoint()
+
+    async def function(_: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    async with pool.open_node("p", redis) as node:
+        for handler in (Raising(), function):
+            worker = await node.add_worker(handler)
+            with pytest.raises(pool.JobStartError) as caught:
+                await node.dispatch("a")
+            name = "RuntimeError" if isinstance(error, StopIteration) else type(error).__name__
+            assert caught.value.type_name == name
+            assert node.pool_workers == [worker.id]
+            await worker.close()
+
+
+async def test_a_handler_may_dispatch_stop_and_ask_while_it_starts(redis: Redis) -> None:
+    async with pool.open_node("p", redis) as node:
+
+        async def parent(job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+            if job.key == "parent":
+                await node.dispatch("child")
+                assert "child" in await node.job_keys()
+                await node.stop_job("child")
+            task_status.started()
+            await trio.sleep_forever()
+
+        await node.add_worker(parent)
+        with trio.fail_after(20):
+            await node.dispatch("parent")
+        await eventually(lambda: only(node, "parent"))
+
+
+async def only(node: pool.Node, key: str) -> bool:
+    return await node.job_keys() == [key]
+
+
+async def test_a_job_that_stops_itself_ends_once(redis: Redis) -> None:
+    async with pool.open_node("p", redis) as node:
+
+        async def suicidal(job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+            task_status.started()
+            await node.stop_job(job.key)
+            await trio.sleep_forever()
+
+        await node.add_worker(suicidal)
+        for _ in range(3):
+            await node.dispatch("a")
+
+            async def is_over() -> bool:
+                return await node.job_payload("a") is None
+
+            await eventually(is_over)
+
+
+@pytest.mark.parametrize("handler", [None, 3, "text", object()])
+async def test_what_is_no_handler_is_refused(redis: Redis, handler: object) -> None:
+    async with pool.open_node("p", redis) as node:
+        with pytest.raises(InvalidOptionError):
+            await node.add_worker(handler)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - that is the test
+        assert node.pool_workers == []
+        assert node.workers == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"worker_ttl": 0},
+        {"worker_ttl": float("nan")},
+        {"ack_grace_period": -1},
+        {"worker_shutdown_ttl": float("inf")},
+        {"job_sink_block_duration": 0},
+        {"max_queued_jobs": -1},
+    ],
+)
+async def test_bad_options_are_refused_before_redis_is_touched(
+    redis: Redis, options: dict[str, float]
+) -> None:
+    with pytest.raises(InvalidOptionError):
+        pool.child("p", redis, **options)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - that is the test
