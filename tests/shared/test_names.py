@@ -38,6 +38,7 @@ def test_a_name_is_valid_where_go_says_so(vector: dict[str, Any]) -> None:
         ("a b", "' ' at position 1"),
         ("jobs\0", r"'\\x00' at position 4"),
         ("job*", r"'\*' at position 3"),
+        ("job\ud800", r"'\\ud800' at position 3"),
     ],
 )
 def test_a_refusal_says_what_is_wrong_and_where(name: str, text: str) -> None:

@@ -21,7 +21,8 @@ def check_name(kind: str, name: str, *, limit: int = MAX_NAME_LENGTH) -> str:
             builds longer names out of this one.
 
     Raises:
-        InvalidNameError: it is empty, too long, or has a forbidden character.
+        InvalidNameError: it is empty, too long, has a forbidden character, or cannot be
+            written as UTF-8.
         TypeError: it is not a `str`.
     """
     if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
@@ -38,4 +39,11 @@ def check_name(kind: str, name: str, *, limit: int = MAX_NAME_LENGTH) -> str:
                 f"the name of a {kind} has {character!r} at position {position}: "
                 "leave out spaces, NUL and * ? [ ]"
             )
+    try:
+        name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise InvalidNameError(
+            f"the name of a {kind} has {name[error.start]!r} at position {error.start}: "
+            "leave out surrogates that stand for no byte"
+        ) from error
     return name
