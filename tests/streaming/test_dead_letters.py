@@ -137,13 +137,19 @@ async def test_processing_acknowledges_on_success(stream: Stream) -> None:
     async with stream.open_sink("k", start=OLDEST, ack_grace_period=GRACE) as sink:
         await stream.add("a", b"")
         (event,) = await take(sink, 1)
+        again: list[Event] = []
+
+        async def take_more() -> None:
+            again.extend(await take(sink, 1))
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(take, sink, 1)
+            nursery.start_soon(take_more)
             async with sink.process(event):
                 await trio.sleep(3 * GRACE)  # the claim is renewed meanwhile
                 assert await pending(stream) == 1
             assert await pending(stream) == 0
             nursery.cancel_scope.cancel()
+        assert again == []
 
 
 async def test_processing_hands_back_on_failure_with_growing_rests(stream: Stream) -> None:
