@@ -193,6 +193,21 @@ async def test_ctrl_c_in_one_program_leaves_the_server_to_the_others(
     assert alive(first.server)
 
 
+async def test_ctrl_c_at_any_moment_leaves_nothing(tmp_path: Path) -> None:
+    """While Python starts, while the server does, and after; the leak check sees processes."""
+
+    async def interrupt(after: float) -> None:
+        async with open_program(HOLDER, environment={"TMPDIR": str(tmp_path)}) as program:
+            await trio.sleep(after)
+            program.interrupt()
+            await program.wait()
+
+    async with trio.open_nursery() as nursery:
+        for number in range(12):
+            nursery.start_soon(interrupt, number / 5)
+    await until(lambda: not list(tmp_path.iterdir()))
+
+
 async def test_signals_for_the_guardian_do_not_end_it(start_holder: StartHolder) -> None:
     holder = await start_holder()
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
