@@ -239,7 +239,8 @@ async def test_a_hook_that_takes_longer_than_the_grace_is_cut_off(
 
         async def stopping(self, reason: Stop) -> None:
             self.journal.write("stopping", reason)
-            await trio.sleep(100)
+            async with trio.open_nursery() as nursery:  # its Cancelled comes in a group
+                nursery.start_soon(trio.sleep, 100)
 
     journal = Journal()
     async with open_supervisor(name="top", observers=(events.append,)) as top:

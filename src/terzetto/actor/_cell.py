@@ -195,7 +195,12 @@ class ActorCell(Node):
     @trio.lowlevel.enable_ki_protection
     async def _triage(self, error: BaseException) -> BaseException:
         """Tell a cancellation of the whole tree, which passes on, from a crash."""
-        if isinstance(error, trio.Cancelled):
+        found: BaseException | None = error if isinstance(error, trio.Cancelled) else None
+        if isinstance(error, BaseExceptionGroup):
+            found, rest = error.split(trio.Cancelled)
+            if found is not None and rest is not None:
+                return rest
+        if found is not None:
             # One that belongs to a scope around us is raised anew by this very line,
             # so no captured Cancelled travels; one that belongs to none is a crash.
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -440,14 +445,14 @@ class ActorCell(Node):
         self, hook: Callable[[Any], Awaitable[None]], argument: object, until: float
     ) -> bool:
         """Run a hook of the closing; return whether it came to its end."""
-        with trio.CancelScope(deadline=until) as scope:
-            self._closing = scope
-            try:
+        scope = trio.CancelScope(deadline=until)
+        self._closing = scope
+        try:
+            with scope:
                 await hook(argument)
-            except BaseException as error:  # noqa: BLE001 - the boundary of user code; see _triage
-                self._crash_late(await self._triage(error))
-            else:
                 return True
+        except BaseException as error:  # noqa: BLE001 - the boundary of user code; see _triage
+            self._crash_late(await self._triage(error))
         if scope.cancelled_caught:
             self.system.hub.emit(CutOff(path=self.path, hook=getattr(hook, "__name__", repr(hook))))
         return False
