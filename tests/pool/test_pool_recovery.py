@@ -259,3 +259,24 @@ async def test_an_accepted_job_that_never_starts_again_becomes_a_dead_letter(
             b"x",
             "ValueError: not here",
         )
+
+
+async def test_lost_streams_of_nodes_and_workers_are_made_again(redis: Redis) -> None:
+    handler = Handler()
+    async with (
+        pool.open_node("p", redis, worker_ttl=TTL, ack_grace_period=TTL) as node,
+        pool.open_node(
+            "p", redis, worker_ttl=TTL, ack_grace_period=TTL, client_only=True
+        ) as client,
+    ):
+        worker = await node.add_worker(handler)
+        streams = [f"p:node:{node.id}", f"p:node:{client.id}", f"worker:{worker.id}"]
+        keys = [f"pulse:stream:{name}" for name in streams]
+        await redis.execute("DEL", *keys)
+
+        async def are_back() -> bool:
+            return bool(await redis.execute("EXISTS", *keys) == 3)
+
+        await eventually(are_back)
+        await client.dispatch("a")
+        assert handler.live == {"a"}

@@ -51,7 +51,6 @@ class Alive:
     """
 
     server_us: int
-    node_known: bool
     revision: int
     workers: dict[str, bool]
 
@@ -233,10 +232,9 @@ class Store:
                 *(part for worker in workers for part in worker),
             ],
         )
-        server_us, known, revision, *flags = _items(reply, 3 + len(workers))
+        server_us, revision, *flags = _items(reply, 2 + len(workers))
         return Alive(
             int(_text(server_us)),
-            known == 1,
             _number(revision),
             {worker[0]: flag == 1 for worker, flag in zip(workers, flags, strict=True)},
         )
@@ -422,6 +420,11 @@ class Store:
     async def drop_stream(self, name: str) -> None:
         """Delete a node's or a worker's stream."""
         await self._execute("DEL", stream_key(name))
+
+    async def missing_streams(self, names: Sequence[str]) -> list[str]:
+        """Return those of the streams of nodes or workers that are not there."""
+        found = await self.execute_many([("EXISTS", stream_key(name)) for name in names])
+        return [name for name, reply in zip(names, found, strict=True) if not reply]
 
     async def open_stream(self, name: str, body: bytes) -> None:
         """Bring a node's or a worker's stream into being with its first event."""

@@ -16,6 +16,7 @@ import attrs
 import trio
 from redis.exceptions import ResponseError
 
+from terzetto.pool._codec import encode_envelope
 from terzetto.pool._core import Core
 
 _BEATS: Final = 3  # signs of life in a TTL
@@ -42,11 +43,7 @@ class Upkeep:
             core.fleet.forgive(now)
         self._last_beat = now
         core.clock.set(alive.server_us)
-        if not alive.node_known:
-            # Peers took us for dead: without a stream, we would hear no answer ever.
-            await core.store.open_stream(
-                core.names.node_stream(core.node_id), core.node_id.encode()
-            )
+        await self._restore_streams()
         is_lost = alive.revision < core.workers_revision
         core.workers_revision = alive.revision
         if core.is_shutting_down:
@@ -59,6 +56,20 @@ class Upkeep:
                 await worker.readmit()
             else:
                 worker.evict()
+
+    async def _restore_streams(self) -> None:
+        """Make those of our streams again that are gone.
+
+        Peers that took us for dead deleted them, or somebody did; without them we
+        would hear no answer and no order ever.
+        """
+        core = self.core
+        bodies = {core.names.node_stream(core.node_id): core.node_id.encode()}
+        for worker_id in core.workers:
+            body = encode_envelope(core.node_id, worker_id.encode())
+            bodies[core.names.worker_stream(worker_id)] = body
+        for name in await core.store.missing_streams(list(bodies)):
+            await core.store.open_stream(name, bodies[name])
 
     async def keep_alive(self) -> None:
         """Beat for ever."""

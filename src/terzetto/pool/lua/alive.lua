@@ -2,12 +2,12 @@
 -- KEYS: 1 node-keepalive hash, 2 workers hash, 3 worker-keepalive hash
 -- ARGV: 1 channel of node-keepalive, 2 channel of worker-keepalive, 3 node id,
 --       then for each worker its id and creation time
--- Returns {server time in us as text, 1 if the node was known else 0, revision of the
---          map of workers, then for each worker 1, or 0 if it is no longer in the pool}
+-- Returns {server time in us as text, revision of the map of workers,
+--          then for each worker 1, or 0 if it is no longer in the pool}
 
 local now = decimal(now_us())
 local rev = redis.call('HGET', KEYS[2], '=rev')
-local reply = {now, redis.call('HEXISTS', KEYS[1], ARGV[3]), tonumber(rev) or 0}
+local reply = {now, tonumber(rev) or 0}
 map_set(KEYS[1], ARGV[1], ARGV[3], now .. '000')
 for i = 4, #ARGV, 2 do
   local value = redis.call('HGET', KEYS[2], ARGV[i])
