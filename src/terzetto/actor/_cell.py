@@ -25,10 +25,12 @@ in a mailbox that is kept.
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import trio
+
+from terzetto._shared._texts import describe_error
 
 from ._actor import Actor, message_table, resolve
 from ._current import Waiter, current_cell
@@ -197,7 +199,8 @@ class ActorCell(Node):
         """Tell a cancellation of the whole tree, which passes on, from a crash."""
         found: BaseException | None = error if isinstance(error, trio.Cancelled) else None
         if isinstance(error, BaseExceptionGroup):
-            found, rest = error.split(trio.Cancelled)
+            group = cast("BaseExceptionGroup[BaseException]", error)
+            found, rest = group.split(trio.Cancelled)
             if found is not None and rest is not None:
                 return rest
         if found is not None:
@@ -420,7 +423,9 @@ class ActorCell(Node):
     def _fail_messages(self, messages: list[Message], crash: BaseException) -> None:
         for message in messages:
             if message.is_asked:
-                error = ActorCrashedError(f"{self.path!r} crashed on {message.name}: {crash!r}")
+                error = ActorCrashedError(
+                    f"{self.path!r} crashed on {message.name}: {describe_error(crash)}"
+                )
                 error.__cause__ = crash
                 message.refuse(error)
         self.bury(messages, "crashed")
@@ -462,7 +467,7 @@ class ActorCell(Node):
         if self._crash is None:
             self._crash = error
         else:
-            self._crash.add_note(f"its closing raised too: {error!r}")
+            self._crash.add_note(f"its closing raised too: {describe_error(error)}")
 
     def _reason(self) -> Stop:
         if self._crash is not None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from typing import Protocol
 
+from ._errors import AskCycleError
 from ._message import Message
 
 
@@ -19,6 +20,10 @@ class Waiter(Protocol):
 
     def waits_for(self) -> "Iterable[Waiter]":
         """Return those that it cannot go on without."""
+        ...
+
+    def above(self) -> "Waiter | None":
+        """Return the one that it is a child of; None at the root."""
         ...
 
 
@@ -37,6 +42,23 @@ class Current(Waiter, Protocol):
 
 
 current_cell: ContextVar[Current | None] = ContextVar("terzetto.actor.current", default=None)
+
+
+def refuse_own_end(ended: Waiter) -> None:
+    """Raise `AskCycleError` if the running code belongs to an actor at or below `ended`.
+
+    It would wait for its own end. Looked up by what is a child of what, not by
+    path: trees that know nothing of each other may use the same names.
+    """
+    asker = current_cell.get()
+    place: Waiter | None = asker
+    while asker is not None and place is not None:
+        if place is ended:
+            raise AskCycleError(
+                f"{asker.path!r} would wait for its own end: call ctx.stop(), or stop "
+                f"{ended.path!r} from outside"
+            )
+        place = place.above()
 
 
 def find_cycle(start: Waiter, target: Waiter) -> list[str] | None:

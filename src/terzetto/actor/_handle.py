@@ -8,9 +8,9 @@ import attrs
 
 from ._actor import Actor
 from ._cell import ActorCell
-from ._current import current_cell
+from ._current import refuse_own_end
 from ._describe import Description, describe_node
-from ._errors import AskCycleError, SpecError, UnknownChildError
+from ._errors import SpecError, UnknownChildError
 from ._events import Event, Feed, Observer
 from ._node import Node
 from ._ref import Ref
@@ -175,7 +175,7 @@ class Supervisor:
             UnknownChildError: there is no child of that name.
         """
         node = self.cell.find(name)
-        _refuse_own_end(node)
+        refuse_own_end(node)
         self.cell.kept.add(name)
         self.cell.stop_child(node, Ending.CLOSE)
         return await node.wait_stopped()
@@ -204,7 +204,7 @@ class Supervisor:
             ActorStoppedError: it has stopped for good.
         """
         node = self.cell.find(name)
-        _refuse_own_end(node)
+        refuse_own_end(node)
         await self.cell.restart_and_wait(node)
 
     async def remove_child(self, name: str) -> None:
@@ -243,7 +243,7 @@ class Supervisor:
         return await self.cell.wait_stopped()
 
     async def _end(self, ending: Ending) -> Exit:
-        _refuse_own_end(self.cell)
+        refuse_own_end(self.cell)
         if self.cell.exit is None:
             self.cell.system.stop(self.cell, ending)
         return await self.cell.wait_stopped()
@@ -258,11 +258,3 @@ def _child(node: Node, name: str) -> Node:
             raise UnknownChildError(f"{node.path!r} has no child {name!r}; it has: none")
         return node.children.find(name)
     return cast("SupervisorCell", node).find(name)
-
-
-def _refuse_own_end(node: Node) -> None:
-    asker = current_cell.get()
-    if asker is not None and (asker.path + "/").startswith(node.path + "/"):
-        raise AskCycleError(
-            f"{asker.path!r} would wait for its own end: stop {node.path!r} from outside"
-        )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from terzetto._shared._logging import Logger
+from terzetto._shared._texts import describe_error
 
 from ._events import (
     MAX_PLACES,
@@ -37,10 +38,16 @@ def log_to(logger: Logger) -> Callable[[Event], None]:
             case Stopped(path=path, exit=exit_):
                 logger.debug("actor stopped", actor=path, reason=exit_.reason.value)
             case Crashed(path=path, error=error):
-                logger.error("actor crashed", actor=path, error=repr(error), exc_info=error)
+                logger.error(
+                    "actor crashed", actor=path, error=describe_error(error), exc_info=error
+                )
             case Escalated(path=path, child=child, why=why, error=error):
                 logger.error(
-                    "supervisor failed", actor=path, child=child, why=why, error=repr(error)
+                    "supervisor failed",
+                    actor=path,
+                    child=child,
+                    why=why,
+                    error=describe_error(error),
                 )
             case CutOff(path=path, hook=hook):
                 logger.warning("grace period over, hook cut off", actor=path, hook=hook)

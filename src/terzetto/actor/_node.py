@@ -51,6 +51,10 @@ class Node:
         """Return those that it cannot go on without."""
         return ()
 
+    def above(self) -> Waiter | None:
+        """Return the supervisor that it is a child of; None at the root."""
+        return self.parent
+
     # For the supervisor ------------------------------------------------------------------
 
     def begin(self) -> None:

@@ -15,7 +15,7 @@ import trio
 
 from ._actor import Actor
 from ._cell import ActorCell
-from ._current import Current, current_cell, find_cycle
+from ._current import Current, current_cell, find_cycle, refuse_own_end
 from ._errors import AskCycleError, MessageError
 from ._message import Handler, Inquiry, Message
 from ._types import Ending, Exit
@@ -221,12 +221,7 @@ async def _wait_on(
 
 
 async def _stop(cell: ActorCell, ending: Ending) -> Exit:
-    asker = current_cell.get()
-    if asker is not None and (asker.path + "/").startswith(cell.path + "/"):
-        raise AskCycleError(
-            f"{asker.path!r} would wait for its own end: call ctx.stop(), or stop "
-            f"{cell.path!r} from outside"
-        )
+    refuse_own_end(cell)
     if cell.exit is None:
         cell.system.stop(cell, ending)
     return await cell.wait_stopped()

@@ -41,7 +41,7 @@ from ._mailbox import Mailbox
 from ._node import Node
 from ._policy import How, Policy
 from ._ref import Ref
-from ._tree import Child, Tree
+from ._tree import Child, Tree, default_name
 from ._types import Ending, Exit, LifeEnd, Stop
 
 Spec: TypeAlias = Child[Any] | Tree
@@ -182,6 +182,10 @@ class SupervisorCell(Node):
     def waits_for(self) -> Iterable[Waiter]:
         """Return the children that it is starting."""
         return [node for node in self.nodes.values() if node.state == "starting"]
+
+    def above(self) -> Waiter | None:
+        """Return the supervisor above, or the actor whose children these are."""
+        return self.parent if self.owner is None else self.owner
 
     async def stop_with_owner(self, ending: Ending) -> None:
         """Stop all children of an actor that is closing, and wait for it."""
@@ -481,7 +485,7 @@ class SupervisorCell(Node):
                     f"{self.path!r} has a child {spec.name!r} already: give another name"
                 )
             return spec.name
-        base = _name_of(spec.factory)
+        base = default_name(spec.factory)
         if base not in self.names:
             return base
         number = self._last_suffix.get(base, 1)
@@ -491,10 +495,3 @@ class SupervisorCell(Node):
             if name not in self.names:
                 self._last_suffix[base] = number
                 return name
-
-
-def _name_of(factory: object) -> str:
-    while isinstance(factory, partial):
-        factory = factory.func
-    name = getattr(factory, "__name__", None) or type(factory).__name__
-    return name.strip("<>").lower().replace("/", "-")

@@ -6,6 +6,7 @@ trees.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar, cast, overload
 
 import attrs
@@ -35,6 +36,14 @@ def check_child_name(name: str) -> str:
     if not isinstance(name, str) or not name or "/" in name:  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise ChildNameError(f"{name!r} cannot name a child: give a str without slashes")
     return name
+
+
+def default_name(factory: object) -> str:
+    """Return the name of a child that was given none: its factory's, in lower case."""
+    while isinstance(factory, partial):
+        factory = factory.func
+    name = getattr(factory, "__name__", None) or type(factory).__name__
+    return name.strip("<>").lower().replace("/", "-")
 
 
 def _check_seconds(what: str, seconds: float) -> None:
