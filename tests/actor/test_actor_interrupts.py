@@ -6,6 +6,7 @@ from functools import partial
 import attrs
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 
 from terzetto.actor import (
@@ -14,9 +15,11 @@ from terzetto.actor import (
     ActorStoppedError,
     Child,
     Context,
+    Exit,
     Ref,
     Reject,
     Stop,
+    Supervisor,
     Tree,
     open_supervisor,
     open_tree,
@@ -190,3 +193,40 @@ async def test_an_asker_may_leave_while_it_tells_its_deadline(
         scope.cancel()
         await trio.sleep(1)
         assert await below.ask(Curious.deadline) == float("inf")
+
+
+async def test_an_actor_may_end_its_namesake_in_another_tree() -> None:
+    async with open_supervisor() as one, open_supervisor() as other:
+        ref = await one.spawn(Probe, name="same")
+        namesake = await other.spawn(Probe, name="same")
+        assert ref.path == namesake.path
+        exit_ = await ref.ask(Probe.call, namesake.close)
+        assert exit_ == Exit(Stop.CLOSED)
+        await ref.ask(Probe.call, other.close)
+
+
+async def test_a_child_cannot_wait_for_the_end_of_those_above_it() -> None:
+    class Owner(Probe):
+        async def started(self, ctx: Context[Probe]) -> None:
+            await ctx.spawn(Probe, name="kid")
+
+    async with open_supervisor() as top:
+        owner = await top.spawn(Owner, name="owner")
+        kid = top.get("owner/kid", Probe)
+        for end in (
+            kid.close,
+            owner.close,
+            owner.shutdown,
+            top.close,
+            partial(top.stop_child, "owner"),
+        ):
+            with pytest.raises(ActorCrashedError, match="its own end"):
+                await kid.ask(Probe.call, end)
+            await trio.lowlevel.checkpoint()
+            kid = await _up_again(top)
+
+
+async def _up_again(top: Supervisor) -> Ref[Probe]:
+    """Return the kid once it, or its owner, has been restarted."""
+    await top.get("owner", Probe).ask(Probe.echo, 1)
+    return top.get("owner/kid", Probe)

@@ -187,6 +187,41 @@ async def test_what_happens_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert str(crashed.exc_info[1]) == "logged"
 
 
+async def test_an_error_that_comes_out_of_the_block_is_written_with_its_traceback_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Probe):
+        async def started(self, ctx: Context[Probe]) -> None:
+            raise ValueError("told once")
+
+    inner = Tree(name="inner", children=(Child(Broken, name="b"),))
+    with pytest.raises(ValueError, match="told once"):
+        async with open_tree(Tree(name="top", children=(inner,))):
+            pytest.fail("it cannot be up")
+    tracebacks = [record for record in caplog.records if record.exc_info]
+    assert len(tracebacks) == 1
+    assert "actor='top/inner/b' error='ValueError: told once'" in tracebacks[0].getMessage()
+
+
+async def test_a_start_that_a_stop_overtakes_is_no_crash(caplog: pytest.LogCaptureFixture) -> None:
+    class Family(Probe):
+        async def started(self, ctx: Context[Probe]) -> None:
+            starting.set()
+            await stopped.wait()
+            await ctx.spawn(Probe)
+            pytest.fail("an actor that is stopping has no children")
+
+    starting, stopped = trio.Event(), trio.Event()
+    async with open_supervisor() as top:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(top.spawn, Family, name="f"))
+            await starting.wait()
+            nursery.cancel_scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        stopped.set()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_an_actors_own_log_has_its_path(caplog: pytest.LogCaptureFixture) -> None:
     class Logging(Probe):
         async def started(self, ctx: Context[Probe]) -> None:

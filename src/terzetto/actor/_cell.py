@@ -180,7 +180,10 @@ class ActorCell(Node):
                     else:
                         await self._run(actor, context)
         except BaseException as error:  # noqa: BLE001 - the boundary of user code; see _triage
-            self._crash = await self._triage(error)
+            crash = await self._triage(error)
+            # A start that was overtaken by a stop finds others stopped: that is no crash.
+            if is_up or self.ending is None or not isinstance(crash, ActorStoppedError):
+                self._crash = crash
         self.note_ended(await self._close(actor if is_up else None))
 
     def _make(self) -> Actor:
@@ -197,13 +200,15 @@ class ActorCell(Node):
     @trio.lowlevel.enable_ki_protection
     async def _triage(self, error: BaseException) -> BaseException:
         """Tell a cancellation of the whole tree, which passes on, from a crash."""
-        found: BaseException | None = error if isinstance(error, trio.Cancelled) else None
-        if isinstance(error, BaseExceptionGroup):
-            group = cast("BaseExceptionGroup[BaseException]", error)
-            found, rest = group.split(trio.Cancelled)
+        is_cancelled = isinstance(error, trio.Cancelled)
+        group: object = error
+        if isinstance(group, BaseExceptionGroup):
+            parts = cast("BaseExceptionGroup[BaseException]", group)
+            found, rest = parts.split(trio.Cancelled)
             if found is not None and rest is not None:
                 return rest
-        if found is not None:
+            is_cancelled = found is not None
+        if is_cancelled:
             # One that belongs to a scope around us is raised anew by this very line,
             # so no captured Cancelled travels; one that belongs to none is a crash.
             await trio.lowlevel.checkpoint_if_cancelled()

@@ -25,9 +25,11 @@ def log_to(logger: Logger) -> Callable[[Event], None]:
     Crashes and escalations are errors, with their traceback in `exc_info`;
     dead letters, hooks cut off and restarts are warnings, the rest is for
     debugging. Of the dead letters of one actor and reason only the first is a
-    warning.
+    warning. An error that brings down one supervisor after the other is written
+    with its traceback once.
     """
     seen: set[tuple[str, str]] = set()
+    told: list[BaseException] = []
 
     def write(event: Event) -> None:
         match event:
@@ -37,7 +39,10 @@ def log_to(logger: Logger) -> Callable[[Event], None]:
                 logger.warning("actor restarted", actor=path, restarts=restarts)
             case Stopped(path=path, exit=exit_):
                 logger.debug("actor stopped", actor=path, reason=exit_.reason.value)
+            case Crashed(path=path, error=error) if error is told[0]:
+                logger.debug("actor crashed", actor=path, error=describe_error(error))
             case Crashed(path=path, error=error):
+                told[0] = error
                 logger.error(
                     "actor crashed", actor=path, error=describe_error(error), exc_info=error
                 )
@@ -58,6 +63,16 @@ def log_to(logger: Logger) -> Callable[[Event], None]:
                 logger.warning("events not logged, too many at once", count=count)
 
     return write
+
+
+def _write_crash(logger: Logger, event: Crashed, told: list[BaseException]) -> None:
+    """Write a crash; one whose error was written just before, as it came up, is for debugging."""
+    text = describe_error(event.error)
+    if told and told[0] is event.error:
+        logger.debug("actor crashed", actor=event.path, error=text)
+    else:
+        told[:] = [event.error]
+        logger.error("actor crashed", actor=event.path, error=text, exc_info=event.error)
 
 
 def _is_new(key: tuple[str, str], seen: set[tuple[str, str]]) -> bool:
