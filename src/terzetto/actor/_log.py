@@ -39,13 +39,8 @@ def log_to(logger: Logger) -> Callable[[Event], None]:
                 logger.warning("actor restarted", actor=path, restarts=restarts)
             case Stopped(path=path, exit=exit_):
                 logger.debug("actor stopped", actor=path, reason=exit_.reason.value)
-            case Crashed(path=path, error=error) if error is told[0]:
-                logger.debug("actor crashed", actor=path, error=describe_error(error))
-            case Crashed(path=path, error=error):
-                told[0] = error
-                logger.error(
-                    "actor crashed", actor=path, error=describe_error(error), exc_info=error
-                )
+            case Crashed():
+                _write_crash(logger, event, told)
             case Escalated(path=path, child=child, why=why, error=error):
                 logger.error(
                     "supervisor failed",
