@@ -4,12 +4,15 @@
 wherever an error is reported and not raised.
 """
 
+from typing import cast
+
 
 def describe_error(error: BaseException) -> str:
     """Return the type of `error` and its text, for a group those of its members."""
     name = type(error).__name__
     if isinstance(error, BaseExceptionGroup):
-        members: list[str] = [describe_error(member) for member in error.exceptions]
-        return f"{name}: {error.message} ({'; '.join(members)})"
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        members = "; ".join(describe_error(member) for member in group.exceptions)
+        return f"{name}: {group.message} ({members})"
     text = str(error)
     return f"{name}: {text}" if text else name
