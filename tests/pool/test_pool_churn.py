@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from terzetto import pool
+from terzetto.errors import InvalidNameError
 from terzetto.pool._ring import Member, place
 from terzetto.redis import connect
 from terzetto.server import EmbeddedServer, open_cluster
@@ -117,3 +118,6 @@ async def test_a_pool_with_a_hash_tag_works_on_a_cluster() -> None:
         assert ledger.overlaps == []
         await second.shutdown()
         assert ledger.live == {}
+        for name in ("p", "p{}", "}p{"):
+            with pytest.raises(InvalidNameError, match="hash tag"):
+                pool.child(name, second.redis)

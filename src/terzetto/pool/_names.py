@@ -36,6 +36,12 @@ def check_pool(name: str) -> str:
     return check_name("pool", name, limit=MAX_POOL_LENGTH)
 
 
+def has_hash_tag(name: str) -> bool:
+    """Tell whether `name` has a part in braces, which alone says where a cluster puts it."""
+    tag = name.partition("{")[2]
+    return tag.find("}") > 0
+
+
 def check_key(key: str) -> str:
     """Return `key` if a job may be called so.
 

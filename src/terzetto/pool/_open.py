@@ -5,8 +5,10 @@ from functools import partial
 
 from terzetto._shared._logging import Logger, default_logger
 from terzetto.actor import Child, Ref, open_child
+from terzetto.errors import InvalidNameError
 from terzetto.pool._actor import NodeActor
 from terzetto.pool._core import Options
+from terzetto.pool._names import check_pool, has_hash_tag
 from terzetto.pool._node import Node
 from terzetto.redis import Redis
 
@@ -23,7 +25,10 @@ def child(
     client_only: bool = False,
     logger: Logger | None = None,
 ) -> Child[Node]:
-    """Return a node as a child for a tree of one's own; see `open_node` for the options."""
+    """Return a node as a child for a tree of one's own; see `open_node` for the options.
+
+    Raises what `open_node` raises, but for what only Redis knows.
+    """
     options = Options(
         worker_ttl=worker_ttl,
         worker_shutdown_ttl=worker_shutdown_ttl,
@@ -32,6 +37,12 @@ def child(
         job_sink_block_duration=job_sink_block_duration,
         client_only=client_only,
     )
+    check_pool(pool)
+    if redis.url.startswith("redis-cluster:") and not has_hash_tag(pool):
+        raise InvalidNameError(
+            f"pool {pool!r} would lie in several slots of the cluster: "
+            f"give its name a hash tag, such as '{{{pool}}}'"
+        )
     node = Node(pool, redis, options, default_logger("pool") if logger is None else logger)
 
     def bind(ref: Ref[NodeActor]) -> Node:
@@ -78,7 +89,8 @@ def open_node(
             library's logger ``terzetto.pool``.
 
     Raises:
-        InvalidNameError: the pool cannot be called so.
+        InvalidNameError: the pool cannot be called so, on a cluster not without
+            a hash tag.
         InvalidOptionError: an option is out of its range.
         PoolShutdownError: the pool is being shut down.
     """
