@@ -5,12 +5,12 @@ supervisor starts it, restarts it when it crashes, and stops it in order; a
 `Ref` reaches it. Nothing in here knows of Redis.
 """
 
-from ._actor import Actor
-from ._backoff import Backoff
-from ._channels import as_channel, feed
-from ._context import Context, Timer
-from ._describe import Description, render
-from ._errors import (
+from terzetto.actor._actor import Actor
+from terzetto.actor._backoff import Backoff
+from terzetto.actor._channels import as_channel, feed
+from terzetto.actor._context import Context, Timer
+from terzetto.actor._describe import Description, render
+from terzetto.actor._errors import (
     ActorCrashedError,
     ActorStoppedError,
     AskCycleError,
@@ -23,7 +23,7 @@ from ._errors import (
     StrayCancelledError,
     UnknownChildError,
 )
-from ._events import (
+from terzetto.actor._events import (
     Crashed,
     CutOff,
     DeadLetter,
@@ -35,13 +35,13 @@ from ._events import (
     Started,
     Stopped,
 )
-from ._handle import Supervisor
-from ._message import Message
-from ._open import open_child, open_supervisor, open_tree, run_actor
-from ._ref import Ref
-from ._serve import serve
-from ._tree import Child, Tree
-from ._types import AutoShutdown, Exit, Restart, State, Stop, Strategy
+from terzetto.actor._handle import Supervisor
+from terzetto.actor._message import Message
+from terzetto.actor._open import open_child, open_supervisor, open_tree, run_actor
+from terzetto.actor._ref import Ref
+from terzetto.actor._serve import serve
+from terzetto.actor._tree import Child, Tree
+from terzetto.actor._types import AutoShutdown, Exit, Restart, State, Stop, Strategy
 
 __all__ = [
     "Actor",

@@ -12,15 +12,15 @@ from weakref import WeakKeyDictionary
 import attrs
 import trio
 
-from ._current import current_cell
-from ._errors import MessageError
-from ._message import Handler, Message
-from ._types import Stop
+from terzetto.actor._current import current_cell
+from terzetto.actor._errors import MessageError
+from terzetto.actor._message import Handler, Message
+from terzetto.actor._types import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._context import Context
+    from terzetto.actor._context import Context
 
 HOOKS = frozenset({"started", "stopping", "handed_back", "run"})
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import attrs
 
-from ._errors import SpecError
+from terzetto.actor._errors import SpecError
 
 
 @attrs.frozen(kw_only=True)

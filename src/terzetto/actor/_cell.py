@@ -31,25 +31,24 @@ import attrs
 import trio
 
 from terzetto._shared._texts import describe_error
-
-from ._actor import Actor, message_table, resolve
-from ._current import Waiter, current_cell
-from ._errors import (
+from terzetto.actor._actor import Actor, message_table, resolve
+from terzetto.actor._current import Waiter, current_cell
+from terzetto.actor._errors import (
     ActorCrashedError,
     ActorStoppedError,
     MessageError,
     Reject,
     StrayCancelledError,
 )
-from ._events import CutOff, describe_stop
-from ._mailbox import Mailbox
-from ._message import Handler, Message
-from ._node import Node
-from ._types import Ending, Exit, LifeEnd, Stop
+from terzetto.actor._events import CutOff, describe_stop
+from terzetto.actor._mailbox import Mailbox
+from terzetto.actor._message import Handler, Message
+from terzetto.actor._node import Node
+from terzetto.actor._types import Ending, Exit, LifeEnd, Stop
 
 if TYPE_CHECKING:
-    from ._context import Context
-    from ._supervisor import SupervisorCell
+    from terzetto.actor._context import Context
+    from terzetto.actor._supervisor import SupervisorCell
 
 BATCH = 64  # messages that a life handles at most before it lets other tasks run
 

@@ -7,9 +7,9 @@ from typing import Any, Generic, TypeVar, cast
 import attrs
 import trio
 
-from ._actor import Actor
-from ._errors import ActorStoppedError
-from ._ref import Ref
+from terzetto.actor._actor import Actor
+from terzetto.actor._errors import ActorStoppedError
+from terzetto.actor._ref import Ref
 
 A = TypeVar("A", bound=Actor)
 T = TypeVar("T")

@@ -13,15 +13,14 @@ import attrs
 import trio
 
 from terzetto._shared._logging import Logger
-
-from ._actor import Actor
-from ._cell import ActorCell
-from ._errors import ActorStoppedError, SpecError
-from ._handle import Supervisor, as_spec
-from ._ref import Ref
-from ._supervisor import SupervisorCell
-from ._tree import Child, Tree
-from ._types import Restart
+from terzetto.actor._actor import Actor
+from terzetto.actor._cell import ActorCell
+from terzetto.actor._errors import ActorStoppedError, SpecError
+from terzetto.actor._handle import Supervisor, as_spec
+from terzetto.actor._ref import Ref
+from terzetto.actor._supervisor import SupervisorCell
+from terzetto.actor._tree import Child, Tree
+from terzetto.actor._types import Restart
 
 A_co = TypeVar("A_co", bound=Actor, covariant=True)
 B = TypeVar("B", bound=Actor)

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from typing import Protocol
 
-from ._errors import AskCycleError
-from ._message import Message
+from terzetto.actor._errors import AskCycleError
+from terzetto.actor._message import Message
 
 
 class Waiter(Protocol):

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 import trio
 
-from ._cell import ActorCell
-from ._node import Node
-from ._supervisor import SupervisorCell
-from ._types import State
+from terzetto.actor._cell import ActorCell
+from terzetto.actor._node import Node
+from terzetto.actor._supervisor import SupervisorCell
+from terzetto.actor._types import State
 
 if TYPE_CHECKING:
-    from ._handle import Supervisor
+    from terzetto.actor._handle import Supervisor
 
 
 @attrs.frozen(kw_only=True)

@@ -19,9 +19,8 @@ import attrs
 import trio
 
 from terzetto._shared._logging import Logger
-
-from ._message import Message
-from ._types import Exit, Stop
+from terzetto.actor._message import Message
+from terzetto.actor._types import Exit, Stop
 
 MAX_PLACES = 10_000
 

@@ -6,17 +6,17 @@ from typing import Any, TypeVar, cast, overload
 
 import attrs
 
-from ._actor import Actor
-from ._cell import ActorCell
-from ._current import refuse_own_end
-from ._describe import Description, describe_node
-from ._errors import SpecError, UnknownChildError
-from ._events import Event, Feed, Observer
-from ._node import Node
-from ._ref import Ref
-from ._supervisor import Spec, SupervisorCell
-from ._tree import Child, Tree
-from ._types import Ending, Exit, Restart
+from terzetto.actor._actor import Actor
+from terzetto.actor._cell import ActorCell
+from terzetto.actor._current import refuse_own_end
+from terzetto.actor._describe import Description, describe_node
+from terzetto.actor._errors import SpecError, UnknownChildError
+from terzetto.actor._events import Event, Feed, Observer
+from terzetto.actor._node import Node
+from terzetto.actor._ref import Ref
+from terzetto.actor._supervisor import Spec, SupervisorCell
+from terzetto.actor._tree import Child, Tree
+from terzetto.actor._types import Ending, Exit, Restart
 
 A = TypeVar("A", bound=Actor)
 T = TypeVar("T")

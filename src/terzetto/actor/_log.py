@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 from terzetto._shared._logging import Logger
 from terzetto._shared._texts import describe_error
-
-from ._events import (
+from terzetto.actor._events import (
     MAX_PLACES,
     Crashed,
     CutOff,

@@ -18,8 +18,8 @@ import attrs
 import trio
 from outcome import Error
 
-from ._errors import ActorStoppedError
-from ._message import Message
+from terzetto.actor._errors import ActorStoppedError
+from terzetto.actor._message import Message
 
 
 @attrs.define(eq=False)

@@ -13,7 +13,7 @@ import attrs
 import trio
 from outcome import Error, Value
 
-from ._errors import MessageError, Reject
+from terzetto.actor._errors import MessageError, Reject
 
 # Any: the parameters of a handler are checked where a ref is used, by ParamSpec;
 # from there on they are carried and not looked at.

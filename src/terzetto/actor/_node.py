@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from ._current import Waiter
-from ._events import Crashed, Restarted, Started, Stopped
-from ._types import Ending, Exit, LifeEnd, Restart, State
+from terzetto.actor._current import Waiter
+from terzetto.actor._events import Crashed, Restarted, Started, Stopped
+from terzetto.actor._types import Ending, Exit, LifeEnd, Restart, State
 
 if TYPE_CHECKING:
-    from ._supervisor import SupervisorCell
-    from ._system import System
+    from terzetto.actor._supervisor import SupervisorCell
+    from terzetto.actor._system import System
 
 
 @attrs.define(eq=False, kw_only=True)

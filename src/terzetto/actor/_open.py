@@ -7,16 +7,15 @@ from typing import Any, TypeVar, cast
 import trio
 
 from terzetto._shared._logging import Logger
-
-from ._actor import Actor
-from ._backoff import Backoff
-from ._events import Observer
-from ._handle import Supervisor
-from ._ref import Ref
-from ._supervisor import SupervisorCell
-from ._system import Root
-from ._tree import Child, Tree
-from ._types import AutoShutdown, Strategy
+from terzetto.actor._actor import Actor
+from terzetto.actor._backoff import Backoff
+from terzetto.actor._events import Observer
+from terzetto.actor._handle import Supervisor
+from terzetto.actor._ref import Ref
+from terzetto.actor._supervisor import SupervisorCell
+from terzetto.actor._system import Root
+from terzetto.actor._tree import Child, Tree
+from terzetto.actor._types import AutoShutdown, Strategy
 
 A = TypeVar("A", bound=Actor)
 T = TypeVar("T")

@@ -34,8 +34,8 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from ._backoff import Backoff
-from ._types import AutoShutdown, Restart, Strategy
+from terzetto.actor._backoff import Backoff
+from terzetto.actor._types import AutoShutdown, Restart, Strategy
 
 
 class Phase(enum.Enum):

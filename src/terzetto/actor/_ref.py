@@ -13,12 +13,12 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 import attrs
 import trio
 
-from ._actor import Actor
-from ._cell import ActorCell
-from ._current import Current, current_cell, find_cycle, refuse_own_end
-from ._errors import AskCycleError, MessageError
-from ._message import Handler, Inquiry, Message
-from ._types import Ending, Exit
+from terzetto.actor._actor import Actor
+from terzetto.actor._cell import ActorCell
+from terzetto.actor._current import Current, current_cell, find_cycle, refuse_own_end
+from terzetto.actor._errors import AskCycleError, MessageError
+from terzetto.actor._message import Handler, Inquiry, Message
+from terzetto.actor._types import Ending, Exit
 
 A_co = TypeVar("A_co", bound=Actor, covariant=True)
 P = ParamSpec("P")

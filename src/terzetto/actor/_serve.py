@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator
 import trio
 
 from terzetto._shared._logging import Logger, default_logger
-
-from ._events import Observer
-from ._handle import Supervisor
-from ._open import open_tree
-from ._tree import Tree
-from ._types import Ending, Exit
+from terzetto.actor._events import Observer
+from terzetto.actor._handle import Supervisor
+from terzetto.actor._open import open_tree
+from terzetto.actor._tree import Tree
+from terzetto.actor._types import Ending, Exit
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -26,23 +26,23 @@ from typing import Any, TypeAlias
 import attrs
 import trio
 
-from . import _policy as do
-from ._cell import ActorCell
-from ._current import Waiter, current_cell, find_cycle
-from ._errors import (
+from terzetto.actor import _policy as do
+from terzetto.actor._cell import ActorCell
+from terzetto.actor._current import Waiter, current_cell, find_cycle
+from terzetto.actor._errors import (
     ActorStoppedError,
     AskCycleError,
     ChildLimitError,
     ChildNameError,
     UnknownChildError,
 )
-from ._events import Escalated, describe_stop
-from ._mailbox import Mailbox
-from ._node import Node
-from ._policy import How, Policy
-from ._ref import Ref
-from ._tree import Child, Tree, default_name
-from ._types import Ending, Exit, LifeEnd, Stop
+from terzetto.actor._events import Escalated, describe_stop
+from terzetto.actor._mailbox import Mailbox
+from terzetto.actor._node import Node
+from terzetto.actor._policy import How, Policy
+from terzetto.actor._ref import Ref
+from terzetto.actor._tree import Child, Tree, default_name
+from terzetto.actor._types import Ending, Exit, LifeEnd, Stop
 
 Spec: TypeAlias = Child[Any] | Tree
 Report: TypeAlias = Callable[[float], list[do.Action]]

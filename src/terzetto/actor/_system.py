@@ -26,17 +26,16 @@ import attrs
 import trio
 
 from terzetto._shared._logging import Logger, default_logger
-
-from ._cell import ActorCell
-from ._context import Context
-from ._errors import ActorStoppedError
-from ._events import Feed, Hub, Observer, run_observer
-from ._handle import Supervisor
-from ._log import log_to
-from ._node import Node
-from ._supervisor import SupervisorCell
-from ._tree import Tree
-from ._types import Ending, Exit, LifeEnd, Stop
+from terzetto.actor._cell import ActorCell
+from terzetto.actor._context import Context
+from terzetto.actor._errors import ActorStoppedError
+from terzetto.actor._events import Feed, Hub, Observer, run_observer
+from terzetto.actor._handle import Supervisor
+from terzetto.actor._log import log_to
+from terzetto.actor._node import Node
+from terzetto.actor._supervisor import SupervisorCell
+from terzetto.actor._tree import Tree
+from terzetto.actor._types import Ending, Exit, LifeEnd, Stop
 
 T = TypeVar("T")
 

@@ -11,12 +11,12 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 import attrs
 
-from ._actor import Actor
-from ._backoff import Backoff
-from ._errors import ChildNameError, SpecError
-from ._policy import Rules
-from ._ref import Ref
-from ._types import AutoShutdown, Restart, Strategy
+from terzetto.actor._actor import Actor
+from terzetto.actor._backoff import Backoff
+from terzetto.actor._errors import ChildNameError, SpecError
+from terzetto.actor._policy import Rules
+from terzetto.actor._ref import Ref
+from terzetto.actor._types import AutoShutdown, Restart, Strategy
 
 A = TypeVar("A", bound=Actor)
 T = TypeVar("T")

@@ -9,14 +9,14 @@ like one in production. `open_proxy` stands between a client and a server and
 makes the faults of a network.
 """
 
-from ._faults import CrashPlan, InjectedCrash, inject
-from ._leaks import TaskLeakError, no_task_leaks
-from ._probe import Journal, Probe
-from ._program import Program, ProgramEndedError, open_program
-from ._proxy import Proxy, open_proxy
-from ._relay import ProxyConnection
-from ._rules import Fault, Rule
-from ._schedule import run_seeded, seeded, virtual_clock
+from terzetto.testing._faults import CrashPlan, InjectedCrash, inject
+from terzetto.testing._leaks import TaskLeakError, no_task_leaks
+from terzetto.testing._probe import Journal, Probe
+from terzetto.testing._program import Program, ProgramEndedError, open_program
+from terzetto.testing._proxy import Proxy, open_proxy
+from terzetto.testing._relay import ProxyConnection
+from terzetto.testing._rules import Fault, Rule
+from terzetto.testing._schedule import run_seeded, seeded, virtual_clock
 
 __all__ = [
     "CrashPlan",

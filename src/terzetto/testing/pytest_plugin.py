@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from ._leaks import no_task_leaks
+from terzetto.testing._leaks import no_task_leaks
 
 
 @pytest.fixture
