@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from terzetto.pool._node import Node, Worker
 
 _SETTLE: Final = 0.05  # seconds that a change of the fleet rests before jobs move
+_LEAVING: Final = 1.0  # seconds that the other nodes have to go, once they have no workers
 _LAST_WORDS: Final = 2.0  # seconds for the answers that are still to be sent at the end
 
 
@@ -305,7 +306,8 @@ class NodeActor(Actor):
         options = self.core.options
         with trio.move_on_after(options.worker_shutdown_ttl):
             await self._wait_fleet(lambda now: not self.core.fleet.live_workers(now))
-        with trio.move_on_after(options.worker_ttl):
+        # A client stays as long as it likes; then the maps are emptied by messages.
+        with trio.move_on_after(min(options.worker_ttl, _LEAVING)):
             await self._wait_fleet(
                 lambda now: self.core.fleet.live_nodes(now) in ([], [self.core.node_id])
             )
