@@ -1,0 +1,160 @@
+"""Builds the Go program under `peer/`, and talks to it: a real Pulse on the other side.
+
+`build_peer` says by name what is missing where it cannot be built. `open_peer`
+runs the program; `Peer.call` is one request to it. The bench uses both too.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+import attrs
+import trio
+
+PULSE: Final = "goa.design/pulse v1.6.5"
+SOURCE: Final = Path(__file__).with_name("peer")
+BUILD_PATIENCE: Final = 600.0  # seconds; an empty module cache takes minutes to fill
+END_GRACE: Final = 10.0  # seconds to wait for a program that was sent SIGKILL
+
+
+class PeerMissingError(Exception):
+    """The peer cannot be built here; the text names what is missing."""
+
+
+class PeerRefusedError(Exception):
+    """The peer answered a request with an error; the text is Pulse's."""
+
+
+def build_peer(binary: Path) -> None:
+    """Build the peer into the file `binary`.
+
+    Raises:
+        PeerMissingError: there is no Go, or Pulse cannot be had.
+    """
+    go = shutil.which("go")
+    if go is None:
+        raise PeerMissingError("no go on PATH")
+    # Whoever has Go but not the module is told at once, before the rest is downloaded.
+    for what, words in [
+        (f"the Go module {PULSE} cannot be downloaded", ["mod", "download", PULSE.split()[0]]),
+        ("the Go program tests/interop/peer cannot be built", ["build", "-o", str(binary), "."]),
+    ]:
+        done = subprocess.run(  # noqa: S603 - Go, on our own source
+            [go, *words],
+            cwd=SOURCE,
+            env={**os.environ, "GOWORK": "off"},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=BUILD_PATIENCE,
+            check=False,
+        )
+        if done.returncode:
+            raise PeerMissingError(f"{what}: {' '.join(done.stderr.split())[-500:]}")
+
+
+@attrs.define(eq=False)
+class Peer:
+    """A running peer. Made by `open_peer`."""
+
+    process: trio.Process
+    _waiting: dict[int, trio.MemorySendChannel[dict[str, Any]]] = attrs.field(
+        factory=dict[int, trio.MemorySendChannel[dict[str, Any]]]
+    )
+    _asked: int = 0
+    _writing: trio.Lock = attrs.field(factory=trio.Lock)
+
+    async def call(self, do: str, on: str = "", /, **arguments: object) -> Any:
+        """Ask for something, and return the answer.
+
+        Texts may have any bytes, those that are not UTF-8 as surrogate escapes.
+
+        Raises:
+            PeerRefusedError: Pulse returned an error.
+            trio.EndOfChannel: the program ended meanwhile.
+        """
+        self._asked += 1
+        number = self._asked
+        send, receive = trio.open_memory_channel[dict[str, Any]](1)
+        self._waiting[number] = send
+        request = _to_peer({"id": number, "do": do, "on": on, **arguments})
+        try:
+            async with self._writing:
+                assert self.process.stdin is not None
+                await self.process.stdin.send_all(json.dumps(request).encode() + b"\n")
+            answer = await receive.receive()
+        finally:
+            self._waiting.pop(number, None)
+        if "error" in answer:
+            raise PeerRefusedError(answer["error"])
+        return _from_peer(answer["result"])
+
+    async def kill(self) -> None:
+        """End the program with SIGKILL, and wait until it is gone."""
+        self.process.kill()
+        await self.process.wait()
+
+    async def read_answers(self) -> None:
+        """Hand each answer to the call that waits for it, until the program ends."""
+        assert self.process.stdout is not None
+        rest = b""
+        async for chunk in self.process.stdout:
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                answer = json.loads(line)
+                if (waiting := self._waiting.get(answer["id"])) is not None:
+                    waiting.send_nowait(answer)
+        for waiting in self._waiting.values():
+            waiting.close()
+
+
+@asynccontextmanager
+async def open_peer(binary: Path, url: str) -> AsyncGenerator[Peer]:
+    """Run the peer on the server at `url`; leaving the block kills it if it still runs."""
+    process = await trio.lowlevel.open_process(
+        [str(binary), url], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    peer = Peer(process)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.read_answers)
+            yield peer
+            nursery.cancel_scope.cancel()
+    finally:
+        process.kill()
+        with trio.move_on_after(END_GRACE, shield=True):
+            await process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            await trio.aclose_forcefully(pipe)
+
+
+def _to_peer(value: Any) -> Any:
+    """Write texts as the peer reads them: a code point for each byte."""
+    match value:
+        case bytes():
+            return value.decode("latin-1")
+        case str():
+            return value.encode(errors="surrogateescape").decode("latin-1")
+        case _:
+            return _map(_to_peer, value)
+
+
+def _from_peer(value: Any) -> Any:
+    """Read what `_to_peer` wrote."""
+    if isinstance(value, str):
+        return value.encode("latin-1").decode(errors="surrogateescape")
+    return _map(_from_peer, value)
+
+
+def _map(change: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: change(item) for key, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, (list, tuple)):
+        return [change(item) for item in cast("list[Any]", value)]
+    return value

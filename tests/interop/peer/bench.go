@@ -1,0 +1,4 @@
+package main
+
+// benchCommands come with the bench.
+func (p *program) benchCommands() map[string]command { return nil }
