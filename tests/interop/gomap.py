@@ -9,7 +9,7 @@ import trio
 from tests.interop.gopeer import Peer
 
 LOOK: Final = 0.02  # seconds between two looks at another process, which sends no sign
-PATIENCE: Final = 15.0  # seconds until something is held not to come
+PATIENCE: Final = 12.0  # seconds until something is held not to come
 
 
 async def wait_for(look: Callable[[], Awaitable[Any]], wanted: object) -> None:
@@ -18,7 +18,7 @@ async def wait_for(look: Callable[[], Awaitable[Any]], wanted: object) -> None:
     with trio.move_on_after(PATIENCE):
         while (seen := await look()) != wanted:  # noqa: ASYNC110 - another process has no event to wait for
             await trio.sleep(LOOK)
-    assert seen == wanted
+    assert seen == wanted, f"{seen!r} instead of {wanted!r}"
 
 
 @attrs.define(eq=False)
