@@ -12,15 +12,23 @@ An event that fails without order is handed back and rests on the server; with
 order it is tried again in its lane, so that nothing of its topic overtakes it.
 Either way the delivery limit ends it, and the loop goes on.
 
+What is no `Exception`, such as `SystemExit`, ends the loop: the other handlers
+are cancelled, what was in hand is handed back, and the error comes out as it is.
+Ctrl-C is kept out of everything but the handlers, so that no event is lost
+between being taken and being noted; it comes out in the same way.
+
 Called by `Sink.handle`, in the caller's task.
 """
 
 from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
+from terzetto._shared._texts import describe_error
 from terzetto.streaming._claims import HANDED_BACK_MS, retry_delay
 from terzetto.streaming._event import Event
 from terzetto.streaming._intake import Intake
@@ -32,18 +40,46 @@ if TYPE_CHECKING:
 _HELD: Final = 4
 
 
+@asynccontextmanager
+async def _open_nursery() -> AsyncGenerator[trio.Nursery]:
+    """Open a nursery for handlers; the first error of theirs comes out as it is, in no group."""
+    try:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+    except BaseExceptionGroup as group:
+        _, errors = group.split(trio.Cancelled)
+        if errors is None:
+            raise
+        first, *others = errors.exceptions
+        for other in others:
+            first.add_note(f"another handler raised too: {describe_error(other)}")
+        context = first.__context__
+        try:
+            raise first
+        finally:
+            first.__context__ = context  # the group that it came in explains nothing
+            del first, others, errors  # or they and this frame keep each other
+
+
+@trio.lowlevel.disable_ki_protection
+async def _call(handler: Handler, event: Event) -> None:
+    await handler(event)
+
+
+@trio.lowlevel.enable_ki_protection
 async def run_unordered(sink: "Sink", handler: Handler, concurrency: int) -> None:
     """Run `handler` for each event until the sink closes."""
 
+    @trio.lowlevel.enable_ki_protection
     async def work() -> None:
         async for event in sink:
             try:
                 async with sink.process(event):
-                    await handler(event)
+                    await _call(handler, event)
             except Exception as error:  # noqa: BLE001 - the handler is the user's: whatever it raises, the loop lives on
                 sink.log_failure(event, error)
 
-    async with trio.open_nursery() as nursery:
+    async with _open_nursery() as nursery:
         for _ in range(concurrency):
             nursery.start_soon(work)
 
@@ -59,12 +95,13 @@ class OrderedLoop:
     retry_base: float
     _lanes: dict[str, deque[Event]] = attrs.field(factory=dict[str, deque[Event]], init=False)
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Run the handler for each event until the sink closes."""
         running = trio.Semaphore(self.concurrency)
         held = trio.Semaphore(self.concurrency * _HELD)
         try:
-            async with trio.open_nursery() as nursery:
+            async with _open_nursery() as nursery:
                 while True:
                     await held.acquire()
                     event = await self.intake.buffer.take()
@@ -83,6 +120,7 @@ class OrderedLoop:
                     self.intake.end_processing(event)
             self._lanes.clear()
 
+    @trio.lowlevel.enable_ki_protection
     async def _run_lane(
         self, topic: str, lane: deque[Event], running: trio.Semaphore, held: trio.Semaphore
     ) -> None:
@@ -102,7 +140,7 @@ class OrderedLoop:
         attempt = event.deliveries
         while True:
             try:
-                await self.handler(event)
+                await _call(self.handler, event)
             except Exception as error:  # noqa: BLE001 - the handler is the user's: whatever it raises, the loop lives on
                 self.sink.log_failure(event, error)
                 hopeless = isinstance(error, UnreadablePayloadError)

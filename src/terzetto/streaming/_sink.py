@@ -219,7 +219,8 @@ class Sink:
                 the stream's order as far as this instance gets them; one that
                 fails is tried again before the next. Other topics go on.
 
-        Cancelling cancels the handlers and hands their events back.
+        Cancelling cancels the handlers and hands their events back. So does what
+        is no `Exception`: `SystemExit` in a handler, or Ctrl-C. It comes out as it is.
 
         Raises:
             InvalidOptionError: `concurrency` is below 1.

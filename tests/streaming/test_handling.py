@@ -1,0 +1,63 @@
+"""What comes out of a sink's handler loop, and what is told of a handler's error."""
+
+import signal
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+
+from terzetto.streaming import OLDEST, Event, Stream
+
+Eventually = Callable[[Callable[[], Awaitable[object] | bool]], Awaitable[None]]
+
+
+def exit_with_four() -> None:
+    raise SystemExit(4)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def press_ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (exit_with_four, SystemExit),
+        (interrupt, KeyboardInterrupt),
+        (press_ctrl_c, KeyboardInterrupt),
+    ],
+)
+async def test_what_ends_a_program_comes_out_of_the_handler_loop_as_it_is(
+    stream: Stream, end: Callable[[], None], expected: type[BaseException], *, ordered: bool
+) -> None:
+    others_started, running = trio.Event(), set[str]()
+
+    async def handler(event: Event) -> None:
+        running.add(event.name)
+        try:
+            if event.name != "end":
+                others_started.set()
+                await trio.sleep_forever()
+            await others_started.wait()
+            end()
+        finally:
+            running.discard(event.name)
+
+    names = ["other", "end", "waiting"]
+    await stream.add_many([(name, b"", name) for name in names])
+    async with stream.open_sink("k", start=OLDEST, ack_grace_period=1000) as sink:
+        with trio.fail_after(20), pytest.raises(expected) as caught:
+            await sink.handle(handler, concurrency=2, ordered=ordered)
+        assert type(caught.value) is expected
+        assert not isinstance(caught.value.__context__, BaseExceptionGroup)
+        assert not running
+        back: set[str] = set()
+        with trio.fail_after(20):  # long before the grace period is over
+            while len(back) < len(names):
+                back.add((await anext(sink)).name)
+        assert back == set(names)
