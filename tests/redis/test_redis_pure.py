@@ -10,10 +10,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from terzetto.errors import InvalidOptionError, TerzettoError
-from terzetto.redis import Arg, Script, UrlError, WrongLinkError
+from terzetto.redis import (
+    Arg,
+    AuthError,
+    ConnectError,
+    CrossSlotError,
+    LinkClosedError,
+    LinkError,
+    LinkLostError,
+    ReplyError,
+    Script,
+    UrlError,
+    WrongLinkError,
+)
 from terzetto.redis._backoff import Backoff
 from terzetto.redis._commands import Road, blocking_time, check_dedicated, check_unit, road_of
 from terzetto.redis._url import Endpoint, Options, parse_url, split_url
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LinkError("x"),
+        ConnectError("x"),
+        AuthError("x"),
+        LinkLostError("x", may_have_run=True),
+        LinkClosedError("x"),
+        WrongLinkError("x"),
+        ReplyError("x"),
+        CrossSlotError("x"),
+    ],
+)
+def test_the_repr_of_an_error_has_its_text(error: Exception) -> None:
+    assert repr(error) == f"{type(error).__name__}('x')"
+    assert isinstance(error, TerzettoError)
+
 
 # URLs
 

@@ -170,7 +170,7 @@ async def test_processing_hands_back_on_failure_with_growing_rests(stream: Strea
         assert rests[2] > 0.35
         (letter,) = await stream.dead_letters.read()
         assert letter.deliveries == 3
-        assert "OwnError('bad')" in letter.why
+        assert "OwnError: bad" in letter.why
         assert await pending(stream) == 0
 
 

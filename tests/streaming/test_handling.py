@@ -1,10 +1,12 @@
 """What comes out of a sink's handler loop, and what is told of a handler's error."""
 
+import logging
 import signal
 from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+from redis.exceptions import ResponseError
 
 from terzetto.streaming import OLDEST, Event, Stream
 
@@ -61,3 +63,53 @@ async def test_what_ends_a_program_comes_out_of_the_handler_loop_as_it_is(
             while len(back) < len(names):
                 back.add((await anext(sink)).name)
         assert back == set(names)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_a_handlers_error_is_told_with_text_and_traceback(
+    stream: Stream, eventually: Eventually, caplog: pytest.LogCaptureFixture, *, ordered: bool
+) -> None:
+    async def handler(event: Event) -> None:
+        # What the server would answer; redis-py's repr of it has no text.
+        raise ResponseError(f"WRONGTYPE {event.name}")
+
+    async def is_dead() -> bool:
+        return await stream.dead_letters.count() == 1
+
+    await stream.add("a", b"", topic="t")
+    async with (
+        stream.open_sink("k", start=OLDEST, max_deliveries=1) as sink,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(lambda: sink.handle(handler, ordered=ordered))
+        await eventually(is_dead)
+        nursery.cancel_scope.cancel()
+    (letter,) = await stream.dead_letters.read()
+    assert letter.why == "the handler raised ResponseError: WRONGTYPE a"
+    (record,) = (each for each in caplog.records if each.message.startswith("handler failed"))
+    assert record.levelno == logging.WARNING
+    assert "ResponseError: WRONGTYPE a" in record.message
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], ResponseError)
+    assert record.exc_info[2] is not None
+
+
+async def test_a_matchers_error_is_told_with_its_text(
+    stream: Stream, eventually: Eventually
+) -> None:
+    def matcher(event: Event) -> bool:
+        raise ResponseError(f"WRONGTYPE {event.name}")
+
+    async def is_dead() -> bool:
+        return await stream.dead_letters.count() == 1
+
+    await stream.add("a", b"")
+    async with (
+        stream.open_sink("k", start=OLDEST, matcher=matcher) as sink,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(sink.read)
+        await eventually(is_dead)
+        nursery.cancel_scope.cancel()
+    (letter,) = await stream.dead_letters.read()
+    assert letter.why == "the matcher raised ResponseError: WRONGTYPE a"

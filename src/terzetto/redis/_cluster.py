@@ -28,10 +28,11 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from terzetto.errors import TerzettoError
 from terzetto.redis._actors import Keeper
 from terzetto.redis._client import Redis
 from terzetto.redis._commands import Road, check_unit, road_of, shared, upper_name
-from terzetto.redis._errors import LinkClosedError, LinkLostError
+from terzetto.redis._errors import LinkClosedError, LinkLostError, TextInRepr
 from terzetto.redis._link import Link
 from terzetto.redis._request import LinkStatistics, LinkStatus, State, as_list
 from terzetto.redis._script import Script
@@ -57,7 +58,7 @@ _EVERYWHERE: Final[dict[str, Callable[[list[Reply]], Reply]]] = {
 """Commands for all masters, and how their replies become one."""
 
 
-class CrossSlotError(ClusterCrossSlotError):
+class CrossSlotError(TextInRepr, TerzettoError, ClusterCrossSlotError):
     """Keys of one command or unit live in different slots; give them a common ``{tag}``."""
 
 

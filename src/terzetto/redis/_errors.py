@@ -16,7 +16,14 @@ class UrlError(InvalidOptionError):
     """The URL is missing, has an unknown scheme, or has a part that cannot be understood."""
 
 
-class LinkError(TerzettoError, RedisConnectionError):
+class TextInRepr:
+    """Gives errors the usual repr; redis-py's leaves out the text."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+
+class LinkError(TextInRepr, TerzettoError, RedisConnectionError):
     """Something is wrong between this process and the server, not with a command."""
 
 
@@ -42,11 +49,11 @@ class LinkLostError(LinkError):
         self.may_have_run = may_have_run
 
 
-class LinkClosedError(ClosedError, RedisConnectionError):
+class LinkClosedError(TextInRepr, ClosedError, RedisConnectionError):
     """The block of the client, or of the link, has been left; nothing was sent."""
 
 
-class WrongLinkError(TerzettoError, RedisError):
+class WrongLinkError(TextInRepr, TerzettoError, RedisError):
     """The command would disturb the callers who share the link; the text names the right way."""
 
 

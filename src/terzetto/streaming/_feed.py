@@ -29,6 +29,7 @@ import trio
 from redis.exceptions import RedisError
 
 from terzetto._shared._logging import Logger
+from terzetto._shared._texts import describe_error
 from terzetto.redis import Arg, LinkClosedError, Redis
 from terzetto.streaming._buffer import Batch, Buffer, Signal
 from terzetto.streaming._edges import read_edges
@@ -136,7 +137,9 @@ class Feed:
                         return
                     except RedisError as error:
                         self._last_end = float("-inf")
-                        self._log.warning("reading failed", reader=name, error=str(error))
+                        self._log.warning(
+                            "reading failed", reader=name, error=describe_error(error)
+                        )
                         await trio.sleep(pace.failed())
             finally:
                 self._poll = None
@@ -197,7 +200,7 @@ class Feed:
                 if select is None or select(event):
                     events.append(event)
             except Exception as error:  # noqa: BLE001 - the matcher is the user's: whatever it raises, the loop lives on
-                self._skip(event.id, stream, f"the matcher raised {error!r}")
+                self._skip(event.id, stream, f"the matcher raised {describe_error(error)}")
         return events
 
     def _skip(self, event_id: str, stream: str, why: str) -> None:

@@ -43,6 +43,7 @@ from redis.exceptions import RedisError
 from ulid import ULID
 
 from terzetto._shared._logging import Logger
+from terzetto._shared._texts import describe_error
 from terzetto.redis import Arg, LinkClosedError, Redis
 from terzetto.streaming._buffer import Batch, Buffer, Signal
 from terzetto.streaming._claims import LAPSE, keepalive_interval
@@ -203,7 +204,7 @@ class Intake:
             except LinkClosedError:
                 return
             except RedisError as error:
-                self.log.warning("keep-alive failed", error=str(error))
+                self.log.warning("keep-alive failed", error=describe_error(error))
                 delay = min(interval, pace.failed())
             await trio.sleep(delay)
 
@@ -225,7 +226,7 @@ class Intake:
                         self.buffer.close()
                         return
                     except RedisError as error:
-                        self.log.warning("reading failed", error=str(error))
+                        self.log.warning("reading failed", error=describe_error(error))
                         await trio.sleep(pace.failed())
                         await self.mend(error)
             finally:
@@ -317,7 +318,7 @@ class Intake:
             try:
                 chosen = select is None or select(event)
             except Exception as error:  # noqa: BLE001 - the matcher is the user's: whatever it raises, the loop lives on
-                dead.append((event, f"the matcher raised {error!r}"))
+                dead.append((event, f"the matcher raised {describe_error(error)}"))
                 continue
             if chosen:
                 wanted.append(event)
@@ -351,7 +352,7 @@ class Intake:
                     await self.members.enlist(group, self.consumer)
                     self.log.warning("group made again", stream=group.stream.name)
         except RedisError as failure:
-            self.log.warning("group not made again", error=str(failure))
+            self.log.warning("group not made again", error=describe_error(failure))
 
     # Holding and handing back
 

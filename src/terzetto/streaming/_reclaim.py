@@ -13,6 +13,7 @@ from typing import Final
 import trio
 from redis.exceptions import RedisError
 
+from terzetto._shared._texts import describe_error
 from terzetto.redis import LinkClosedError
 from terzetto.streaming._claims import claim_interval, needs_renewal
 from terzetto.streaming._intake import Intake
@@ -42,7 +43,7 @@ async def run_claims(intake: Intake) -> None:
         except LinkClosedError:
             return
         except RedisError as error:
-            intake.log.warning("claims failed", error=str(error))
+            intake.log.warning("claims failed", error=describe_error(error))
             await trio.sleep(pace.failed())
             await intake.mend(error)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 from redis.exceptions import RedisError
 
+from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Child, Context, Stop
 from terzetto.streaming._claims import HANDED_BACK_MS, idle_for_retry_ms
 from terzetto.streaming._event import Event
@@ -199,7 +200,7 @@ class Sink:
         limit, grace = self._intake.max_deliveries, self._intake.grace
         hopeless = isinstance(error, UnreadablePayloadError)
         if hopeless or (limit is not None and event.deliveries >= limit):
-            await self.reject(event, f"the handler raised {error!r}")
+            await self.reject(event, f"the handler raised {describe_error(error)}")
         else:
             idle_ms = idle_for_retry_ms(event.deliveries, grace, self._retry_base)
             self._intake.hand_back_later(event, idle_ms)
@@ -233,13 +234,14 @@ class Sink:
             await run_unordered(self, handler, concurrency)
 
     def log_failure(self, event: Event, error: Exception) -> None:
-        """Log that the handler of `event` raised."""
+        """Log that the handler of `event` raised, with the traceback."""
         self._intake.log.warning(
             "handler failed",
             stream=event.stream,
             event=event.id,
             deliveries=event.deliveries,
-            error=repr(error),
+            error=describe_error(error),
+            exc_info=error,
         )
 
     async def add_stream(self, stream: "Stream", *, start: Start | None = None) -> None:
@@ -287,7 +289,7 @@ class _SinkActor(Actor):
                 await self.intake.close(self.close_grace)
             except RedisError as error:
                 # Without a server there is nothing to leave; claims bring it all back.
-                self.intake.log.warning("left without a word", error=str(error))
+                self.intake.log.warning("left without a word", error=describe_error(error))
 
 
 def make_sink_child(
