@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import socket
 import traceback
 from pathlib import Path
@@ -178,9 +179,75 @@ async def test_databases(server: EmbeddedServer) -> None:
         await three.execute("SET", "k", 3)
         assert await four.execute("GET", "k") is None
         assert (three.db, four.db) == (3, 4)
-    with pytest.raises(ConnectError, match="DB index"):
-        async with connect(server.url, db=10_000):
-            pass
+    error = await refuse(server.url, db=10_000)
+    assert isinstance(error, ConnectError)
+    assert "refuses database 10000 (DB index is out of range): choose" in str(error)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"db": "1"},
+        {"db": 1.5},
+        {"db": True},
+        {"username": 5},
+        {"password": b"hush-hush"},
+        {"credentials": "hush-hush"},
+        {"client_name": 5},
+        {"client_name": "a b"},
+        {"client_name": "t\u00fcr"},
+        {"connect_timeout": math.nan},
+        {"connect_timeout": "5"},
+        {"server_timeout": math.nan},
+        {"health_check_interval": -math.inf},
+        {"max_backoff": math.nan},
+        {"max_in_flight": 1.5},
+        {"max_reply_bytes": math.nan},
+    ],
+)
+@pytest.mark.parametrize(
+    "url", ["unix:///nowhere", "redis-sentinel://nowhere/shop", "redis-cluster://nowhere"]
+)
+async def test_options_that_cannot_be_are_refused_before_a_socket_is_opened(
+    url: str, options: dict[str, object]
+) -> None:
+    error = await refuse(url, **options)
+    assert isinstance(error, UrlError)
+    (name,) = options
+    assert str(error).startswith(f"{name} is ")
+    assert SECRET not in str(error)
+
+
+async def test_urls_and_roles_that_are_none() -> None:
+    assert "the URL is a int" in str(await refuse(5))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - an untyped caller's
+    error = await refuse("redis-sentinel://nowhere/shop", role="slave")
+    assert isinstance(error, UrlError)
+    assert "'replica'" in str(error)
+
+
+@pytest.mark.parametrize("answer", [None, SECRET, (SECRET,), ("shop", SECRET.encode())])
+async def test_a_provider_of_credentials_that_returns_none(
+    server: EmbeddedServer, answer: object
+) -> None:
+    error = await refuse(server.url, credentials=lambda: answer)
+    assert isinstance(error, ConnectError)
+    assert f"returned a {type(answer).__name__}: it has to return user name" in str(error)
+    assert SECRET not in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (b"-ERR unknown command 'HELLO'\r\n", "takes Redis 7.0"),
+        (b"-NOPROTO unsupported protocol version\r\n", "takes Redis 7.0"),
+        (b"-ERR Too busy today\r\n", "refuses the greeting (Too busy today)"),
+    ],
+)
+async def test_the_version_is_blamed_only_where_it_is_to_blame(reply: bytes, text: str) -> None:
+    async with open_scripted(say_nothing, greeting=reply + b"+OK\r\n+OK\r\n+PONG\r\n") as server:
+        error = await refuse(server.url)
+    assert isinstance(error, ConnectError)
+    assert text in str(error)
 
 
 async def test_over_tcp(server: EmbeddedServer) -> None:

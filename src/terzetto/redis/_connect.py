@@ -5,9 +5,10 @@ import ssl
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 from urllib.parse import unquote
 
+import attrs
 import trio
 
 from terzetto._shared._logging import Logger
@@ -171,14 +172,17 @@ def _sentinel_options(url: str, overrides: dict[str, object]) -> Options:
     asking = {
         "username": values.pop("sentinel_username", None),
         "password": values.pop("sentinel_password", None),
-        "connect_timeout": float(str(values.get("connect_timeout", 5.0))) / _SENTINEL_SHARE,
     }
+    if role not in get_args(Role):
+        raise UrlError(f"role is {role!r}: it has to be 'master' or 'replica'")
+    options = Options(source=group.source("redis-sentinel"), **values)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - parsed to their fields' types
+    asking["connect_timeout"] = options.connect_timeout / _SENTINEL_SHARE
     locator = SentinelLocator(
         service=group.service,
         sentinels=[Options(endpoint=host, **asking) for host in group.hosts],  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - each of its field's type
         role="replica" if role == "replica" else "master",
     )
-    return Options(locator=locator, source=group.source("redis-sentinel"), **values)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - parsed to their fields' types
+    return attrs.evolve(options, locator=locator)
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ from terzetto.redis._url import Credentials, Endpoint, Options
 from terzetto.redis._wire import NEED_MORE, Arg, Push, Reply, new_reader, pack, pack_many
 
 _PAUSE = 0.05  # seconds between looks at a server that is not ready
+_NO_RESP3 = ("unknown command", "NOPROTO", "unsupported protocol")  # what servers say to HELLO 3
 
 
 def _library_version() -> str:
@@ -151,7 +152,19 @@ async def _credentials(options: Options) -> Credentials:
         raise ConnectError(
             f"the credentials' provider failed ({type(error).__name__}): see the cause"
         ) from error
-    return answer
+    return _checked_credentials(answer)
+
+
+def _checked_credentials(answer: object) -> Credentials:
+    match answer:
+        case (str() | None as username, str() | None as password):
+            return username, password
+        case _:
+            # Not its value: a secret may be in it.
+            raise ConnectError(
+                f"the credentials' provider returned a {type(answer).__name__}: it has to return"
+                " user name and password, each a str or None"
+            )
 
 
 async def _greet(transport: Transport, options: Options, credentials: Credentials) -> Connection:
@@ -173,9 +186,15 @@ async def _greet(transport: Transport, options: Options, credentials: Credential
     reader = new_reader()
     hello_reply, _, _, ping_reply, *rest = await _replies(transport, reader, len(commands))
     if isinstance(hello_reply, ResponseError) and not isinstance(hello_reply, NoPermissionError):
+        if any(sign in str(hello_reply) for sign in _NO_RESP3):
+            text = f"does not speak RESP3 ({hello_reply}): it takes Redis 7.0 or later"
+        else:
+            text = f"refuses the greeting ({hello_reply})"
+        raise ConnectError(f"{options.endpoint} {text}") from hello_reply
+    if rest and isinstance(rest[0], ResponseError) and not isinstance(rest[0], NoPermissionError):
         raise ConnectError(
-            f"{options.endpoint} does not speak RESP3 ({hello_reply}): it takes Redis 6 or later"
-        ) from hello_reply
+            f"{options.endpoint} refuses database {options.db} ({rest[0]}): choose one that it has"
+        ) from rest[0]
     # CLIENT SETINFO is unknown before Redis 7.2 and may be forbidden: it may fail.
     for reply in (hello_reply, ping_reply, *rest):
         if isinstance(reply, RedisError) and not isinstance(reply, NoPermissionError):

@@ -3,6 +3,7 @@
 A secret is held only in fields that no repr shows; `Options.url` has none.
 """
 
+import math
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -53,19 +54,53 @@ class Locator(Protocol):
         ...
 
 
-def _positive(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
+# Callers may be untyped, so each checks the type first: what slips through here
+# would crash a link much later, far from who gave it.
+
+
+def _seconds(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise UrlError(f"{attribute.name} is {value!r}: it has to be a number of seconds")
     if value <= 0:
         raise UrlError(f"{attribute.name} is {value}: it has to be greater than 0")
 
 
-def _not_negative(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
-    if value < 0:
+def _whole(attribute: "attrs.Attribute[Any]", value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UrlError(f"{attribute.name} is {value!r}: it has to be a whole number, an int")
+    return value
+
+
+def _not_negative(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    if _whole(attribute, value) < 0:
         raise UrlError(f"{attribute.name} is {value}: it may not be negative")
 
 
-def _at_least_one(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
-    if value < 1:
+def _at_least_one(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    if _whole(attribute, value) < 1:
         raise UrlError(f"{attribute.name} is {value}: it has to be 1 or more")
+
+
+def _text(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        # Without the value: it may be a password.
+        raise UrlError(f"{attribute.name} is a {type(value).__name__}: it has to be a str")
+
+
+def _callable(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    if value is not None and not callable(value):
+        raise UrlError(
+            f"{attribute.name} is a {type(value).__name__}: it has to be a function that returns"
+            " user name and password"
+        )
+
+
+def _client_name(_: object, attribute: "attrs.Attribute[Any]", value: str | None) -> None:
+    _text(_, attribute, value)
+    if value and not all("!" <= character <= "~" for character in value):
+        raise UrlError(
+            f"client_name is {value!r}: Redis takes ASCII characters without spaces in it"
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -73,17 +108,19 @@ class Options:
     """Everything a link has to know to connect and to guard itself; times are in seconds."""
 
     endpoint: Endpoint = Endpoint()
-    username: str | None = None
-    password: str | None = attrs.field(default=None, repr=False)
-    credentials: CredentialProvider | None = attrs.field(default=None, repr=False)
+    username: str | None = attrs.field(default=None, validator=_text)
+    password: str | None = attrs.field(default=None, repr=False, validator=_text)
+    credentials: CredentialProvider | None = attrs.field(
+        default=None, repr=False, validator=_callable
+    )
     db: int = attrs.field(default=0, validator=_not_negative)
-    client_name: str | None = None
-    connect_timeout: float = attrs.field(default=5.0, validator=_positive)
-    server_timeout: float = attrs.field(default=15.0, validator=_positive)
-    health_check_interval: float = attrs.field(default=15.0, validator=_positive)
+    client_name: str | None = attrs.field(default=None, validator=_client_name)
+    connect_timeout: float = attrs.field(default=5.0, validator=_seconds)
+    server_timeout: float = attrs.field(default=15.0, validator=_seconds)
+    health_check_interval: float = attrs.field(default=15.0, validator=_seconds)
     max_in_flight: int = attrs.field(default=20_000, validator=_at_least_one)
     max_reply_bytes: int = attrs.field(default=600 * 1024 * 1024, validator=_at_least_one)
-    max_backoff: float = attrs.field(default=2.0, validator=_positive)
+    max_backoff: float = attrs.field(default=2.0, validator=_seconds)
     decode_replies: bool = False
     locator: Locator | None = attrs.field(default=None, repr=False)
     source: str | None = None
@@ -182,6 +219,8 @@ def split_url(url: str) -> SplitResult:
     Raises:
         UrlError: there is no scheme, or an unknown one.
     """
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise UrlError(f"the URL is a {type(url).__name__}: it has to be a str")
     try:
         parts = urlsplit(url)
     except ValueError as error:
