@@ -1,5 +1,6 @@
 """Streams: adding, removing, expiry, and what they hold, on the wire that Go peers read."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -7,7 +8,7 @@ import trio
 
 from terzetto.errors import InvalidNameError, InvalidOptionError
 from terzetto.redis import Redis
-from terzetto.streaming import OLDEST, Stream, stream_key
+from terzetto.streaming import OLDEST, InvalidPatternError, Stream, stream_key
 from terzetto.streaming._positions import parse_id
 
 
@@ -150,13 +151,42 @@ async def test_what_cannot_be_added_is_refused_before_redis_is_touched(redis: Re
         await stream.add(b"a", b"")  # type: ignore[arg-type]  # likewise
     with pytest.raises(InvalidNameError):
         await stream.add_many([("a", b""), ("", b"")])
+    for text in ("\ud800", "a\udfff"):
+        with pytest.raises(InvalidNameError, match="surrogates"):
+            await stream.add(text, b"")
+        with pytest.raises(InvalidNameError, match="surrogates"):
+            await stream.add_many([("a", b""), ("b", b"", text)])
+        with pytest.raises(InvalidPatternError, match="surrogate"):
+            stream.open_reader(topic_pattern=text)
+    for topic in (5, 0, b"t"):
+        with pytest.raises(TypeError, match="a topic is a str"):
+            await stream.add("a", b"", topic=topic)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - likewise
+    for event in (("a",), ("a", b"", None, None), "ab", 5):
+        with pytest.raises(TypeError, match="tuple of name, payload"):
+            await stream.add_many([("a", b""), event])  # type: ignore[list-item] # pyright: ignore[reportArgumentType] - likewise
     with pytest.raises(InvalidNameError):
         Stream("a b", redis)
+    for max_len in (1.5, None, "a", math.nan, math.inf):
+        with pytest.raises(InvalidOptionError, match="max_len is"):
+            Stream("s", redis, max_len=max_len)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - likewise
     with pytest.raises(InvalidOptionError):
         Stream("s", redis, ttl=-1)
-    for wrong in ({"block": -1}, {"max_polled": 0}, {"buffer_size": 0}, {"ack_grace_period": 0}):
-        with pytest.raises(InvalidOptionError):
-            stream.open_sink("k", **wrong)  # type: ignore[arg-type]  # the table mixes types
+    for wrong in (
+        {"block": -1},
+        {"max_polled": 0},
+        {"max_polled": 1.5},
+        {"buffer_size": 0},
+        {"buffer_size": None},
+        {"ack_grace_period": 0},
+        {"ack_grace_period": "20"},
+        {"ack_grace_period": 1e10},
+        {"max_deliveries": math.nan},
+        {"max_deliveries": "3"},
+        {"retry_base": math.inf},
+        {"close_grace": None},
+    ):
+        with pytest.raises(InvalidOptionError, match=f"{next(iter(wrong))} is"):
+            stream.open_sink("k", **wrong)  # pyright: ignore[reportArgumentType] - the table mixes types
     with pytest.raises(InvalidNameError):
         stream.open_sink("a=b")
     with pytest.raises(InvalidOptionError):

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias, TypeVar
 import attrs
 
 from terzetto.codec import Codec
+from terzetto.errors import InvalidNameError
 from terzetto.streaming._positions import created_at
 
 T = TypeVar("T")
@@ -135,8 +136,19 @@ def decode_entry(
 
 
 def encode_entry(name: str, payload: bytes, topic: str | None) -> list[bytes]:
-    """Return the fields of an entry, flat; the topic's is left out when there is none."""
-    fields = [NAME, to_bytes(name), PAYLOAD, payload]
-    if topic:
-        fields += (TOPIC, to_bytes(topic))
+    """Return the fields of an entry, flat; the topic's is left out when there is none.
+
+    Raises:
+        InvalidNameError: name or topic has a surrogate that stands for no byte.
+    """
+    try:
+        fields = [NAME, to_bytes(name), PAYLOAD, payload]
+        if topic:
+            fields += (TOPIC, to_bytes(topic))
+    except UnicodeEncodeError as error:
+        text: str = error.object
+        raise InvalidNameError(
+            f"an event's name or topic has {text[error.start]!r} at position {error.start}: "
+            "leave out surrogates that stand for no byte"
+        ) from error
     return fields

@@ -57,7 +57,11 @@ _re2 = cast("_Re2", re2)
 def _compile(pattern: str) -> _Pattern:
     options = re2.Options()
     options.log_errors = False
-    data = to_bytes(pattern)
+    try:
+        data = to_bytes(pattern)
+    except UnicodeEncodeError as error:
+        reason = "a surrogate that stands for no byte"
+        raise InvalidPatternError(pattern, error.start, reason) from None
     try:
         return _re2.compile(data, options)
     except _re2.error as error:

@@ -12,15 +12,22 @@ from terzetto.streaming._positions import NEWEST, Start, after_start
 _MAX_SECONDS: Final = 10**9  # thirty years; more overflows in places that count milliseconds
 
 
+def _is_number(value: object) -> bool:
+    """Tell whether `value` is a finite number; callers may be untyped."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def check_seconds(option: str, value: float, *, zero: bool = False) -> float:
     """Return `value` if it is a duration: finite and positive, or zero where that is allowed.
 
     Raises:
         InvalidOptionError: it is not.
     """
-    if not math.isfinite(value) or value < 0 or value > _MAX_SECONDS or (not value and not zero):
+    if not _is_number(value) or value < 0 or value > _MAX_SECONDS or (not value and not zero):
         least = "0 or more" if zero else "more than 0"
-        raise InvalidOptionError(f"{option} is {value}: give seconds, {least}")
+        raise InvalidOptionError(
+            f"{option} is {value!r}: give seconds, {least} and {_MAX_SECONDS} at most"
+        )
     return value
 
 
@@ -30,8 +37,19 @@ def check_count(option: str, value: int) -> int:
     Raises:
         InvalidOptionError: it is not.
     """
-    if value != int(value) or value < 1:
-        raise InvalidOptionError(f"{option} is {value}: give a whole number from 1 on")
+    if not _is_number(value) or value != int(value) or value < 1:
+        raise InvalidOptionError(f"{option} is {value!r}: give a whole number from 1 on")
+    return int(value)
+
+
+def check_length(option: str, value: int) -> int:
+    """Return `value` if it is a whole number, negative or not.
+
+    Raises:
+        InvalidOptionError: it is not.
+    """
+    if not _is_number(value) or value != int(value):
+        raise InvalidOptionError(f"{option} is {value!r}: give a whole number, 0 for no bound")
     return int(value)
 
 

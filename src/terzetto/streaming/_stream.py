@@ -35,6 +35,7 @@ from terzetto.streaming._names import (
 from terzetto.streaming._options import (
     ReadOptions,
     check_count,
+    check_length,
     check_seconds,
     whole_seconds,
 )
@@ -50,6 +51,19 @@ _CHUNK: Final = 500  # events in one write; a longer one would hold up the other
 
 NewEvent: TypeAlias = tuple[str, bytes] | tuple[str, bytes, str | None]
 """An event to add: its name, its payload and, if it has one, its topic."""
+
+
+def _parts(event: NewEvent) -> tuple[str, bytes, str | None]:
+    match event:
+        case (name, payload):
+            return name, payload, None
+        case (name, payload, topic):
+            return name, payload, topic
+        case _:  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
+            raise TypeError(
+                "an event to add is a tuple of name, payload and, if it has one, topic; "
+                f"not a {type(event).__name__} of another form"
+            )
 
 
 @attrs.frozen(kw_only=True)
@@ -117,16 +131,16 @@ class Stream:
 
         Raises:
             InvalidNameError: no stream can have this name.
-            InvalidOptionError: `ttl` is negative or not finite.
+            InvalidOptionError: `ttl` is negative or not finite, or `max_len` no whole number.
         """
         self.name = check_stream_name(name)
         self.redis = redis
-        self.max_len = max_len
+        self.max_len = check_length("max_len", max_len)
         self.ttl = whole_seconds("ttl", ttl)
         self.sliding = sliding
         self.logger = (logger or default_logger("streaming")).bind(stream=name)
         self.key = stream_key(name)
-        trim: tuple[Arg, ...] = ("MAXLEN", "~", max_len) if max_len > 0 else ()
+        trim: tuple[Arg, ...] = ("MAXLEN", "~", self.max_len) if self.max_len > 0 else ()
         self._head: tuple[Arg, ...] = ("XADD", self.key, *trim, "*")
         self._head_if_exists: tuple[Arg, ...] = ("XADD", self.key, "NOMKSTREAM", *trim, "*")
 
@@ -149,7 +163,8 @@ class Stream:
             only_if_exists: do not make the stream; return None if it is missing.
 
         Raises:
-            InvalidNameError: the name is empty.
+            InvalidNameError: the name is empty, or it or the topic cannot be written as UTF-8.
+            TypeError: name or topic is no str, or the payload no bytes.
             LinkLostError: the reply was lost; with `may_have_run` the event may
                 have been added, and adding again may double it.
 
@@ -177,17 +192,12 @@ class Stream:
         is missing.
 
         Raises:
-            InvalidNameError: a name is empty; nothing was added.
+            InvalidNameError, TypeError: as for `add`, for any event, or one is no tuple
+                of name, payload and topic; nothing was added.
             LinkLostError: as for `add`, for the write under way and those after it.
         """
         commands = [
-            self._command(
-                event[0],
-                event[1],
-                event[2] if len(event) > 2 else None,  # noqa: PLR2004 - the topic is the third
-                only_if_exists=only_if_exists,
-            )
-            for event in events
+            self._command(*_parts(event), only_if_exists=only_if_exists) for event in events
         ]
         ids: list[str | None] = []
         for start in range(0, len(commands), _CHUNK):
@@ -206,6 +216,8 @@ class Stream:
     ) -> list[Arg]:
         if not isinstance(payload, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
             raise TypeError(f"a payload is bytes, not {type(payload).__name__}")
+        if topic is not None and not isinstance(topic, str):  # pyright: ignore[reportUnnecessaryIsInstance] - likewise
+            raise TypeError(f"a topic is a str, not {type(topic).__name__}")
         head = self._head_if_exists if only_if_exists else self._head
         return [*head, *encode_entry(check_event_name(name), payload, topic)]
 
