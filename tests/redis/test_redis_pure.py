@@ -143,7 +143,8 @@ def test_any_text_is_a_url_or_an_error_of_ours(text: str) -> None:
         (("XREADGROUP", "GROUP", "g", "c", "BLOCK", "1", "STREAMS", "s", ">"), Road.BLOCKS),
         (("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">"), Road.WRITE),
         (("BLPOP", "k", 0), Road.BLOCKS),
-        (("CLIENT", "SETNAME", "x"), Road.WRITE),
+        (("CLIENT", "GETNAME"), Road.WRITE),
+        (("CLIENT",), Road.WRITE),
     ],
 )
 def test_the_road_of_a_command(args: tuple[Arg, ...], road: Road) -> None:
@@ -162,6 +163,12 @@ def test_the_road_of_a_command(args: tuple[Arg, ...], road: Road) -> None:
         ("WATCH", "k"),
         ("CLIENT", "REPLY", "OFF"),
         ("client reply", "OFF"),
+        ("CLIENT", "SETNAME", "x"),
+        ("client setname", "x"),
+        (b"CLIENT", b"no-evict", "on"),
+        ("CLIENT", "NO-TOUCH", "ON"),
+        ("CLIENT TRACKING", "ON"),
+        ("CLIENT", "CACHING", "YES"),
         ("HELLO", 2),
         ("RESET",),
         ("QUIT",),
@@ -181,6 +188,8 @@ def test_what_no_link_can_carry_is_refused(args: tuple[Arg, ...]) -> None:
 
 def test_a_link_of_ones_own_may_hold_state() -> None:
     for args in [("MULTI",), ("WATCH", "k"), ("SELECT", 1), ("BLPOP", "k", 1), ("WAIT", 1, 10)]:
+        check_dedicated(args)
+    for args in [("CLIENT", "SETNAME", "x"), ("CLIENT", "NO-EVICT", "ON")]:
         check_dedicated(args)
 
 

@@ -60,7 +60,7 @@ VOLATILE = {
     "xinfo_consumers", "xinfo_stream", "zrandmember", "function_stats", "function_dump",
     "client_trackinginfo", "config_get", "acl_getuser", "keys", "spop", "zscan", "pttl",
     "pexpiretime", "xautoclaim", "xclaim", "xpending", "xpending_range", "lcs",
-    "client_setname", "client_getname", "waitaof", "client_no_evict", "dump", "smembers",
+    "client_getname", "waitaof", "dump", "smembers",
     "hpttl", "sdiff", "sinter", "sunion", "scan", "sscan", "hscan", "hpexpiretime", "hgetall",
     "xinfo_groups", "command_list", "acl_cat", "memory_purge",
 }  # fmt: skip  # one name a line would be pages
@@ -96,7 +96,6 @@ SPECIAL: dict[str, tuple[Any, ...]] = {
     "bzpopmin": (["zset"], 0.01),
     "bzmpop": (0.01, 1, ["zset"]),
     "client_setinfo": ("LIB-NAME", "x"),
-    "client_setname": ("x",),
     "command_getkeys": ("GET", "k"),
     "command_getkeysandflags": ("GET", "k"),
     "config_set": ("maxmemory", "100mb"),
@@ -271,3 +270,25 @@ async def test_methods_that_no_shared_link_can_carry_say_what_to_do(redis: Redis
     for args in [("AUTH", "x"), ("SELECT", 1), ("WAIT", 1, 10)]:
         with pytest.raises(WrongLinkError, match=r"connect\(\)|open_dedicated"):
             await redis.execute_command(*args)
+
+
+async def test_what_would_change_the_connection_of_others_is_refused(redis: Redis) -> None:
+    calls = [
+        redis.execute("CLIENT", "SETNAME", "x"),
+        redis.execute("CLIENT", "NO-TOUCH", "ON"),
+        redis.execute("CLIENT", "TRACKING", "ON"),
+        redis.execute("CLIENT", "CACHING", "YES"),
+        redis.client_setname("x"),
+        redis.client_no_evict("ON"),
+        redis.client_no_touch("ON"),
+        redis.client_tracking_on(),
+    ]
+    for call in calls:
+        with pytest.raises(WrongLinkError, match=r"^CLIENT .* cannot go over a shared link: "):
+            await call
+    with pytest.raises(WrongLinkError):
+        await redis.execute_many([("GET", "k"), ("CLIENT", "SETNAME", "x")])
+    assert not await redis.execute("CLIENT", "GETNAME")
+    async with redis.open_dedicated("own") as dedicated:
+        await dedicated.execute("CLIENT", "SETNAME", "own")
+        assert await dedicated.execute("CLIENT", "GETNAME") == b"own"

@@ -2,7 +2,7 @@
 
 The multiplexed link carries the commands of all tasks in one stream, so a
 command that blocks would hold up everybody, and one that changes the state of
-its connection (MULTI, SELECT, SUBSCRIBE, CLIENT REPLY) would change it for
+its connection (MULTI, SELECT, SUBSCRIBE, CLIENT SETNAME) would change it for
 everybody. Pure; asked by `_client.py` for each command, so the answer is a
 dict look-up.
 """
@@ -88,6 +88,15 @@ _INSTEAD: Final = {
     "WATCH": "use watch_keys() or transact()",
 }
 
+_CLIENT_INSTEAD: Final = {
+    "CACHING": "it is about tracking, which needs a connection of its own",
+    "NO-EVICT": "use open_dedicated()",
+    "NO-TOUCH": "use open_dedicated()",
+    "SETNAME": "give `client_name` to connect()",
+    "TRACKING": "it is for caches, which the link does not keep",
+}
+"""Subcommands of CLIENT that change the connection, until the next one; and what to do instead."""
+
 _ON_DEDICATED: Final = frozenset(
     {
         "DISCARD",
@@ -145,7 +154,7 @@ def check_dedicated(args: tuple[Arg, ...]) -> None:
     if word in _INSTEAD and word not in _ON_DEDICATED:
         raise WrongLinkError(f"{word} cannot go over a dedicated link: {_INSTEAD[word]}")
     if word == "CLIENT":
-        _by_arguments(args)
+        _check_client(_words(args))
 
 
 def blocking_time(args: tuple[Arg, ...]) -> float:
@@ -200,10 +209,12 @@ def _classify(word: str) -> Road:
 
 
 def _by_arguments(args: tuple[Arg, ...]) -> Road:
-    words = [upper_name(part) for arg in args[:8] for part in _parts(arg)]
+    words = _words(args)
     if words[0] == "CLIENT":
-        if words[1:2] == ["REPLY"]:
-            raise WrongLinkError("CLIENT REPLY takes replies away that others wait for: do without")
+        _check_client(words)
+        instead = _CLIENT_INSTEAD.get(words[1]) if words[1:] else None
+        if instead is not None:
+            raise WrongLinkError(f"CLIENT {words[1]} cannot go over a shared link: {instead}")
         return Road.WRITE
     for word in words[1:]:
         if word == "BLOCK":
@@ -211,6 +222,15 @@ def _by_arguments(args: tuple[Arg, ...]) -> Road:
         if word == "STREAMS":
             break
     return Road.READ if words[0] == "XREAD" else Road.WRITE
+
+
+def _check_client(words: list[str]) -> None:
+    if words[1:2] == ["REPLY"]:
+        raise WrongLinkError("CLIENT REPLY takes replies away that others wait for: do without")
+
+
+def _words(args: tuple[Arg, ...]) -> list[str]:
+    return [upper_name(part) for arg in args[:8] for part in _parts(arg)]
 
 
 def _parts(arg: Arg) -> list[Arg]:
