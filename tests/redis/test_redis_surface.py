@@ -278,7 +278,7 @@ async def test_what_would_change_the_connection_of_others_is_refused(redis: Redi
         redis.execute("CLIENT", "NO-TOUCH", "ON"),
         redis.execute("CLIENT", "TRACKING", "ON"),
         redis.execute("CLIENT", "CACHING", "YES"),
-        redis.client_setname("x"),
+        redis.client_setname("x"),  # pyright: ignore[reportUnknownMemberType] - redis-py leaves it untyped
         redis.client_no_evict("ON"),
         redis.client_no_touch("ON"),
         redis.client_tracking_on(),
