@@ -237,6 +237,10 @@ class ClusterRedis(Redis):
     def _links(self) -> list[Link]:
         return list(self._topology.links.values())
 
+    def share_slot(self, *keys: str | bytes) -> bool:
+        """Tell whether keys can be used in one command, because they are in one slot."""
+        return len({slot_of(key) for key in keys}) <= 1
+
     def _slot(self, keys: Sequence[Arg]) -> int:
         slots = {slot_of(key) for key in keys}
         if len(slots) > 1:

@@ -64,6 +64,8 @@ class Feed:
         self.gaps: deque[Gap] = deque(maxlen=_KEPT_GAPS)
         self.missed = 0
         self.skipped = 0
+        self.home: str | None = None
+        """The key of the first stream: in a cluster all others are in its slot."""
         self.has_started = False
         self.is_closed = False
         self._log = logger
@@ -124,8 +126,7 @@ class Feed:
         """Poll until cancelled, or until the link's block is left."""
         pace = Pace()
         name = f"reader of {', '.join(self.cursors)}"
-        key = next((stream_key(stream) for stream in self.cursors), None)
-        async with self.redis.open_dedicated(name, key=key) as link:
+        async with self.redis.open_dedicated(name, key=self.home) as link:
             self._poll = Poll(self.redis, link)
             try:
                 while True:

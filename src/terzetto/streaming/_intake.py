@@ -87,6 +87,8 @@ class Intake:
         self.max_deliveries = max_deliveries
         self.log = logger
         self.groups: dict[str, Group] = {}
+        self.home: str | None = None
+        """The key of the first stream: in a cluster all others are in its slot."""
         self.consumer = str(ULID())
         self.is_closing = False
         self.is_closed = False
@@ -141,6 +143,8 @@ class Intake:
         await insist(partial(group.open, self.consumer, start, expire=expire))
         await insist(partial(self.members.enlist, group, self.consumer))
         self.groups[stream.name] = group
+        if self.home is None:
+            self.home = stream.key
         await self.look_around()
 
     async def remove(self, name: str) -> None:
@@ -214,8 +218,7 @@ class Intake:
         """Read until the sink closes or the link's block is left."""
         pace = Pace()
         name = f"sink {self.sink} of {', '.join(self.groups)}"
-        key = next((stream_key(stream) for stream in self.groups), None)
-        async with self.redis.open_dedicated(name, key=key) as link:
+        async with self.redis.open_dedicated(name, key=self.home) as link:
             self._poll = Poll(self.redis, link)
             try:
                 while (room := await self._wait_for_room()) is not None:

@@ -15,6 +15,7 @@ import attrs
 from terzetto._shared._logging import Logger
 from terzetto.actor import Actor, Child, Context, Stop
 from terzetto.errors import InvalidOptionError
+from terzetto.redis import Redis
 from terzetto.streaming._checkpoint import Checkpoint
 from terzetto.streaming._edges import open_cursor
 from terzetto.streaming._event import Event
@@ -124,11 +125,12 @@ class Reader:
         or has added it.
 
         Raises:
-            InvalidOptionError: `start` is none, or the stream is on another link.
+            InvalidOptionError: `start` is none, or the stream is on another link or,
+                in a cluster, in another slot.
         """
         feed = self._feed
         if stream.name not in feed.cursors:
-            check_same_link(feed.redis, stream)
+            check_same_link(feed.redis, feed.home, stream)
             place = feed.options.start if start is None else start
             cursor = await open_cursor(feed.redis, stream.name, stream.key, place)
             await feed.add(cursor)
@@ -179,6 +181,7 @@ class _ReaderActor(Actor):
             cursor = await open_cursor(feed.redis, stream.name, stream.key, start)
             cursor.existed |= saved is not None
             feed.cursors[stream.name] = cursor
+            feed.home = stream.key
             feed.has_started = True
         ctx.start_soon(feed.run, name="poll")
 
@@ -187,12 +190,21 @@ class _ReaderActor(Actor):
             self.feed.close()
 
 
-def check_same_link(redis: object, stream: "Stream") -> None:
-    """Raise `InvalidOptionError` unless `stream` is on this link."""
+def check_same_link(redis: Redis, home: str | None, stream: "Stream") -> None:
+    """Raise `InvalidOptionError` unless `stream` can be read over this link.
+
+    `home` is the key of the stream that the reading began with: in a cluster, the
+    link for reading leads to where that one is.
+    """
     if stream.redis is not redis:
         raise InvalidOptionError(
             f"the stream {stream.name!r} is on another link: "
             "streams that are read together need the same one"
+        )
+    if home is not None and not redis.share_slot(home, stream.key):
+        raise InvalidOptionError(
+            f"the stream {stream.name!r} is in another slot of the cluster than the first one: "
+            "give streams that are read together a common {tag}, or open one more for it"
         )
 
 

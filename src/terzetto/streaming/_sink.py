@@ -252,10 +252,11 @@ class Sink:
         it is. Cancelling leaves it open whether the stream was added.
 
         Raises:
-            InvalidOptionError: `start` is none, or the stream is on another link.
+            InvalidOptionError: `start` is none, or the stream is on another link or,
+                in a cluster, in another slot.
         """
         if stream.name not in self._intake.groups:
-            check_same_link(self._intake.redis, stream)
+            check_same_link(self._intake.redis, self._intake.home, stream)
             place = self._intake.options.start if start is None else start
             await self._intake.add(stream, place)
 
