@@ -245,9 +245,10 @@ class Stream:
     async def destroy(self) -> None:
         """Delete the stream with all its events, its sinks' groups and their consumers' map.
 
-        Dead letters stay. Readers and sinks that are open go on: a reader sees
-        what is added to a stream of this name from then on, and a sink makes its
-        group again at its next read.
+        The map is emptied; its two fields of bookkeeping (``=rev``, ``=kind``) stay, as
+        the wire asks for, so that copies of it elsewhere notice. Dead letters stay.
+        Readers and sinks that are open go on: a reader sees what is added to a stream
+        of this name from then on, and a sink makes its group again at its next read.
         """
         await self.redis.execute("DEL", self.key)
         await self.consumers().destroy()
