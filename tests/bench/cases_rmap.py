@@ -4,6 +4,7 @@ from tests.bench.harness import Case, Contender
 
 OURS = "tests.bench.ours_rmap"
 PEER = "tests.bench.peer_rmap"
+GO = "tests.bench.peer_go"
 PACKAGES = ["redis", "hiredis"]
 
 CASES = [
@@ -12,7 +13,10 @@ CASES = [
         units={"item": "ns", "get": "ns"},
         server=True,
         ours=Contender("terzetto", f"{OURS}:read"),
-        peers=[Contender("a dict (the floor)", f"{PEER}:read_dict", loop="none")],
+        peers=[
+            Contender("a dict (the floor)", f"{PEER}:read_dict", loop="none"),
+            Contender("Pulse in Go", f"{GO}:read"),
+        ],
     ),
     Case(
         name="rmap.set.100tasks",
@@ -25,7 +29,8 @@ CASES = [
                 f"{PEER}:run_set_script",
                 loop="asyncio",
                 packages=PACKAGES,
-            )
+            ),
+            Contender("Pulse in Go", f"{GO}:set_keys"),
         ],
     ),
     Case(
@@ -39,7 +44,8 @@ CASES = [
                 f"{PEER}:measure_lag",
                 loop="asyncio",
                 packages=PACKAGES,
-            )
+            ),
+            Contender("Pulse in Go", f"{GO}:measure_lag"),
         ],
     ),
     Case(

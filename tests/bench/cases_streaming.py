@@ -4,6 +4,7 @@ from tests.bench.harness import Case, Contender
 
 OURS = "tests.bench.ours_streaming"
 PEER = "tests.bench.peer_streaming"
+GO = "tests.bench.peer_go"
 PACKAGES = ["redis", "hiredis"]
 
 
@@ -17,7 +18,10 @@ CASES = [
         units={"rate": "events/s"},
         server=True,
         ours=Contender("terzetto", f"{OURS}:add_alone"),
-        peers=[_loop("redis.asyncio", "add_alone")],
+        peers=[
+            _loop("redis.asyncio", "add_alone"),
+            Contender("Pulse in Go", f"{GO}:add_alone"),
+        ],
     ),
     Case(
         name="streaming.add_many",
@@ -41,6 +45,7 @@ CASES = [
         peers=[
             _loop("redis.asyncio, one by one", "acknowledge_each"),
             _loop("redis.asyncio, in hundreds", "acknowledge_hundreds"),
+            Contender("Pulse in Go", f"{GO}:acknowledge"),
         ],
         goals={"redis.asyncio, one by one": 5.0, "redis.asyncio, in hundreds": 0.8},
     ),
