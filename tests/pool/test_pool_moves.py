@@ -203,6 +203,27 @@ async def test_shutdown_stops_the_pool_everywhere_and_leaves_no_key(
         assert ledger.live == {KEYS[0]: "again"}
 
 
+async def test_a_shutdown_closes_client_only_nodes_too_and_leaves_no_key(
+    server: EmbeddedServer, redis: Redis
+) -> None:
+    async with (
+        connect(server.url) as far,
+        pool.open_node("p", redis) as node,
+        pool.open_node("p", far, client_only=True) as client,
+    ):
+        ledger = Ledger()
+        await node.add_worker(ledger.handler("0"))
+        await client.dispatch("a")
+        with trio.fail_after(20):  # less than the TTL
+            await node.shutdown()
+        await until(lambda: client.is_closed)
+        with pytest.raises(ClosedError):
+            await client.dispatch("b")
+        assert ledger.live == {}
+    left = [key for key in await redis.execute("KEYS", "*") if not key.startswith(b"map:sink:")]
+    assert left == []
+
+
 async def test_a_shutdown_that_was_abandoned_is_finished_by_the_next_node(
     server: EmbeddedServer, redis: Redis
 ) -> None:

@@ -8,10 +8,10 @@ still runs, then the sink hands back what was not answered, then the node's
 entry and stream go. A crash of any part is a crash of the life: it closes in
 the same way, and the next life joins anew, with the same id and new workers.
 
-Shutdown is asked for by an entry in a map, and followed by every node that
-routes: it stops its jobs for good, closes its workers, and ends by itself. The
-node that asked waits until no worker is left in the pool, and removes what
-remains.
+Shutdown is asked for by an entry in a map, and followed by every node: it stops
+its jobs for good, closes its workers, and ends by itself. The node that asked
+waits until no worker is left in the pool, shortly for the other nodes too
+(clients in Go do not follow), and removes what remains.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from terzetto.pool._node import Node, Worker
 
 _SETTLE: Final = 0.05  # seconds that a change of the fleet rests before jobs move
-_LEAVING: Final = 1.0  # seconds that the other nodes have to go, once they have no workers
+_LEAVING: Final = 3.0  # seconds that the other nodes have to go, once they have no workers
 _LAST_WORDS: Final = 2.0  # seconds for the answers that are still to be sent at the end
 
 
@@ -102,13 +102,13 @@ class NodeActor(Actor):
         ctx.start_soon(core.outbox.run)
         ctx.start_soon(core.run_releases)
         ctx.start_soon(upkeep.keep_alive)
+        ctx.start_soon(self._follow_shutdown)
         if core.options.client_only:
             ctx.start_soon(upkeep.forget_nodes)
         else:
             ctx.start_soon(upkeep.look_for_dead)
             ctx.start_soon(upkeep.tidy)
             ctx.start_soon(upkeep.sweep_guards)
-            ctx.start_soon(self._follow_shutdown)
             self._workers = await ctx.spawn(Tree(name="workers", dynamic=True))
         face.begin_life(self)
         for worker in face.workers:
@@ -306,7 +306,7 @@ class NodeActor(Actor):
         options = self.core.options
         with trio.move_on_after(options.worker_shutdown_ttl):
             await self._wait_fleet(lambda now: not self.core.fleet.live_workers(now))
-        # A client stays as long as it likes; then the maps are emptied by messages.
+        # A client in Go stays as long as it likes; then the maps are emptied by messages.
         with trio.move_on_after(min(options.worker_ttl, _LEAVING)):
             await self._wait_fleet(
                 lambda now: self.core.fleet.live_nodes(now) in ([], [self.core.node_id])

@@ -408,8 +408,10 @@ class Node:
     async def shutdown(self) -> None:
         """Stop every job in the whole pool and close all nodes; returns once this one is closed.
 
-        Nothing is sent again, and nothing is left of the pool in Redis when all
-        nodes could be waited for. Asking twice, from any node, is no error.
+        Client-only nodes close too, but those of Go do not. Nothing is sent
+        again, and nothing is left of the pool in Redis when all nodes could be
+        waited for; the map ``sink:events:keepalive``, which all pools of a
+        database share, stays. Asking twice, from any node, is no error.
         Cancelling stops the waiting, not the shutdown.
 
         Raises:
