@@ -196,3 +196,39 @@ async def test_a_schedule_cannot_hit_the_pools_own_maps(redis: Redis, name: str)
         with pytest.raises(InvalidOptionError):
             async with client.open_schedule("fine", 1, plan):
                 pass
+
+
+BAD_PLANS: list[object] = [
+    None,
+    "text",
+    pool.JobPlan(start=["a"]),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - that is the test
+    pool.JobPlan(start={"bad": "text"}),  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType] - that is the test
+    pool.JobPlan(start={5: b""}),  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType] - that is the test
+    pool.JobPlan(start={"bad=key": b""}),
+    pool.JobPlan(stop="abc"),
+    pool.JobPlan(stop=[5]),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType] - that is the test
+]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("bad", BAD_PLANS, ids=repr)
+async def test_a_plan_that_is_none_is_logged_and_asked_for_again(
+    redis: Redis, caplog: pytest.LogCaptureFixture, bad: object, *, is_first: bool
+) -> None:
+    bad_at = 1 if is_first else 2
+    calls = 0
+
+    async def plan() -> object:
+        nonlocal calls
+        await trio.lowlevel.checkpoint()
+        calls += 1
+        if calls == bad_at:
+            return bad
+        return pool.JobPlan(start={"good": b"", f"call {calls}": b""})
+
+    handler = Handler()
+    async with pool.open_node("p", redis, worker_ttl=2, ack_grace_period=1) as node:
+        await node.add_worker(handler)
+        async with node.open_schedule("s", 0.1, plan):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - that is the test
+            await until(lambda: {"good", "call 3"} <= handler.live.keys())
+    assert "a plan failed" in caplog.text or "a planned job" in caplog.text

@@ -349,8 +349,10 @@ class Node:
         """Have a plan decide what runs, now and every `interval` seconds, for the time of a block.
 
         Every node that opens the schedule calls the plan once at the beginning;
-        after that one of them does for each tick. A plan that raises is called
-        again. Leaving the block ends it here; its jobs go on.
+        after that one of them does for each tick. A plan that raises, or returns
+        what is no `JobPlan`, is logged and called again, at once a few times and
+        then at the next tick; so is a job that does not start. Leaving the block
+        ends it here; its jobs go on.
 
         Args:
             name: what the schedule is called in the pool; it names a map of the pool.

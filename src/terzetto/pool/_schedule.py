@@ -3,20 +3,23 @@
 A schedule is a ticker and a map of the keys that it has started. Its plan is
 called at once by every node that schedules it, and then by one node a tick. A
 reset of the map ends it for all. Run as an actor of its own by `open_schedule`.
+
+What a plan does wrong ends nothing: it is logged, and the plan is called again.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 import trio
+from redis.exceptions import RedisError
 
+from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context
 from terzetto.errors import ClosedError, TerzettoError
 from terzetto.pool._errors import JobExistsError, ScheduleStoppedError
 from terzetto.pool._ticker import Ticker
-from terzetto.redis import LinkLostError
 from terzetto.rmap import Change, Map
 from terzetto.rmap import child as map_child
 
@@ -46,6 +49,23 @@ class JobPlan:
 
 
 Plan: TypeAlias = Callable[[], Awaitable[JobPlan]]
+
+
+def _check_plan(plan: object) -> JobPlan:
+    """Return what a plan gave if it can be carried out.
+
+    Its keys and payloads are looked at one by one, later: a bad one holds up no other.
+
+    Raises:
+        TypeError: it is no `JobPlan`, or has no mapping and sequence in it.
+    """
+    if not isinstance(plan, JobPlan):
+        raise TypeError(f"a plan returns a JobPlan, not {type(plan).__name__}")
+    if not isinstance(plan.start, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise TypeError(f"start maps keys to payloads: it cannot be a {type(plan.start).__name__}")
+    if isinstance(plan.stop, str | bytes) or not isinstance(plan.stop, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise TypeError(f"stop is a sequence of keys: it cannot be a {type(plan.stop).__name__}")
+    return plan
 
 
 @attrs.define(eq=False)
@@ -83,8 +103,8 @@ class Schedule:
             try:
                 await self.node.stop_job(key)
                 await kept.delete(key)
-            except (TerzettoError, LinkLostError) as error:
-                self.node.log.warning("a planned job was not stopped", key=key, error=str(error))
+            except (TerzettoError, RedisError, TypeError) as error:
+                self._warn("a planned job was not stopped", key, error)
 
     async def _start(self, key: str, payload: bytes, kept: Map) -> None:
         try:
@@ -92,8 +112,13 @@ class Schedule:
             await kept.set(key, datetime.now(UTC).isoformat())
         except JobExistsError:
             return
-        except (TerzettoError, LinkLostError) as error:
-            self.node.log.warning("a planned job did not start", key=key, error=str(error))
+        except (TerzettoError, RedisError, TypeError) as error:
+            # A TypeError says that the key is no str, or the payload no bytes.
+            self._warn("a planned job did not start", key, error)
+
+    def _warn(self, what: str, key: str, error: Exception) -> None:
+        text = describe_error(error)
+        self.node.log.warning(what, schedule=self.name, key=key, error=text)
 
 
 @attrs.define(eq=False)
@@ -111,14 +136,15 @@ class ScheduleActor(Actor):
         schedule = self.schedule
         kept = await ctx.spawn(map_child(self.map_name, schedule.node.redis))
         schedule.begin_life(kept)
-        plan = await schedule.plan()
-        if plan.stop_schedule:
+        plan = await self._ask_plan()
+        if plan is not None and plan.stop_schedule:
             raise ScheduleStoppedError(
                 f"the plan of schedule {schedule.name!r} stops it before it has begun"
             )
         ticker = await self.make_ticker(schedule.name, schedule.interval)
         ctx.start_soon(self._follow_resets, kept, ticker)
-        await schedule.carry_out(plan, kept)
+        if plan is not None:
+            await schedule.carry_out(plan, kept)
         ctx.start_soon(self._run, kept, ticker)
 
     async def _run(self, kept: Map, ticker: Ticker) -> None:
@@ -133,14 +159,20 @@ class ScheduleActor(Actor):
         self._ctx.stop()
 
     async def _ask_plan(self) -> JobPlan | None:
-        """Call the plan, again if it raises; None if it does until the next tick."""
-        log = self.schedule.node.log
-        for _ in range(_TRIES):
+        """Call the plan, again if it fails; None if it does to the last: the next tick is next."""
+        schedule = self.schedule
+        for attempt in range(_TRIES):
+            if attempt:
+                await trio.sleep(min(schedule.interval / _TRIES, 1.0))
             try:
-                return await self.schedule.plan()
-            except Exception as error:  # noqa: BLE001 - user code; it is called again
-                log.warning("a plan raised", schedule=self.schedule.name, error=repr(error))
-            await trio.sleep(min(self.schedule.interval / _TRIES, 1.0))
+                return _check_plan(await schedule.plan())
+            except Exception as error:  # user code; it is called again
+                schedule.node.log.warning(
+                    "a plan failed",
+                    schedule=schedule.name,
+                    error=describe_error(error),
+                    exc_info=error,
+                )
         return None
 
     async def _follow_resets(self, kept: Map, ticker: Ticker) -> None:
