@@ -174,7 +174,9 @@ async def test_a_function_that_raises_before_it_started_refuses_the_job(redis: R
         assert await node.job_keys() == []
 
 
-async def test_a_crash_restarts_the_function_until_the_cap(redis: Redis) -> None:
+async def test_a_crash_restarts_the_function_until_the_cap(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
     runs: list[str] = []
 
     async def crash(job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
@@ -187,10 +189,31 @@ async def test_a_crash_restarts_the_function_until_the_cap(redis: Redis) -> None
         with node.watch() as watch:
             await node.dispatch("a")
             await gone(node, "a")
-            kinds = [(await watch.next()).kind for _ in range(3)]
+            events = [await watch.next() for _ in range(5)]
         assert runs == ["a"] * 3
-        assert "job_crashed" in kinds
-        assert "worker_left" not in kinds
+        told = [(event.kind, event.text) for event in events if event.kind != "job_started"]
+        assert told == [
+            ("job_restarted", "ValueError: again"),
+            ("job_restarted", "ValueError: again"),
+            ("job_crashed", "ValueError: again"),
+            ("dead_letter", "ValueError: again"),
+        ]
+    crashes = [record for record in caplog.records if "ValueError: again" in record.message]
+    traced = [record.exc_info for record in crashes if record.exc_info is not None]
+    assert [info[0] for info in traced] == [ValueError] * 3
+    assert all(info[2] is not None for info in traced)
+
+
+async def test_a_group_that_refuses_a_job_is_told_with_its_members(redis: Redis) -> None:
+    async def refuse(job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+        raise ExceptionGroup("both", [ValueError(job.key), KeyError()])
+
+    async with pool.open_node("p", redis) as node:
+        await node.add_worker(refuse)
+        with pytest.raises(pool.JobStartError) as refused:
+            await node.dispatch("a")
+    assert refused.value.type_name == "ExceptionGroup"
+    assert refused.value.text == "both (ValueError: a; KeyError)"
 
 
 @pytest.mark.parametrize("key", ["", "a=b", "\udcff", "k" * 70_000])

@@ -14,6 +14,7 @@ import trio
 from redis.exceptions import RedisError
 
 from terzetto._shared._logging import Logger
+from terzetto._shared._texts import describe_error
 from terzetto.errors import InvalidOptionError
 from terzetto.pool._codec import Ack, encode_ack, encode_envelope
 from terzetto.pool._fleet import Fleet
@@ -101,7 +102,7 @@ class Outbox:
                 await self.store.execute_many(batch)
             except RedisError as error:
                 # A refused answer is an answer lost: the event comes round again.
-                self.log.warning("an answer was refused by Redis", error=str(error))
+                self.log.warning("an answer was refused by Redis", error=describe_error(error))
 
     async def flush(self) -> None:
         """Wait until all that was queued has been sent."""
@@ -171,12 +172,20 @@ class Core:
     _releases: list[tuple[str, str]] = attrs.field(factory=list[tuple[str, str]])
     _release_wanted: trio.Event = attrs.field(factory=trio.Event)
 
-    def report(self, kind: Kind, *, key: str = "", worker_id: str = "", text: str = "") -> None:
-        """Tell the watchers and the log what happened."""
+    def report(
+        self,
+        kind: Kind,
+        *,
+        key: str = "",
+        worker_id: str = "",
+        text: str = "",
+        error: BaseException | None = None,
+    ) -> None:
+        """Tell the watchers and the log what happened; the log gets the error's traceback."""
         self.watchers.report(NodeEvent(kind, key, worker_id, text))
-        fields = {"key": key, "worker_id": worker_id, "text": text}
+        fields = {"key": key, "worker_id": worker_id, "text": text, "exc_info": error}
         shown = {name: value for name, value in fields.items() if value}
-        if kind in {"dead_letter", "worker_evicted", "job_crashed"}:
+        if kind in {"dead_letter", "worker_evicted", "job_restarted", "job_crashed"}:
             self.log.warning(kind, **shown)
         else:
             self.log.debug(kind, **shown)

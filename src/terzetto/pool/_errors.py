@@ -6,6 +6,7 @@ refused before anything was written, it failed to start, or nobody can tell yet.
 
 import re
 
+from terzetto._shared._texts import describe_error
 from terzetto.errors import TerzettoError
 
 _TYPE_AND_TEXT = re.compile(r"((?:[A-Za-z_]\w*\.)*[A-Z]\w*): (.*)", re.DOTALL)
@@ -81,6 +82,10 @@ class MalformedBodyError(TerzettoError, ValueError):
 
 
 def error_text(error: BaseException) -> str:
-    """Return what an ack carries for `error`: its type's name and its text, never empty."""
-    text = str(error).encode("utf-8", "replace").decode()
-    return f"{type(error).__name__}: {text}"
+    """Return what an ack carries for `error`: its type's name and its text, never empty.
+
+    The text of a group names its members. `JobStartError.from_wire` reads it.
+    """
+    text = describe_error(error).encode("utf-8", "replace").decode()
+    name = type(error).__name__
+    return f"{name}: " if text == name else text

@@ -93,5 +93,8 @@ def read_job(body: JobBody, notifications: trio.MemoryReceiveChannel[bytes]) -> 
     return Job(body.key, body.payload, at, body.node_id, notifications)
 
 
+Restarting: TypeAlias = Callable[[str, BaseException], None]
+"""Called when a job crashed and is to be run again: its key, and the crash."""
+
 Ended: TypeAlias = Callable[[str, BaseException | None], None]
 """Called when a job ends by itself: its key, and the crash that is not restarted."""

@@ -23,6 +23,7 @@ Kind: TypeAlias = Literal[
     "job_ended",
     "job_fenced",
     "job_failed",
+    "job_restarted",
     "job_crashed",
     "job_moved",
     "job_recovered",
@@ -38,7 +39,7 @@ class NodeEvent:
         kind: what.
         key: the job it is about, or ``""``.
         worker_id: the worker it is about, or ``""``.
-        text: an error, a count, or ``""``.
+        text: an error as ``"TypeName: text"``, a count, or ``""``.
     """
 
     kind: Kind

@@ -9,7 +9,8 @@ Theory of operation of a task, from `start` to its end:
     starting --returns----------> ended     start returns, then `ended` is called
     starting --raises-----------> gone      start raises it
     running  --returns----------> ended     `ended(key, None)`
-    running  --raises, restarts left--> waiting --back-off--> running again
+    running  --raises, restarts left--> waiting --back-off--> running again,
+                                after `restarting(key, crash)`
     running  --raises, none left--> ended   `ended(key, crash)`
     any      --stop-------------> gone      stop returns when it is over
 """
@@ -30,6 +31,7 @@ from terzetto.pool._job import (
     JobFunction,
     JobHandler,
     NotifiedHandler,
+    Restarting,
     read_job,
 )
 
@@ -86,7 +88,9 @@ class Runner(Protocol):
         ...
 
 
-def runner_for(handler: Handler, *, policy: JobPolicy, spawn: Spawn, ended: Ended) -> Runner:
+def runner_for(
+    handler: Handler, *, policy: JobPolicy, spawn: Spawn, restarting: Restarting, ended: Ended
+) -> Runner:
     """Return the runner for either form of handler.
 
     Raises:
@@ -95,7 +99,7 @@ def runner_for(handler: Handler, *, policy: JobPolicy, spawn: Spawn, ended: Ende
     if hasattr(handler, "start") and hasattr(handler, "stop"):
         return ObjectRunner(cast("JobHandler", handler), policy)
     if callable(handler):
-        return TaskRunner(handler, policy, spawn, ended)
+        return TaskRunner(handler, policy, spawn, restarting, ended)
     raise InvalidOptionError(
         f"a {type(handler).__name__} is no handler: give an object with start() and stop(), "
         "or an async function"
@@ -162,6 +166,7 @@ class TaskRunner:
     function: JobFunction
     policy: JobPolicy
     spawn: Spawn
+    restarting: Restarting
     ended: Ended
     _tasks: dict[str, _Task] = attrs.field(factory=dict[str, _Task])
 
@@ -253,6 +258,7 @@ class TaskRunner:
                     except Exception as crash:  # noqa: BLE001 - a boundary of user code
                         if not task.status.event.is_set() or attempt == self.policy.max_restarts:
                             return crash
+                        self.restarting(task.body.key, crash)
                     else:
                         return None
                     delay = min(self.policy.backoff * 2 ** min(attempt, 20), _LONGEST_DELAY)

@@ -16,6 +16,7 @@ import attrs
 import trio
 from redis.exceptions import ResponseError
 
+from terzetto._shared._texts import describe_error
 from terzetto.pool._codec import encode_envelope
 from terzetto.pool._core import Core
 
@@ -97,7 +98,9 @@ class Upkeep:
             try:
                 await work()
             except ResponseError as error:
-                self.core.log.warning("Redis refused the upkeep of the pool", error=str(error))
+                self.core.log.warning(
+                    "Redis refused the upkeep of the pool", error=describe_error(error)
+                )
 
     def _is_deaf(self) -> bool:
         return trio.current_time() - self._last_beat > self.core.options.worker_ttl

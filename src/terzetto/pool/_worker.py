@@ -31,6 +31,7 @@ import trio
 from redis.exceptions import ResponseError
 from ulid import ULID
 
+from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, ActorStoppedError, Context, Message, Stop
 from terzetto.errors import InvalidNameError
 from terzetto.pool._codec import (
@@ -52,6 +53,7 @@ from terzetto.pool._job import Handler
 from terzetto.pool._ledger import Ledger
 from terzetto.pool._letter import encode_letter
 from terzetto.pool._names import INIT, START, STOP, check_key
+from terzetto.pool._observe import Kind
 from terzetto.pool._order import ENDED, REASSERT, RELEASE, RETRY, Order, read_order
 from terzetto.pool._runner import JobPolicy, Runner, runner_for
 from terzetto.streaming import OLDEST, Event, Stream
@@ -95,7 +97,11 @@ class WorkerActor(Actor):
         self._ctx = ctx
         core = self.core
         self._runner = runner_for(
-            self.handler, policy=self.policy, spawn=ctx.start_soon, ended=self._job_ended
+            self.handler,
+            policy=self.policy,
+            spawn=ctx.start_soon,
+            restarting=self._job_restarting,
+            ended=self._job_ended,
         )
         stream = core.names.worker_stream(self.worker_id)
         # The stream comes first, so that nothing that is routed here is swallowed.
@@ -290,9 +296,7 @@ class WorkerActor(Actor):
                 order.reply(await self._notify(order.key, order.payload))
         except ResponseError as error:
             # Redis refused a write (out of memory, read only): the event comes again.
-            self.core.log.warning(
-                "Redis refused a change of a job", key=order.key, error=str(error)
-            )
+            self._warn("Redis refused a change of a job", order.key, error)
             order.reply(RETRY)
 
     async def _start(self, job: JobBody) -> str | None:
@@ -317,7 +321,7 @@ class WorkerActor(Actor):
                 return RETRY
             text = error_text(error)
             await self._give_up(job, text)
-            self.core.report("job_failed", key=job.key, worker_id=self.worker_id, text=text)
+            self._report_crash("job_failed", job.key, error)
             return text
         self._starting.discard(job.key)
         if job.requeued:
@@ -398,10 +402,19 @@ class WorkerActor(Actor):
             return error_text(error)
         return ""
 
+    def _warn(self, what: str, key: str, error: Exception) -> None:
+        self.core.log.warning(what, key=key, error=describe_error(error), exc_info=error)
+
+    def _job_restarting(self, key: str, crash: BaseException) -> None:
+        self._report_crash("job_restarted", key, crash)
+
+    def _report_crash(self, kind: Kind, key: str, crash: BaseException) -> None:
+        text = error_text(crash)
+        self.core.report(kind, key=key, worker_id=self.worker_id, text=text, error=crash)
+
     def _job_ended(self, key: str, crash: BaseException | None) -> None:
         if crash is not None:
-            text = error_text(crash)
-            self.core.report("job_crashed", key=key, worker_id=self.worker_id, text=text)
+            self._report_crash("job_crashed", key, crash)
         if not self._leaving:
             self._accept(Order(ENDED, key, error="" if crash is None else error_text(crash)))
 
@@ -417,8 +430,7 @@ class WorkerActor(Actor):
         try:
             await self._runner.stop(key)
         except Exception as error:  # noqa: BLE001 - user code; its error is logged
-            text = error_text(error)
-            self.core.log.warning("a job would not stop to be moved", key=key, error=text)
+            self._warn("a job would not stop to be moved", key, error)
             if not self._leaving:
                 return
         job = self._jobs.get(key)
@@ -443,16 +455,14 @@ class WorkerActor(Actor):
         try:
             await self._runner.stop(key)
         except Exception as error:  # noqa: BLE001 - user code; its error is logged
-            text = error_text(error)
-            self.core.log.warning("a job that runs elsewhere would not stop", key=key, error=text)
+            self._warn("a job that runs elsewhere would not stop", key, error)
         self._jobs.pop(key, None)
 
     async def _stop_for_good(self, key: str) -> None:
         try:
             await self._runner.stop(key)
         except Exception as error:  # noqa: BLE001 - user code; its error is logged
-            text = error_text(error)
-            self.core.log.warning("a job would not stop at the shutdown", key=key, error=text)
+            self._warn("a job would not stop at the shutdown", key, error)
         await self._stopped(key)
 
     async def _end_lanes(self) -> None:
@@ -477,7 +487,7 @@ class WorkerActor(Actor):
                 await end(key)
             except ResponseError as error:
                 # It stays in the list, and peers see to it once we are gone.
-                self.core.log.warning("Redis refused a change of a job", key=key, error=str(error))
+                self._warn("Redis refused a change of a job", key, error)
 
         async with trio.open_nursery() as nursery:
             for key in list(self._jobs):
