@@ -117,6 +117,23 @@ async def test_a_node_is_left_within_its_bounds_while_redis_does_not_answer(
     assert handler.stopped == ["a"]
 
 
+@pytest.mark.parametrize("client_only", [False, True])
+async def test_a_node_without_jobs_is_left_soon_while_redis_does_not_answer(
+    server: EmbeddedServer, *, client_only: bool
+) -> None:
+    with trio.fail_after(50):
+        async with connect(server.url) as redis:
+            async with pool.open_node("p", redis, client_only=client_only) as node:
+                if not client_only:
+                    for _ in range(3):
+                        await node.add_worker(Handler())
+                os.kill(server.pid, signal.SIGSTOP)
+                began = trio.current_time()
+            took = trio.current_time() - began
+            os.kill(server.pid, signal.SIGCONT)
+    assert took < 20
+
+
 async def test_closing_goes_on_when_nobody_waits_for_it(redis: Redis) -> None:
     async with pool.open_node("p", redis, worker_ttl=1, ack_grace_period=1) as node:
         worker = await node.add_worker(Handler())

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 _SETTLE: Final = 0.05  # seconds that a change of the fleet rests before jobs move
 _LEAVING: Final = 3.0  # seconds that the other nodes have to go, once they have no workers
-_LAST_WORDS: Final = 2.0  # seconds for the answers that are still to be sent at the end
+_LAST_WORDS: Final = 2.0  # seconds for what is still to be sent at the end, answers and a farewell
+_SINK_GRACE: Final = 2.0  # seconds of grace for the sink, whose handlers are never waited for
 
 
 def _maps_of(names: Names) -> tuple[str, ...]:
@@ -122,7 +123,8 @@ class NodeActor(Actor):
         self.face.end_life(final=reason in {Stop.NORMAL, Stop.CLOSED, Stop.SHUTDOWN})
         with trio.move_on_after(_LAST_WORDS):
             await core.outbox.flush()
-        await core.store.forget_node(core.node_id)
+        with trio.move_on_after(_LAST_WORDS):  # peers forget it after a TTL
+            await core.store.forget_node(core.node_id)
         if self._asked_shutdown:
             await core.store.wipe(core.node_id)
         core.report("node_left")
@@ -190,6 +192,7 @@ class NodeActor(Actor):
                 block=options.job_sink_block_duration,
                 ack_grace_period=options.ack_grace_period,
                 max_deliveries=None,
+                close_grace=_SINK_GRACE,
             )
         )
         self._router = Router(core=core, source=sink, returned=self.face.returns.returned)

@@ -23,8 +23,9 @@ than its TTL, or Redis lost the entry) stops its jobs without touching Redis,
 for they are elsewhere by then, and joins again under a new id.
 """
 
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Final
 
 import attrs
 import trio
@@ -50,6 +51,7 @@ from terzetto.pool._errors import (
     error_text,
 )
 from terzetto.pool._job import Handler
+from terzetto.pool._lane import Lane
 from terzetto.pool._ledger import Ledger
 from terzetto.pool._letter import encode_letter
 from terzetto.pool._names import INIT, START, STOP, check_key
@@ -58,14 +60,7 @@ from terzetto.pool._order import ENDED, REASSERT, RELEASE, RETRY, Order, read_or
 from terzetto.pool._runner import JobPolicy, Runner, runner_for
 from terzetto.streaming import OLDEST, Event, Stream
 
-
-@attrs.define(eq=False)
-class Lane:
-    """The orders for one key; the first is being carried out."""
-
-    key: str
-    orders: deque[Order] = attrs.field(factory=deque[Order])
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+_PARTING: Final = 3.0  # seconds for what a worker tells Redis when it leaves
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -100,7 +95,7 @@ class WorkerActor(Actor):
             self.handler,
             policy=self.policy,
             spawn=ctx.start_soon,
-            restarting=self._job_restarting,
+            restarting=partial(self._report_crash, "job_restarted"),
             ended=self._job_ended,
         )
         stream = core.names.worker_stream(self.worker_id)
@@ -145,16 +140,21 @@ class WorkerActor(Actor):
         """Hand every job over to the rest of the pool, then leave it."""
         self._leaving = True
         core = self.core
+        is_heard = bool(self._jobs)  # their hand-over waits for Redis until the grace is over
+        patience = min(self.policy.grace, _PARTING) if self._jobs else _PARTING
         if not self._evicted:
             # The jobs end even when Redis is away; peers then find them orphaned.
-            with trio.move_on_after(self.policy.grace):
+            with trio.move_on_after(patience):
                 await core.store.retire(self.worker_id, self.created)
+                is_heard = True
         core.workers.pop(self.worker_id, None)
         await self._end_lanes()
         await self._each_job(self._hand_over)
-        if not self._evicted:
-            await core.store.discharge(self.worker_id)
-        await core.store.drop_stream(core.names.worker_stream(self.worker_id))
+        # Nothing is left here that Redis has to be waited for: peers tidy up after a TTL.
+        with trio.move_on_after(_PARTING if is_heard else 0):
+            if not self._evicted:
+                await core.store.discharge(self.worker_id)
+            await core.store.drop_stream(core.names.worker_stream(self.worker_id))
         core.report("worker_left", worker_id=self.worker_id)
 
     # Messages -----------------------------------------------------------------------
@@ -404,9 +404,6 @@ class WorkerActor(Actor):
 
     def _warn(self, what: str, key: str, error: Exception) -> None:
         self.core.log.warning(what, key=key, error=describe_error(error), exc_info=error)
-
-    def _job_restarting(self, key: str, crash: BaseException) -> None:
-        self._report_crash("job_restarted", key, crash)
 
     def _report_crash(self, kind: Kind, key: str, crash: BaseException) -> None:
         text = error_text(crash)
