@@ -1,5 +1,6 @@
 """Handlers that raise, hang, and ignore being cancelled: a bad job never takes a worker down."""
 
+import functools
 from collections.abc import Awaitable, Callable
 
 import attrs
@@ -178,13 +179,66 @@ async def test_a_job_that_stops_itself_ends_once(redis: Redis) -> None:
             await eventually(is_over)
 
 
-@pytest.mark.parametrize("handler", [None, 3, "text", object()])
+class _SyncStop(Hanging):
+    def stop(self, key: str) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - that is the test
+        self.stopped.append(key)
+
+
+def _sync(job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+    task_status.started()
+
+
+@pytest.mark.parametrize("handler", [None, 3, "text", object(), Hanging, _SyncStop(), _sync, print])
 async def test_what_is_no_handler_is_refused(redis: Redis, handler: object) -> None:
     async with pool.open_node("p", redis) as node:
         with pytest.raises(InvalidOptionError):
             await node.add_worker(handler)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - that is the test
         assert node.pool_workers == []
         assert node.workers == []
+
+
+@attrs.define
+class Called:
+    async def __call__(self, job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+
+
+async def _with_more(extra: str, job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+    task_status.started()
+
+
+@functools.wraps(_with_more)
+def _wrapper(job: pool.Job, *, task_status: trio.TaskStatus[None]) -> Awaitable[None]:
+    return _with_more("", job, task_status=task_status)
+
+
+HANDLERS: list[pool.Handler] = [Called(), functools.partial(_with_more, "extra"), _wrapper]
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+async def test_odd_functions_are_handlers(redis: Redis, handler: pool.Handler) -> None:
+    async with pool.open_node("p", redis) as node:
+        await node.add_worker(handler)
+        await node.dispatch("a")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"grace": float("nan")},
+        {"grace": "1"},
+        {"backoff": -1},
+        {"backoff": 1e10},
+        {"max_restarts": 1.5},
+        {"max_restarts": None},
+        {"max_restarts": -1},
+    ],
+)
+async def test_bad_policies_are_refused(redis: Redis, options: dict[str, float]) -> None:
+    async with pool.open_node("p", redis) as node:
+        with pytest.raises(InvalidOptionError, match=next(iter(options))):
+            await node.add_worker(Hanging(), **options)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - that is the test
+        assert node.pool_workers == []
 
 
 @pytest.mark.parametrize(
@@ -196,6 +250,11 @@ async def test_what_is_no_handler_is_refused(redis: Redis, handler: object) -> N
         {"worker_shutdown_ttl": float("inf")},
         {"job_sink_block_duration": 0},
         {"max_queued_jobs": -1},
+        {"max_queued_jobs": 1.5},
+        {"max_queued_jobs": True},
+        {"worker_ttl": "30"},
+        {"ack_grace_period": None},
+        {"ack_grace_period": 1e10},
     ],
 )
 async def test_bad_options_are_refused_before_redis_is_touched(

@@ -5,7 +5,6 @@ other. All of it lives in one trio run, so its methods that do not await are
 atomic.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -15,7 +14,7 @@ from redis.exceptions import RedisError
 
 from terzetto._shared._logging import Logger
 from terzetto._shared._texts import describe_error
-from terzetto.errors import InvalidOptionError
+from terzetto.pool._checks import check_count, check_seconds
 from terzetto.pool._codec import Ack, encode_ack, encode_envelope
 from terzetto.pool._fleet import Fleet
 from terzetto.pool._names import ACK, Names
@@ -26,8 +25,7 @@ from terzetto.redis import Arg
 
 
 def _positive(_: object, attribute: "attrs.Attribute[float]", value: float) -> None:
-    if not math.isfinite(value) or value <= 0:
-        raise InvalidOptionError(f"{attribute.name} is {value}: give seconds, more than 0")
+    check_seconds(attribute.name, value)
 
 
 @attrs.frozen(kw_only=True)
@@ -43,10 +41,7 @@ class Options:
 
     def __attrs_post_init__(self) -> None:
         """Refuse what cannot work."""
-        if self.max_queued_jobs < 0:
-            raise InvalidOptionError(
-                f"max_queued_jobs is {self.max_queued_jobs}: give 0 for no limit, or more"
-            )
+        check_count("max_queued_jobs", self.max_queued_jobs)
 
 
 @attrs.define

@@ -17,6 +17,7 @@ from terzetto._shared._names import check_name
 from terzetto.actor import Child, Ref, open_child
 from terzetto.errors import ClosedError, InvalidNameError, InvalidOptionError, TerzettoError
 from terzetto.pool._actor import NodeActor
+from terzetto.pool._checks import check_count, check_handler
 from terzetto.pool._codec import JobBody, encode_job, encode_job_key, encode_notification
 from terzetto.pool._core import Options
 from terzetto.pool._dispatch import Returns
@@ -148,7 +149,7 @@ class Node:
 
         Raises:
             InvalidOptionError: an option is out of its range, the handler is
-                none, or the node is client-only.
+                none or not async, or the node is client-only.
             PoolShutdownError: the pool is being shut down.
             ClosedError: the node is closed.
 
@@ -156,6 +157,7 @@ class Node:
         """
         if self.options.client_only:
             raise InvalidOptionError("a client-only node has no workers: open one that is not")
+        check_handler(handler)
         policy = JobPolicy(grace=grace, max_restarts=max_restarts, backoff=backoff)
         worker = Worker(self, handler, policy)
         life = await self.wait_up()
@@ -234,8 +236,7 @@ class Node:
             InvalidNameError, InvalidOptionError: nothing was sent.
             ClosedError: the node is closed; some may have been sent.
         """
-        if at_a_time < 1:
-            raise InvalidOptionError(f"at_a_time is {at_a_time}: give 1 or more")
+        check_count("at_a_time", at_a_time, least=1)
         wanted = [(check_key(key), check_payload(payload)) for key, payload in jobs]
         limit = trio.CapacityLimiter(at_a_time)
         outcomes: dict[str, TerzettoError | None] = {}

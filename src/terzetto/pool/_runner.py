@@ -15,7 +15,6 @@ Theory of operation of a task, from `start` to its end:
     any      --stop-------------> gone      stop returns when it is over
 """
 
-import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
@@ -23,7 +22,8 @@ from typing import Protocol, cast
 import attrs
 import trio
 
-from terzetto.errors import InvalidOptionError, TerzettoError
+from terzetto.errors import TerzettoError
+from terzetto.pool._checks import check_count, check_seconds
 from terzetto.pool._codec import JobBody
 from terzetto.pool._job import (
     Ended,
@@ -65,11 +65,9 @@ class JobPolicy:
 
     def __attrs_post_init__(self) -> None:
         """Refuse what cannot work."""
-        for name, value in (("grace", self.grace), ("backoff", self.backoff)):
-            if not 0 <= value < math.inf:
-                raise InvalidOptionError(f"{name} is {value}: give seconds, 0 or more")
-        if self.max_restarts < 0:
-            raise InvalidOptionError(f"max_restarts is {self.max_restarts}: give 0 or more")
+        check_seconds("grace", self.grace, zero=True)
+        check_seconds("backoff", self.backoff, zero=True)
+        check_count("max_restarts", self.max_restarts)
 
 
 class Runner(Protocol):
@@ -91,19 +89,10 @@ class Runner(Protocol):
 def runner_for(
     handler: Handler, *, policy: JobPolicy, spawn: Spawn, restarting: Restarting, ended: Ended
 ) -> Runner:
-    """Return the runner for either form of handler.
-
-    Raises:
-        InvalidOptionError: it is neither.
-    """
-    if hasattr(handler, "start") and hasattr(handler, "stop"):
-        return ObjectRunner(cast("JobHandler", handler), policy)
-    if callable(handler):
+    """Return the runner for either form of handler, which has been checked."""
+    if callable(handler) and not (hasattr(handler, "start") and hasattr(handler, "stop")):
         return TaskRunner(handler, policy, spawn, restarting, ended)
-    raise InvalidOptionError(
-        f"a {type(handler).__name__} is no handler: give an object with start() and stop(), "
-        "or an async function"
-    )
+    return ObjectRunner(cast("JobHandler", handler), policy)
 
 
 @attrs.define

@@ -8,7 +8,8 @@ a tick moves the entry to where the others expect it.
 import attrs
 
 from terzetto._shared._durations import format_duration, parse_duration
-from terzetto.errors import InvalidNameError, InvalidOptionError
+from terzetto.errors import InvalidNameError
+from terzetto.pool._checks import check_seconds
 
 _NANOSECONDS = 1_000_000_000
 
@@ -48,10 +49,9 @@ def interval_of(seconds: float) -> int:
     """Return an interval in whole nanoseconds.
 
     Raises:
-        InvalidOptionError: it is not above zero, or longer than 292 years.
+        InvalidOptionError: it is not above zero, or longer than thirty years.
     """
-    if not 0 < seconds < 2**63 / _NANOSECONDS:
-        raise InvalidOptionError(f"the interval is {seconds}: give seconds, more than 0")
+    check_seconds("the interval", seconds)
     return max(1, round(seconds * _NANOSECONDS))
 
 
