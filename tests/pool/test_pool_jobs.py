@@ -258,6 +258,12 @@ async def test_a_client_only_node_dispatches_and_runs_nothing(redis: Redis) -> N
         await node.add_worker(handler)
         await client.dispatch("a", b"1")
         assert handler.live == {"a": b"1"}
+        with trio.fail_after(20):
+            while client.pool_workers != node.pool_workers:  # noqa: ASYNC110 - a copy that follows
+                await trio.sleep(0.01)
+        assert len(client.pool_workers) == 1
+        async with pool.open_node("p", redis, client_only=True) as late:
+            assert late.pool_workers == node.pool_workers
         with pytest.raises(pool.JobStartError):
             await client.dispatch("b", b"refuse")
         await client.stop_job("a")

@@ -15,7 +15,7 @@ waits until no worker is left in the pool, shortly for the other nodes too
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -92,7 +92,10 @@ class NodeActor(Actor):
         upkeep = Upkeep(core=core)
         await upkeep.beat()
         self._follow(names.node_keepalive, self._observe_nodes)
-        if not core.options.client_only:
+        if core.options.client_only:
+            await self._join(names.workers)  # for `Node.pool_workers` only
+            self._follow(names.workers, self._observe_workers)
+        else:
             await self._open_routing()
         reader = await ctx.spawn(
             Stream(names.node_stream(face.id), face.redis).reader_child(
@@ -240,13 +243,14 @@ class NodeActor(Actor):
 
     def _observe_workers(self) -> None:
         core, maps = self.core, self._maps
+        nothing: Mapping[str, str] = {}  # clients have no use for these
         now = trio.current_time()
         core.workers_revision = max(core.workers_revision, maps[core.names.workers].revision)
         before = core.fleet.ring(now)
         changed = core.fleet.observe_workers(
             workers=maps[core.names.workers],
-            keepalive=maps[core.names.worker_keepalive],
-            cleanup=maps[core.names.cleanup],
+            keepalive=maps.get(core.names.worker_keepalive, nothing),
+            cleanup=maps.get(core.names.cleanup, nothing),
             now=now,
             wall_ns=core.clock.now_ns(),
         )

@@ -390,7 +390,10 @@ class Node:
 
     @property
     def pool_workers(self) -> list[str]:
-        """The ids of all workers in the pool as this node knows it, oldest first."""
+        """The ids of all workers in the pool as this node knows it, oldest first.
+
+        Client-only nodes know it too. Empty while the node restarts, and once it is closed.
+        """
         return [] if self._life is None else self._life.core.fleet.worker_ids()
 
     @contextmanager
