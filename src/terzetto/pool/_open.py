@@ -4,8 +4,8 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 from terzetto._shared._logging import Logger, default_logger
-from terzetto.actor import Child, Ref, open_child
-from terzetto.errors import InvalidNameError
+from terzetto.actor import Child, Ref, Restart, open_child
+from terzetto.errors import InvalidNameError, InvalidOptionError
 from terzetto.pool._actor import NodeActor
 from terzetto.pool._core import Options
 from terzetto.pool._names import check_pool, has_hash_tag
@@ -24,10 +24,31 @@ def child(
     job_sink_block_duration: float = 5.0,
     client_only: bool = False,
     logger: Logger | None = None,
+    name: str | None = None,
+    restart: Restart = "transient",
+    significant: bool = False,
 ) -> Child[Node]:
     """Return a node as a child for a tree of one's own; see `open_node` for the options.
 
-    Raises what `open_node` raises, but for what only Redis knows.
+    Args:
+        pool: the pool's name.
+        redis: a client.
+        worker_ttl: see `open_node`, as for those that are not named here.
+        worker_shutdown_ttl: likewise.
+        max_queued_jobs: likewise.
+        ack_grace_period: likewise.
+        job_sink_block_duration: likewise.
+        client_only: likewise.
+        logger: likewise.
+        name: the child's name among its siblings, which `Supervisor.get` takes; by
+            default ``"node <pool>"``, with ``|`` for each slash.
+        restart: ``"transient"`` (after crashes) or ``"temporary"`` (never). A node
+            that was closed, or shut down with its pool, stays closed in any case.
+        significant: as for `Child`: whether such an end may close the tree.
+
+    Raises:
+        InvalidNameError, InvalidOptionError: as `open_node` does.
+        SpecError, ChildNameError: as `Child` does.
     """
     options = Options(
         worker_ttl=worker_ttl,
@@ -38,6 +59,10 @@ def child(
         client_only=client_only,
     )
     check_pool(pool)
+    if restart not in {"transient", "temporary"}:
+        raise InvalidOptionError(
+            f"restart is {restart!r}: give 'transient' or 'temporary', a closed node stays closed"
+        )
     if redis.url.startswith("redis-cluster:") and not has_hash_tag(pool):
         raise InvalidNameError(
             f"pool {pool!r} would lie in several slots of the cluster: "
@@ -51,8 +76,10 @@ def child(
 
     return Child(
         partial(NodeActor, node),
-        name=f"node {pool}".replace("/", "|"),  # a child's name has no slash
+        name=name or f"node {pool}".replace("/", "|"),  # a child's name has no slash
+        restart=restart,
         grace=5.0,
+        significant=significant,
         face=bind,
     )
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, TypeVar, overload
 
 from terzetto._shared._logging import Logger, default_logger
-from terzetto.actor import Child, Ref, open_child
+from terzetto.actor import Child, Ref, Restart, open_child
 from terzetto.codec import Codec
 from terzetto.errors import InvalidOptionError, InvalidPayloadError
 from terzetto.redis import Redis
@@ -30,6 +30,9 @@ def child(
     sliding: bool = False,
     poll_interval: float = 10.0,
     logger: Logger | None = None,
+    child_name: str | None = None,
+    restart: Restart = "transient",
+    significant: bool = False,
 ) -> Child[Map]: ...
 @overload
 def child(
@@ -41,6 +44,9 @@ def child(
     sliding: bool = False,
     poll_interval: float = 10.0,
     logger: Logger | None = None,
+    child_name: str | None = None,
+    restart: Restart = "transient",
+    significant: bool = False,
 ) -> Child[BytesMap]: ...
 @overload
 def child(
@@ -52,6 +58,9 @@ def child(
     sliding: bool = False,
     poll_interval: float = 10.0,
     logger: Logger | None = None,
+    child_name: str | None = None,
+    restart: Restart = "transient",
+    significant: bool = False,
 ) -> Child[TypedMap[V]]: ...
 def child(
     name: str,
@@ -62,12 +71,32 @@ def child(
     sliding: bool = False,
     poll_interval: float = 10.0,
     logger: Logger | None = None,
+    child_name: str | None = None,
+    restart: Restart = "transient",
+    significant: bool = False,
 ) -> Child[Any]:
     """Return a map as a child for a tree of one's own; spawning it joins and returns the map.
 
     The map survives restarts of its actor. The child may be started again after its end,
     and is then the same map; it cannot be in two places at once. Takes and raises what
     `join` does, but talks to Redis only when it is spawned.
+
+    Args:
+        name: the map's name.
+        redis: the client.
+        codec: see `join`, as for those that are not named here.
+        ttl: likewise.
+        sliding: likewise.
+        poll_interval: likewise.
+        logger: likewise.
+        child_name: the child's name among its siblings, which `Supervisor.get` takes; by
+            default ``"map <name>"``, with ``|`` for each slash. Two children of one map, or
+            of ``a/b`` and ``a|b``, need names of their own.
+        restart: as for `Child`.
+        significant: as for `Child`.
+
+    Raises:
+        SpecError, ChildNameError: as `Child` does.
     """
     _, spec = _prepare(
         name,
@@ -76,6 +105,9 @@ def child(
         expiry=Expiry.of(ttl, sliding=sliding),
         poll_interval=poll_interval,
         logger=logger,
+        child_name=child_name,
+        restart=restart,
+        significant=significant,
     )
     return spec
 
@@ -177,6 +209,9 @@ def _prepare(
     expiry: Expiry,
     poll_interval: float,
     logger: Logger | None,
+    child_name: str | None = None,
+    restart: Restart = "transient",
+    significant: bool = False,
 ) -> tuple[Core[Any], Child[TypedMap[Any]]]:
     if not poll_interval > 0:
         raise InvalidOptionError(f"poll_interval is {poll_interval}: give more than 0 seconds")
@@ -196,7 +231,9 @@ def _prepare(
 
     spec = Child(
         partial(MapActor, core, poll_interval),
-        name=f"map {name}".replace("/", "|"),  # a child's name has no slash
+        name=child_name or f"map {name}".replace("/", "|"),  # a child's name has no slash
+        restart=restart,
+        significant=significant,
         face=bind,
     )
     return core, spec
