@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from tests.bench.harness import AsyncMeasure, Figures, MissingPeerError, Setting, Stopwatch
-from tests.bench.work import BACKLOG, PAYLOAD, TASKS, rate_and_delays
+from tests.bench.work import PAYLOAD, TASKS, rate_and_delays
 from tests.bench.work_rmap import lags_of
 from tests.interop.gopeer import Peer, PeerMissingError, build_peer, open_peer
 
@@ -22,6 +22,7 @@ READS = 1_000_000
 SETS_EACH = 400
 LAGS = 400
 ADDS = 4_000
+BACKLOG = 4_000  # a fifth of the others', for Pulse acknowledges one by one
 ALONE = 300
 EACH = 20
 
@@ -119,7 +120,7 @@ async def acknowledge(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
     turns = count()
     async with open_go(setting.url) as [go]:
         # Longer than the backlog, so that nothing is trimmed.
-        await go.call("stream.open", "stream", name=f"{setting.name}:go", number=2 * BACKLOG)
+        await go.call("stream.open", "stream", name=f"{setting.name}:go", number=10 * BACKLOG)
         await go.call("bench.stream.add", "stream", number=BACKLOG, value=PAYLOAD)
 
         async def measure() -> Figures:

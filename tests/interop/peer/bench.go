@@ -50,8 +50,8 @@ func run(goroutines, each int, call func(goroutine, number int) error) (any, err
 
 func now() float64 { return float64(time.Now().UnixNano()) / 1e9 }
 
-// benchCommands are the loads of the bench. "number" is how many goroutines there
-// are, or how much one does; "items" with one text is what a load writes.
+// benchCommands are the loads of the bench. "number" is how many calls a goroutine
+// makes, "value" what it writes.
 func (p *program) benchCommands() map[string]command {
 	return map[string]command{
 		"bench.map.read": func(_ context.Context, r *request) (any, error) {

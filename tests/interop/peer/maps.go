@@ -68,10 +68,6 @@ func (p *program) mapCommands() map[string]command {
 			}
 			return content, nil
 		}),
-		"map.get": on(func(_ context.Context, m *rmap.Map, r *request) (any, error) {
-			value, ok := m.Get(string(r.Key))
-			return maybe(value, ok), nil
-		}),
 		"map.get_values": on(func(_ context.Context, m *rmap.Map, r *request) (any, error) {
 			values, ok := m.GetValues(string(r.Key))
 			if !ok {

@@ -122,10 +122,6 @@ func (p *program) poolCommands() map[string]command {
 		"node.job_keys": on(func(_ context.Context, n *pool.Node, _ *request) (any, error) {
 			return texts(n.JobKeys()), nil
 		}),
-		"node.job_payload": on(func(_ context.Context, n *pool.Node, r *request) (any, error) {
-			payload, ok := n.JobPayload(string(r.Key))
-			return maybe(string(payload), ok), nil
-		}),
 		"node.pool_workers": on(func(_ context.Context, n *pool.Node, _ *request) (any, error) {
 			ids := []string{}
 			for _, worker := range n.PoolWorkers() {
@@ -142,9 +138,6 @@ func (p *program) poolCommands() map[string]command {
 			h.worker = worker
 			p.put(r.On, h)
 			return worker.ID, nil
-		}),
-		"worker.remove": in(func(ctx context.Context, n *pool.Node, r *request) (any, error) {
-			return nil, n.RemoveWorker(ctx, of[*handler](p, r.On).worker)
 		}),
 		"worker.jobs": func(_ context.Context, r *request) (any, error) {
 			h := of[*handler](p, r.On)
@@ -183,10 +176,6 @@ func (p *program) poolCommands() map[string]command {
 			t.lock.Lock()
 			defer t.lock.Unlock()
 			return t.count, nil
-		},
-		"ticker.close": func(_ context.Context, r *request) (any, error) {
-			of[*ticks](p, r.On).ticker.Close()
-			return nil, nil
 		},
 		"ticker.stop": func(_ context.Context, r *request) (any, error) {
 			of[*ticks](p, r.On).ticker.Stop()
