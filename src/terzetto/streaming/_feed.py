@@ -147,10 +147,14 @@ class Feed:
 
     async def _turn(self, poll: Poll) -> None:
         room = await self._wait_for_room()
-        cursors = {stream_key(name): cursor for name, cursor in self.cursors.items()}
         paused = trio.current_time() - self._last_end > _SUSPICIOUS_PAUSE
         if paused:
-            await self._check_places(cursors)
+            await self._check_places(self._cursors_by_key())
+        # No checkpoint from here to the read: a stream that is added would not be in it, and
+        # there would be no read yet to interrupt.
+        cursors = self._cursors_by_key()
+        if not cursors:
+            return
         replies = await poll.read([self._command(cursors, room)])
         self._last_end = trio.current_time()
         reply = None if replies is None else replies[0]
@@ -162,6 +166,9 @@ class Feed:
         for key, entries in reply.items():
             cursor = cursors[key.decode("utf-8", "surrogateescape")]
             await self._take_in(cursor, entries, suspicious=paused or len(entries) == room)
+
+    def _cursors_by_key(self) -> dict[str, Cursor]:
+        return {stream_key(name): cursor for name, cursor in self.cursors.items()}
 
     async def _wait_for_room(self) -> int:
         """Sleep until there is a stream and every buffer has room; return for how many events."""
