@@ -5,6 +5,7 @@ and the state, and it resolves exactly once, with the final `Exit`. Its
 supervisor begins lives, asks them to end and hears how they ended.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @attrs.define(eq=False, kw_only=True)
-class Node:
+class Node(ABC):
     """The common part of `ActorCell` and `SupervisorCell`."""
 
     name: str
@@ -63,9 +64,9 @@ class Node:
         self.state = "starting"
         self.system.spawn(self.live, self.path)
 
+    @abstractmethod
     async def live(self) -> None:
         """Run one life, and report how it ended."""
-        raise NotImplementedError
 
     def request(self, ending: Ending) -> None:
         """Ask the running life to end in this way; a weaker request changes nothing."""
@@ -75,17 +76,17 @@ class Node:
                 self.state = "stopping"
             self.apply_ending()
 
+    @abstractmethod
     def apply_ending(self) -> None:
         """Make the running life see what `ending` says."""
-        raise NotImplementedError
 
+    @abstractmethod
     def force(self) -> None:
         """End the grace periods of the running life now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bound(self) -> float:
         """Return the seconds within which a requested end is reached."""
-        raise NotImplementedError
 
     @trio.lowlevel.enable_ki_protection
     def note_started(self) -> None:
