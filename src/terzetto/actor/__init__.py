@@ -42,6 +42,7 @@ from terzetto.actor._ref import Ref
 from terzetto.actor._serve import serve
 from terzetto.actor._tree import Child, Tree
 from terzetto.actor._types import AutoShutdown, Exit, Restart, State, Stop, Strategy
+from terzetto.actor._window import WindowError, look
 
 __all__ = [
     "Actor",
@@ -81,8 +82,10 @@ __all__ = [
     "Timer",
     "Tree",
     "UnknownChildError",
+    "WindowError",
     "as_channel",
     "feed",
+    "look",
     "open_child",
     "open_supervisor",
     "open_tree",

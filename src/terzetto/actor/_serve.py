@@ -1,7 +1,9 @@
 """Runs a tree as a process: signals, an exit code, and a last line in the log."""
 
+import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import trio
 
@@ -11,12 +13,17 @@ from terzetto.actor._handle import Supervisor
 from terzetto.actor._open import open_tree
 from terzetto.actor._tree import Tree
 from terzetto.actor._types import Ending, Exit
+from terzetto.actor._window import open_window, show_tree
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 async def serve(
-    tree: Tree, *, logger: Logger | None = None, observers: tuple[Observer, ...] = ()
+    tree: Tree,
+    *,
+    logger: Logger | None = None,
+    observers: tuple[Observer, ...] = (),
+    inspect: str | os.PathLike[str] | None = None,
 ) -> int:
     """Run `tree` until it ends or a signal ends it; return the process's exit code.
 
@@ -26,9 +33,13 @@ async def serve(
     128 plus the signal's number after a second signal. Cancelling this closes
     the tree within the grace periods.
 
+    With `inspect`, the tree's picture is shown on a unix socket of that path, which
+    only the owner of the process may open: ``terzetto actors PATH`` draws it.
+
     Call it once in the main thread: ``sys.exit(trio.run(main))``.
 
     Raises:
+        InvalidOptionError: no socket can be made at `inspect`; nothing was started.
         BaseException: a crash that is no `Exception`, such as `SystemExit`, as it is.
     """
     logger = logger or default_logger("actor")
@@ -36,13 +47,17 @@ async def serve(
     cut_short: list[int] = []
     exit_: Exit | None = None
     error: Exception | None = None
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
+    async with AsyncExitStack() as stack:
+        window = None if inspect is None else await stack.enter_async_context(open_window(inspect))
+        signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
         try:
             async with (
                 open_tree(tree, logger=logger, observers=observers) as top,
                 trio.open_nursery() as nursery,
             ):
                 nursery.start_soon(_obey, signals, top, logger, cut_short)
+                if window is not None:
+                    nursery.start_soon(show_tree, window, top.describe)
                 exit_ = await top.wait_stopped()
                 nursery.cancel_scope.cancel()
         except Exception as failure:  # noqa: BLE001 - the boundary of the process: it becomes a code
