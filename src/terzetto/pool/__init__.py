@@ -22,6 +22,14 @@ from terzetto.pool._errors import (
 )
 from terzetto.pool._job import Handler, Job, JobFunction, JobHandler
 from terzetto.pool._letter import DeadLetter
+from terzetto.pool._look import (
+    NodeInfo,
+    PoolInfo,
+    TickerInfo,
+    WorkerInfo,
+    find_pools,
+    look_at_pool,
+)
 from terzetto.pool._node import Node, Worker
 from terzetto.pool._observe import NodeEvent, Watch
 from terzetto.pool._open import child, open_node
@@ -44,16 +52,22 @@ __all__ = [
     "MalformedBodyError",
     "Node",
     "NodeEvent",
+    "NodeInfo",
     "NotificationLostError",
     "Plan",
     "PoolFullError",
+    "PoolInfo",
     "PoolShutdownError",
     "Schedule",
     "ScheduleStoppedError",
     "Ticker",
+    "TickerInfo",
     "UnknownLetterError",
     "Watch",
     "Worker",
+    "WorkerInfo",
     "child",
+    "find_pools",
+    "look_at_pool",
     "open_node",
 ]

@@ -18,6 +18,7 @@ from terzetto.redis._errors import (
     UrlError,
     WrongLinkError,
 )
+from terzetto.redis._find import find_keys
 from terzetto.redis._lock import Lock, LockLostError
 from terzetto.redis._pipeline import Pipeline, Queued, Transaction, UnsentError
 from terzetto.redis._pubsub import Gap, Message, Subscription
@@ -59,4 +60,5 @@ __all__ = [
     "Watching",
     "WrongLinkError",
     "connect",
+    "find_keys",
 ]

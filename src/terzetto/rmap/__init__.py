@@ -8,6 +8,7 @@ a map is.
 
 from terzetto.rmap._join import child, join
 from terzetto.rmap._keys import content_key, updates_channel
+from terzetto.rmap._look import Log, StoredMap, Update, find_maps, open_log, read_map
 from terzetto.rmap._map import BYTES, BytesMap, Map
 from terzetto.rmap._replica import Change
 from terzetto.rmap._typed import Swap, TypedMap
@@ -16,11 +17,17 @@ __all__ = [
     "BYTES",
     "BytesMap",
     "Change",
+    "Log",
     "Map",
+    "StoredMap",
     "Swap",
     "TypedMap",
+    "Update",
     "child",
     "content_key",
+    "find_maps",
     "join",
+    "open_log",
+    "read_map",
     "updates_channel",
 ]

@@ -11,6 +11,8 @@ from terzetto.errors import InvalidNameError, InvalidPayloadError
 
 REVISION_FIELD = b"=rev"
 KIND_FIELD = b"=kind"
+PREFIX = "map:"
+CONTENT_SUFFIX = ":content"
 
 
 def content_key(name: str) -> str:
@@ -19,7 +21,7 @@ def content_key(name: str) -> str:
     Raises:
         InvalidNameError: `name` cannot name a map.
     """
-    return f"map:{check_name('map', name)}:content"
+    return f"{PREFIX}{check_name('map', name)}{CONTENT_SUFFIX}"
 
 
 def updates_channel(name: str) -> str:
@@ -28,7 +30,7 @@ def updates_channel(name: str) -> str:
     Raises:
         InvalidNameError: `name` cannot name a map.
     """
-    return f"map:{check_name('map', name)}:updates"
+    return f"{PREFIX}{check_name('map', name)}:updates"
 
 
 def encode_key(key: str) -> bytes:

@@ -10,6 +10,7 @@ from terzetto.streaming._checkpoint import Checkpoint
 from terzetto.streaming._dead import DeadLetter, DeadLetters, ReplayError
 from terzetto.streaming._event import Event
 from terzetto.streaming._filters import InvalidPatternError, Matcher
+from terzetto.streaming._find import find_streams
 from terzetto.streaming._gap import Gap
 from terzetto.streaming._names import stream_key
 from terzetto.streaming._positions import NEWEST, OLDEST, Position, Start
@@ -42,5 +43,6 @@ __all__ = [
     "Subscription",
     "TypedStream",
     "UnreadablePayloadError",
+    "find_streams",
     "stream_key",
 ]

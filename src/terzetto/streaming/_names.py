@@ -7,6 +7,7 @@ one that Pulse's Go side reads and writes.
 from terzetto._shared._names import MAX_NAME_LENGTH, check_name
 from terzetto.errors import InvalidNameError
 
+STREAM_PREFIX = "pulse:stream:"
 CONSUMERS_PREFIX = "stream:"
 CONSUMERS_SUFFIX = ":sinks"
 KEEPALIVE_PREFIX = "sink:"
@@ -21,7 +22,7 @@ MAX_SINK_NAME = MAX_NAME_LENGTH - len(KEEPALIVE_PREFIX) - len(KEEPALIVE_SUFFIX)
 
 def stream_key(name: str) -> str:
     """Return the Redis key of the stream `name`."""
-    return f"pulse:stream:{name}"
+    return f"{STREAM_PREFIX}{name}"
 
 
 def consumers_map(stream: str) -> str:
