@@ -1,5 +1,6 @@
 """Poison, failing handlers, delivery limits and dead letters; handler loops."""
 
+import math
 from collections.abc import Awaitable, Callable
 
 import attrs
@@ -190,6 +191,9 @@ async def test_handing_back_by_hand(stream: Stream) -> None:
         await stream.add("a", b"")
         for delay in (0.0, 0.2):
             (event,) = await take(sink, 1)
+            for wrong in (-1, math.nan, math.inf, "1"):
+                with pytest.raises(InvalidOptionError, match="delay is"):
+                    sink.hand_back_nowait(event, delay=wrong)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - what an untyped caller may pass
             sink.hand_back_nowait(event, delay=delay)
         start = trio.current_time()
         (event,) = await take(sink, 1)

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import trio
 
+from terzetto.codec import json_codec
 from terzetto.errors import InvalidNameError, InvalidOptionError
 from terzetto.redis import Redis
 from terzetto.streaming import OLDEST, InvalidPatternError, Stream, stream_key
@@ -164,6 +165,8 @@ async def test_what_cannot_be_added_is_refused_before_redis_is_touched(redis: Re
     for event in (("a",), ("a", b"", None, None), "ab", 5):
         with pytest.raises(TypeError, match="tuple of name, payload"):
             await stream.add_many([("a", b""), event])  # type: ignore[list-item] # pyright: ignore[reportArgumentType] - likewise
+        with pytest.raises(TypeError, match="tuple of name, payload"):
+            await stream.typed(json_codec(int)).add_many([("a", 1), event])  # type: ignore[list-item] # pyright: ignore[reportArgumentType] - likewise
     with pytest.raises(InvalidNameError):
         Stream("a b", redis)
     for max_len in (1.5, None, "a", math.nan, math.inf):

@@ -139,9 +139,11 @@ class History:
         sink = self.instances[0].sink
         with trio.fail_after(30):
             while True:
+                events: list[Event] = []
                 with trio.move_on_after(GRACE):
-                    for event in await sink.read():
-                        self.acknowledged[event.id] += await sink.ack(event)
+                    events = await sink.read()
+                for event in events:  # not within the scope: a cancelled `ack` may have been made
+                    self.acknowledged[event.id] += await sink.ack(event)
                 (group,) = (await self.stream.info()).groups
                 if not group.pending and not group.lag:
                     break

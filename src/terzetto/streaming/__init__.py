@@ -8,7 +8,7 @@ Go processes can be at the other end.
 
 from terzetto.streaming._checkpoint import Checkpoint
 from terzetto.streaming._dead import DeadLetter, DeadLetters, ReplayError
-from terzetto.streaming._event import Event
+from terzetto.streaming._event import Event, NewEvent
 from terzetto.streaming._filters import InvalidPatternError, Matcher
 from terzetto.streaming._find import find_streams
 from terzetto.streaming._gap import Gap
@@ -16,7 +16,7 @@ from terzetto.streaming._names import stream_key
 from terzetto.streaming._positions import NEWEST, OLDEST, Position, Start
 from terzetto.streaming._reader import Reader
 from terzetto.streaming._sink import Sink
-from terzetto.streaming._stream import GroupInfo, NewEvent, Stream, StreamInfo
+from terzetto.streaming._stream import GroupInfo, Stream, StreamInfo
 from terzetto.streaming._subscription import Subscription
 from terzetto.streaming._typed import Handler, TypedStream, UnreadablePayloadError
 

@@ -25,6 +25,9 @@ TOPIC: Final = b"t"
 Fields: TypeAlias = Sequence[bytes]
 """An entry's fields as Redis sends them: name, value, name, value…"""
 
+NewEvent: TypeAlias = tuple[str, bytes] | tuple[str, bytes, str | None]
+"""An event to add: its name, its payload and, if it has one, its topic."""
+
 
 @attrs.frozen(kw_only=True)
 class Event:
@@ -133,6 +136,24 @@ def decode_entry(
         sink=sink,
         deliveries=deliveries,
     )
+
+
+def parts_of(event: tuple[str, T] | tuple[str, T, str | None]) -> tuple[str, T, str | None]:
+    """Return name, payload (or value) and topic of an event to add; the topic may be left out.
+
+    Raises:
+        TypeError: it is no tuple of two or three.
+    """
+    match event:
+        case (name, payload):
+            return name, payload, None
+        case (name, payload, topic):
+            return name, payload, topic
+        case _:  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
+            raise TypeError(
+                "an event to add is a tuple of name, payload and, if it has one, topic; "
+                f"not a {type(event).__name__} of another form"
+            )
 
 
 def encode_entry(name: str, payload: bytes, topic: str | None) -> list[bytes]:

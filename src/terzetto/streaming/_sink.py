@@ -20,7 +20,7 @@ from terzetto.streaming._event import Event
 from terzetto.streaming._handling import OrderedLoop, run_unordered
 from terzetto.streaming._intake import Intake
 from terzetto.streaming._names import stream_key
-from terzetto.streaming._options import check_count
+from terzetto.streaming._options import check_count, check_seconds
 from terzetto.streaming._positions import Start
 from terzetto.streaming._reader import FINAL, check_same_link
 from terzetto.streaming._reclaim import run_claims
@@ -145,7 +145,11 @@ class Sink:
         Args:
             event: the event; this delivery counts.
             delay: how long it rests before, in seconds; the grace period at most.
+
+        Raises:
+            InvalidOptionError: `delay` is negative or not finite; the event is kept.
         """
+        check_seconds("delay", delay, zero=True)
         grace = self._intake.grace
         idle_ms = round((grace - min(delay, grace)) * 1000) if delay > 0 else HANDED_BACK_MS
         self._intake.hand_back_later(event, idle_ms)

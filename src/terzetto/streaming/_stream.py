@@ -10,7 +10,7 @@ something, and after a sink made its group.
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import attrs
 from redis.exceptions import RedisError, ResponseError
@@ -21,7 +21,7 @@ from terzetto.codec import Codec
 from terzetto.redis import Arg, Redis, Reply
 from terzetto.streaming._checkpoint import Checkpoint
 from terzetto.streaming._dead import DeadLetters
-from terzetto.streaming._event import encode_entry, to_text
+from terzetto.streaming._event import NewEvent, encode_entry, parts_of, to_text
 from terzetto.streaming._filters import Matcher
 from terzetto.streaming._gap import Gap
 from terzetto.streaming._intake import Intake
@@ -48,22 +48,6 @@ from terzetto.streaming._typed import TypedStream
 T = TypeVar("T")
 
 _CHUNK: Final = 500  # events in one write; a longer one would hold up the others on the link
-
-NewEvent: TypeAlias = tuple[str, bytes] | tuple[str, bytes, str | None]
-"""An event to add: its name, its payload and, if it has one, its topic."""
-
-
-def _parts(event: NewEvent) -> tuple[str, bytes, str | None]:
-    match event:
-        case (name, payload):
-            return name, payload, None
-        case (name, payload, topic):
-            return name, payload, topic
-        case _:  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
-            raise TypeError(
-                "an event to add is a tuple of name, payload and, if it has one, topic; "
-                f"not a {type(event).__name__} of another form"
-            )
 
 
 @attrs.frozen(kw_only=True)
@@ -197,7 +181,7 @@ class Stream:
             LinkLostError: as for `add`, for the write under way and those after it.
         """
         commands = [
-            self._command(*_parts(event), only_if_exists=only_if_exists) for event in events
+            self._command(*parts_of(event), only_if_exists=only_if_exists) for event in events
         ]
         ids: list[str | None] = []
         for start in range(0, len(commands), _CHUNK):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from terzetto.codec import Codec
 from terzetto.errors import InvalidPayloadError
-from terzetto.streaming._event import Event
+from terzetto.streaming._event import Event, parts_of
 
 if TYPE_CHECKING:
     from terzetto.streaming._stream import Stream
@@ -49,14 +49,20 @@ class TypedStream(Generic[T]):
         return await self.stream.add(name, payload, topic=topic, only_if_exists=only_if_exists)
 
     async def add_many(
-        self, events: Iterable[tuple[str, T, str | None]], *, only_if_exists: bool = False
+        self,
+        events: Iterable[tuple[str, T] | tuple[str, T, str | None]],
+        *,
+        only_if_exists: bool = False,
     ) -> list[str | None]:
-        """Add events of a name, a value and a topic; otherwise as `Stream.add_many`.
+        """Add events of a name, a value and, if they have one, a topic, as `Stream.add_many`.
 
         Raises:
             InvalidPayloadError: the codec cannot write a value; nothing was added.
+            TypeError: an event is no such tuple; nothing was added.
         """
-        encoded = [(name, self.codec.encode(value), topic) for name, value, topic in events]
+        encoded = [
+            (name, self.codec.encode(value), topic) for name, value, topic in map(parts_of, events)
+        ]
         return await self.stream.add_many(encoded, only_if_exists=only_if_exists)
 
     def decode(self, event: Event) -> T:
