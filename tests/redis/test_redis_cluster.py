@@ -12,59 +12,28 @@ from terzetto.redis import (
     Gap,
     LinkLostError,
     Message,
-    Redis,
     Script,
     UrlError,
     connect,
 )
-from terzetto.redis._slots import slot_of
 from terzetto.server import Cluster, EmbeddedServer, open_cluster
+from tests.redis.moving import (
+    KEY,
+    SLOT,
+    begin_move,
+    end_move,
+    move_keys,
+    move_slot,
+    owner_and_other,
+)
 
 FAIL_OVER = 45.0  # seconds for the cluster to agree; the machine may be busy
-KEY = "{moving}key"
-SLOT = slot_of(KEY)
 
 
 @pytest.fixture
 async def cluster() -> AsyncGenerator[Cluster]:
     async with open_cluster() as cluster:
         yield cluster
-
-
-async def node(stack: AsyncExitStack, server: EmbeddedServer) -> Redis:
-    """Return a client of one member, which follows no redirection."""
-    return await stack.enter_async_context(connect(f"redis://127.0.0.1:{server.port}"))
-
-
-async def owner_and_other(
-    stack: AsyncExitStack, cluster: Cluster
-) -> tuple[tuple[Redis, str], tuple[Redis, str]]:
-    """Return clients of the master that has `SLOT` and of another, with their ids."""
-    found: dict[bool, tuple[Redis, str]] = {}
-    for master in await cluster.masters():
-        client = await node(stack, master)
-        name = (await client.execute("CLUSTER", "MYID")).decode()
-        ranges = await client.execute("CLUSTER", "SLOTS")
-        mine = [each for each in ranges if each[2][2].decode() == name]
-        found[any(first <= SLOT <= last for first, last, *_ in mine)] = client, name
-    return found[True], found[False]
-
-
-async def move_slot(source: tuple[Redis, str], target: tuple[Redis, str], keys: list[str]) -> None:
-    """Move `SLOT` with its keys, as an operator does."""
-    await begin_move(source, target)
-    (old, _), (new, name) = source, target
-    port = (await new.execute("CONFIG", "GET", "port"))[b"port"]
-    for key in keys:
-        await old.execute("MIGRATE", "127.0.0.1", port, key, 0, 5000)
-    for client in (new, old):
-        await client.execute("CLUSTER", "SETSLOT", SLOT, "NODE", name)
-
-
-async def begin_move(source: tuple[Redis, str], target: tuple[Redis, str]) -> None:
-    (old, old_name), (new, new_name) = source, target
-    await new.execute("CLUSTER", "SETSLOT", SLOT, "IMPORTING", old_name)
-    await old.execute("CLUSTER", "SETSLOT", SLOT, "MIGRATING", new_name)
 
 
 async def test_a_dead_masters_slots_are_served_again(cluster: Cluster) -> None:
@@ -112,7 +81,7 @@ async def test_a_slot_that_moves_is_followed(cluster: Cluster) -> None:
                     then.set(KEY, "w")
                 async with redis.watch_keys(KEY) as now:
                     assert await now.get(KEY) == b"w"
-        assert await source[0].execute("CLUSTER", "COUNTKEYSINSLOT", SLOT) == 0
+        assert await source.client.execute("CLUSTER", "COUNTKEYSINSLOT", SLOT) == 0
 
 
 async def test_a_slot_on_its_way_is_asked_for(cluster: Cluster) -> None:
@@ -130,7 +99,8 @@ async def test_a_slot_on_its_way_is_asked_for(cluster: Cluster) -> None:
                 # TRYAGAIN: one key here and one there, until the slot has arrived.
                 nursery.start_soon(redis.execute, "MSET", KEY, "x", "{moving}new", "y")
                 await trio.sleep(0.1)
-                await move_slot(source, target, [KEY])
+                await move_keys(source, target, [KEY])
+                await end_move(source, target)
             assert await redis.execute("MGET", KEY, "{moving}new") == [b"x", b"y"]
 
 

@@ -12,12 +12,14 @@ import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
+import attrs
 import trio
 from redis.commands import AsyncCoreCommands
 from redis.event import EventDispatcher
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
     NoScriptError,
@@ -37,6 +39,7 @@ from terzetto.redis._link import Link
 from terzetto.redis._lock import Lock, open_lock
 from terzetto.redis._pipeline import Pipeline, Transaction
 from terzetto.redis._pubsub import Hub, Kind, Subscription
+from terzetto.redis._refusals import named_by
 from terzetto.redis._request import LinkStatistics, LinkStatus, State, lost, replies_of
 from terzetto.redis._script import Script
 from terzetto.redis._shape import Shaper, words
@@ -45,6 +48,8 @@ from terzetto.redis._watching import Watching
 from terzetto.redis._wire import Arg, Reply, pack, pack_common, plain
 
 T = TypeVar("T")
+
+_NO_MASTER_NOW: Final = "UNBLOCKED force unblock"  # a master that steps down ends what waits on it
 
 
 class Redis(AsyncCoreCommands):
@@ -191,15 +196,16 @@ class Redis(AsyncCoreCommands):
         """
         reply: Reply = refusal
         while isinstance(reply, Exception):
-            if not await self.misplaced(reply):
+            if not await self.misplaced(reply, self._link.endpoint):
                 raise reply
             self._link.retire(reply)
             reply = await self._link.request(data, repeatable)
         return reply
 
-    async def misplaced(self, error: Exception) -> bool:
-        """Return True if this error reply says that another connection could do it."""
-        if isinstance(error, ReadOnlyError):
+    async def misplaced(self, error: Exception, sender: Endpoint) -> bool:
+        """Return True if this error reply of `sender` says that another connection could do it."""
+        del sender
+        if isinstance(error, ReadOnlyError) or str(error).startswith(_NO_MASTER_NOW):
             locator = self._options.locator
             return locator is not None and locator.role == "master"
         if isinstance(error, AuthenticationError):
@@ -214,10 +220,37 @@ class Redis(AsyncCoreCommands):
         async with self._leases.lease(self._options) as dedicated:
             return await dedicated.execute(*args)
 
+    def elsewhere(
+        self, error: AskError, sender: Endpoint
+    ) -> AbstractAsyncContextManager[Dedicated]:
+        """Lend a link to the server that a redirection names."""
+        options = attrs.evolve(
+            self._options, endpoint=named_by(error, sender), locator=None, source=None
+        )
+        return self._leases.lease(options, options.endpoint)
+
     def share_slot(self, *keys: str | bytes) -> bool:
         """Tell whether keys can be used in one command: in a cluster, those of one slot."""
         del keys
         return True
+
+    def slot_of(self, key: str | bytes) -> int:
+        """Return the slot of a key; keys of one slot can be used in one command.
+
+        Always 0 where there is no cluster.
+        """
+        del key
+        return 0
+
+    def slot_owner(self, key: str | bytes) -> str | None:
+        """Return the server that has a key now, as a URL without credentials.
+
+        In a cluster this is the client's knowledge of the moment, corrected in the
+        background; None while nobody serves the slot. Elsewhere it is the server
+        of the shared link's last connection.
+        """
+        del key
+        return str(self._link.endpoint)
 
     def _slot(self, keys: Sequence[Arg]) -> int:
         """Return where keys belong; there is one place only."""
@@ -266,7 +299,7 @@ class Redis(AsyncCoreCommands):
             watching = Watching(dedicated, dedicated.link.epoch, self._shaper)
             (reply,) = await watching.send([("WATCH", *keys)])
             if isinstance(reply, Exception):
-                if await self.misplaced(reply):
+                if await self.misplaced(reply, dedicated.link.endpoint):
                     dedicated.link.retire(reply)
                     raise lost(str(reply), may_have_run=False)
                 raise reply
@@ -343,9 +376,9 @@ class Redis(AsyncCoreCommands):
         """Open a link of one's own for the time of a block, for commands that block.
 
         `name` appears in logs and in reprs. `key` is one of the keys that it will be
-        used for: in a cluster it says to which server the link leads; elsewhere it
-        is not needed. The link is opened in the background;
-        the first call waits for it.
+        used for: in a cluster it says to which server the link leads, the owner of
+        its slot, whoever that is at the time; elsewhere it is not needed. The link is
+        opened in the background; the first call waits for it.
         """
         slot = self._slot(() if key is None else (key,))
         link = Link(self._options_for(slot), name)

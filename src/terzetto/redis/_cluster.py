@@ -17,15 +17,10 @@ import attrs
 import trio
 from redis.exceptions import (
     AskError,
-    BusyLoadingError,
     ClusterCrossSlotError,
-    ClusterDownError,
-    ExecAbortError,
-    MasterDownError,
     MovedError,
     NoScriptError,
     RedisError,
-    TryAgainError,
 )
 
 from terzetto.errors import TerzettoError
@@ -34,17 +29,16 @@ from terzetto.redis._client import Redis
 from terzetto.redis._commands import Road, check_unit, road_of, shared, upper_name
 from terzetto.redis._errors import LinkClosedError, LinkLostError, TextInRepr
 from terzetto.redis._link import Link
-from terzetto.redis._request import LinkStatistics, LinkStatus, State, as_list
+from terzetto.redis._refusals import NOT_NOW, Asking, asking, is_ask, named_by, refusal_of
+from terzetto.redis._request import LinkStatistics, LinkStatus, State, as_list, replies_of
 from terzetto.redis._script import Script
 from terzetto.redis._slots import fixed_place, keys_of, slot_of
 from terzetto.redis._topology import SlotLocator, Topology
 from terzetto.redis._url import Endpoint, Options
-from terzetto.redis._wire import Arg, Reply, pack
+from terzetto.redis._wire import Arg, Reply, pack, pack_many
 
 _ANY: Final = -1  # the slot of a command without keys: any master will do
 _PAUSE: Final = 0.05  # seconds before a command that was not carried out is sent again
-_ASKING: Final = pack(("ASKING",))
-_NOT_NOW: Final = (TryAgainError, ClusterDownError, MasterDownError, BusyLoadingError)
 _SPLIT: Final = frozenset({"DEL", "EXISTS", "MGET", "TOUCH", "UNLINK"})
 
 _EVERYWHERE: Final[dict[str, Callable[[list[Reply]], Reply]]] = {
@@ -160,7 +154,7 @@ class ClusterRedis(Redis):
         rules = self._topology.rules
         if any(upper_name(unit[0]) == "MULTI" for unit in units):
             slot = self._slot([key for unit in units for key in keys_of(unit, rules)])
-            return await self._whole(slot, b"".join(data), len(units))
+            return await self._whole(slot, units)
         groups: dict[int, list[int]] = {}
         for number, unit in enumerate(units):
             groups.setdefault(self._slot(keys_of(unit, rules)), []).append(number)
@@ -223,16 +217,16 @@ class ClusterRedis(Redis):
         """Return the shared link to a server, if there is one."""
         return self._topology.links.get(endpoint)
 
-    async def misplaced(self, error: Exception) -> bool:
-        """Return True if this error reply says that another connection could do it."""
+    async def misplaced(self, error: Exception, sender: Endpoint) -> bool:
+        """Return True if this error reply of `sender` says that another connection could do it."""
         if isinstance(error, MovedError):
-            await self._moved(error, self._topology.any_link().endpoint)
+            await self._moved(error, sender)
             return True
-        if isinstance(error, _NOT_NOW):
+        if isinstance(error, (AskError, *NOT_NOW)):
             self._topology.doubt()
             await trio.sleep(_PAUSE)
             return True
-        return await super().misplaced(error)
+        return await super().misplaced(error, sender)
 
     def _links(self) -> list[Link]:
         return list(self._topology.links.values())
@@ -240,6 +234,15 @@ class ClusterRedis(Redis):
     def share_slot(self, *keys: str | bytes) -> bool:
         """Tell whether keys can be used in one command, because they are in one slot."""
         return len({slot_of(key) for key in keys}) <= 1
+
+    def slot_of(self, key: str | bytes) -> int:
+        """Return the slot of a key; keys of one slot can be used in one command."""
+        return slot_of(key)
+
+    def slot_owner(self, key: str | bytes) -> str | None:
+        """Return the server that has a key now, as a URL; None while nobody serves its slot."""
+        link = self._topology.slots[slot_of(key)]
+        return None if link is None else str(link.options.endpoint)
 
     def _slot(self, keys: Sequence[Arg]) -> int:
         slots = {slot_of(key) for key in keys}
@@ -278,18 +281,18 @@ class ClusterRedis(Redis):
             if isinstance(reply, MovedError):
                 await self._moved(reply, link.endpoint)
             elif isinstance(reply, AskError):
-                reply = await self._asking(reply, link.endpoint, data)
-                if not isinstance(reply, _NOT_NOW):
+                [reply] = await self._asking(reply, link.endpoint, Asking.one(data))
+                if not isinstance(reply, NOT_NOW):
                     continue
                 await trio.sleep(_PAUSE)
-            elif isinstance(reply, _NOT_NOW):
+            elif isinstance(reply, NOT_NOW):
                 self._topology.doubt()
                 await trio.sleep(_PAUSE)
             elif isinstance(reply, LinkClosedError) and self._topology.is_open:
                 await self._topology.wait_fresh()
             elif isinstance(reply, LinkLostError) and not reply.may_have_run:
                 await trio.lowlevel.checkpoint()
-            elif await super().misplaced(reply):
+            elif await super().misplaced(reply, link.endpoint):
                 link.retire(reply)
             else:
                 return reply
@@ -298,38 +301,36 @@ class ClusterRedis(Redis):
         return reply
 
     async def _moved(self, error: MovedError, sender: Endpoint) -> None:
-        host, port = _address(error)
-        await self._topology.moved(int(error.slot_id), host, port, sender)
+        endpoint = named_by(error, sender)
+        await self._topology.moved(int(cast("Any", error).slot_id), endpoint)
 
-    async def _asking(self, error: AskError, sender: Endpoint, data: bytes) -> Reply:
-        host, port = _address(error)
-        endpoint = attrs.evolve(sender, host=host or sender.host, port=port)
-        link = await self._topology.link_of(endpoint)
-        replies: Reply = await link.request_unit(_ASKING + data, 2)
+    async def _asking(self, error: AskError, sender: Endpoint, unit: Asking) -> list[Reply]:
+        """Send a unit to where its slot is on its way to; errors of the link are in it."""
+        link = await self._topology.link_of(named_by(error, sender))
+        replies: Reply = await link.request_unit(unit.data, unit.count)
         found = as_list(replies)
-        return replies if found is None else found[1]
+        return unit.replies([replies] * unit.count if found is None else found)
 
-    async def _whole(self, slot: int, data: bytes, count: int) -> list[Reply]:
+    async def _whole(self, slot: int, units: Sequence[tuple[Arg, ...]]) -> list[Reply]:
         """Send a unit with MULTI to one server, again if it was refused as a whole."""
+        data = pack_many(units)
         while True:
             link = await self._link_of(slot)
-            replies = await link.request_unit(data, count)
+            replies = await link.request_unit(data, len(units))
             if isinstance(replies, LinkClosedError) and self._topology.is_open:
                 await self._topology.wait_fresh()
                 continue
-            found = as_list(replies)
-            if found is None:
-                raise cast("Exception", replies)
-            causes = [
-                reply for reply in found if isinstance(reply, (MovedError, AskError, *_NOT_NOW))
-            ]
-            aborted = any(isinstance(reply, ExecAbortError) for reply in found)
-            if not causes or not aborted:
+            found = replies_of(replies)
+            refusal = refusal_of(units, found)
+            if is_ask(refusal):
+                found = await self._asking(refusal, link.endpoint, asking(units))
+                if isinstance(found[-1], (LinkLostError, LinkClosedError)):
+                    raise found[-1]
+                refusal = refusal_of(units, found)
+            if refusal is None or not await self.misplaced(refusal, link.endpoint):
                 return found
-            if type(causes[0]) is MovedError:
-                await self._moved(causes[0], link.endpoint)
-            else:
-                await trio.sleep(_PAUSE)  # the slot is on its way: until it has arrived
+            if not isinstance(refusal, (AskError, MovedError, *NOT_NOW)):
+                link.retire(refusal)
 
     async def _everywhere(self, data: bytes) -> list[Reply]:
         replies: list[Reply] = []
@@ -369,12 +370,6 @@ def _result(reply: Reply) -> Reply:
     if isinstance(reply, Exception):
         raise reply
     return reply
-
-
-def _address(error: AskError | MovedError) -> tuple[str, int]:
-    """Return host (empty: the sender's own) and port; redis-py leaves them untyped."""
-    loose = cast("Any", error)
-    return str(loose.host), int(loose.port)
 
 
 def _severity(status: LinkStatus) -> int:

@@ -3,22 +3,31 @@
 It is a whole `Link`, with its own reconnecting, and one caller at a time. A
 cancelled call leaves its place in the queue of the link, so nothing slips: the
 next call waits until the server has answered the cancelled one.
+
+Where servers share the keys out, it follows the owner of its slot: a refusal
+that names or hints at another server makes the link connect anew, to whom the
+client's map says, and what was refused goes there. During a move of the slot,
+what has left already is asked for at its new place (ASK) over a lent link.
 """
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Final, Protocol
 
 import trio
-from redis.exceptions import RedisError
+from redis.exceptions import AskError, RedisError, TryAgainError
 
-from terzetto.redis._commands import blocking_time, check_dedicated
+from terzetto.redis._commands import blocking_time, check_dedicated, upper_name
 from terzetto.redis._link import Link
-from terzetto.redis._request import Blocking, Notice, replies_of
+from terzetto.redis._refusals import ASKING, asking, is_ask, refusal_of
+from terzetto.redis._request import Blocking, Notice, as_list, lost, replies_of
 from terzetto.redis._url import Endpoint
 from terzetto.redis._wire import Arg, Reply, pack
 
 _UNBLOCK_PATIENCE: Final = 1.0  # seconds that a server may take to end a command's waiting
+_HOLDS: Final = frozenset({"MULTI", "SELECT", "WATCH"})
+_ENDS: Final = frozenset({"DISCARD", "EXEC", "UNWATCH"})
+_UNREACHED: Final = TryAgainError("the server that a redirection named cannot be reached")
 
 
 async def _give_up(request: Blocking) -> None:
@@ -34,19 +43,37 @@ class Others(Protocol):
         """Return the shared link to a server, if there is one."""
         ...
 
-    async def misplaced(self, error: Exception, /) -> bool:
+    async def misplaced(self, error: Exception, sender: Endpoint, /) -> bool:
         """Return True if the command was not carried out, and may be on a new connection."""
+        ...
+
+    def elsewhere(
+        self, error: AskError, sender: Endpoint, /
+    ) -> "AbstractAsyncContextManager[Dedicated]":
+        """Lend a link to the server that a redirection names."""
         ...
 
 
 class Dedicated:
-    """A link that serves one caller; made by `Redis.open_dedicated`."""
+    """A link that serves one caller; made by `Redis.open_dedicated`.
+
+    In a cluster it leads to the owner of the slot of its key. When that changes,
+    because the slot moves or its master dies, the link connects to the new owner
+    by itself: what had not run waits for that and runs there; what may have run
+    raises `LinkLostError`, and the next call goes to the new owner.
+
+    What SELECT, WATCH or MULTI have made of a connection ends with it. The next
+    call then raises `LinkLostError` instead of running as if they held; the one
+    after that starts afresh.
+    """
 
     def __init__(self, link: Link, others: Others) -> None:
         self._link = link
         self._others = others
         self._notice: Notice | None = None
         self._busy = False
+        self._held: set[str] = set()  # what the server keeps for the connection of `_epoch`
+        self._epoch = 0
 
     def __repr__(self) -> str:
         return f"<Dedicated {self._link!r}>"
@@ -70,6 +97,7 @@ class Dedicated:
             redis.exceptions.RedisError: the server's error reply.
             LinkLostError: the connection was lost while the command ran.
             LinkClosedError: the block has been left.
+            AuthError: the server refuses the credentials now.
             WrongLinkError: no shared or dedicated link can carry this command.
             trio.BusyResourceError: another task is using this link.
         """
@@ -79,21 +107,33 @@ class Dedicated:
         with self._hold(patience):
             if self._notice is not None:
                 await self._notice.done.wait()  # it must not end the waiting of this command
-            reply = await self._send(data, blocking=patience > 0)
-            while isinstance(reply, Exception) and await self._others.misplaced(reply):
-                self._link.retire(reply)
-                reply = await self._send(data, blocking=patience > 0)
-        if isinstance(reply, Exception):
-            raise reply
+            held = bool(self._held)
+            reply = await self._send(data, patience)
+            self._note(args, reply)
+            while isinstance(reply, Exception):
+                if held:  # elsewhere it would run without what this connection holds
+                    await self._moves_on([reply])
+                    raise reply
+                if is_ask(reply):
+                    async with self._others.elsewhere(reply, self._link.endpoint) as other:
+                        reply = await other.execute_asked(data, patience)
+                elif await self._others.misplaced(reply, self._link.endpoint):
+                    self._leave(reply)
+                    reply = await self._send(data, patience)
+                else:
+                    raise reply
         return reply
 
     async def execute_many(self, commands: Sequence[Sequence[Arg]]) -> list[Reply | RedisError]:
         """Run commands in order with one write; error replies stand in their places.
 
-        Cancelling is as in `execute`.
+        Cancelling is as in `execute`. If a server refuses them because it is the wrong
+        one, and none has run, all of them go to the right one; if some have run, the
+        errors stand, and the next call goes there.
 
         Raises:
-            LinkLostError, LinkClosedError, WrongLinkError, trio.BusyResourceError: as in `execute`.
+            LinkLostError, LinkClosedError, AuthError, WrongLinkError,
+            trio.BusyResourceError: as in `execute`.
         """
         units = [tuple(command) for command in commands]
         data = b"".join([pack(unit) for unit in units])
@@ -102,14 +142,90 @@ class Dedicated:
         if not units:
             await trio.lowlevel.checkpoint()
             return []
-        with self._hold(sum(blocking_time(unit) for unit in units)):
-            replies = await self._link.request_unit(data, len(units))
-        return replies_of(replies)
+        patience = sum(blocking_time(unit) for unit in units)
+        with self._hold(patience):
+            while True:
+                epoch = self._bound_to()
+                replies = replies_of(await self._link.request_unit(data, len(units), epoch=epoch))
+                for unit, reply in zip(units, replies, strict=True):
+                    self._note(unit, reply)
+                # What a connection held does not go elsewhere with the unit.
+                refusal = None if epoch else refusal_of(units, replies)
+                if is_ask(refusal):
+                    async with self._others.elsewhere(refusal, self._link.endpoint) as other:
+                        replies = await other.execute_many_asked(units, patience)
+                    refusal = refusal_of(units, replies)
+                if not await self._moves_on(replies) or refusal is None:
+                    return replies
 
-    async def _send(self, data: bytes, *, blocking: bool) -> Reply:
-        if blocking:
+    async def execute_asked(self, data: bytes, patience: float) -> Reply:
+        """Run one packed command where a slot is on its way to; errors are returned."""
+        with self._hold(patience):
+            if not await self._is_reached():
+                return _UNREACHED
+            reply = await self._link.request(ASKING)
+            return reply if isinstance(reply, Exception) else await self._send(data, patience)
+
+    async def execute_many_asked(
+        self, units: Sequence[Sequence[Arg]], patience: float
+    ) -> list[Reply | RedisError]:
+        """Run a unit where a slot is on its way to; errors stand in their places."""
+        unit = asking(units)
+        with self._hold(patience):
+            if not await self._is_reached():
+                return [_UNREACHED] * len(units)
+            return unit.replies(replies_of(await self._link.request_unit(unit.data, unit.count)))
+
+    async def _is_reached(self) -> bool:
+        with trio.move_on_after(self._link.options.connect_timeout):
+            await self._link.wait_connected()
+        return self._link.status.state == "connected"
+
+    async def _moves_on(self, replies: Sequence[Reply | RedisError]) -> bool:
+        """Tell whether a reply says that another server, or a later time, is the right one."""
+        for reply in replies:
+            if not isinstance(reply, Exception) or is_ask(reply):
+                continue
+            if await self._others.misplaced(reply, self._link.endpoint):
+                self._leave(reply)
+                return True
+        return False
+
+    def _leave(self, error: Exception) -> None:
+        if not isinstance(error, TryAgainError):  # that comes from the right server
+            self._link.retire(error)
+
+    async def _send(self, data: bytes, patience: float) -> Reply:
+        epoch = self._bound_to()
+        if patience > 0:
             return await self._link.request_blocking(data, self._unblock)
+        if epoch:
+            found = as_list(replies := await self._link.request_unit(data, 1, epoch=epoch))
+            return replies if found is None else found[0]
         return await self._link.request(data)
+
+    def _bound_to(self) -> int:
+        """Return the connection that holds state for this caller, 0 if none does.
+
+        Raises:
+            LinkLostError: it is gone, and what it held with it; said once.
+        """
+        if not self._held:
+            return 0
+        if self._epoch != self._link.epoch:
+            gone = ", ".join(sorted(self._held))
+            self._held.clear()
+            raise lost(f"and with it what it held: {gone}", may_have_run=False)
+        return self._epoch
+
+    def _note(self, command: Sequence[Arg], reply: Reply) -> None:
+        """Note what the server keeps for the connection from now on, or no longer."""
+        word = upper_name(command[0])
+        if word in _ENDS:
+            self._held -= {"MULTI", "WATCH"}
+        elif word in _HOLDS and not isinstance(reply, Exception):
+            self._held.add(word)
+            self._epoch = self._link.epoch
 
     def _unblock(self, request: Blocking) -> None:
         """Ask the server, over a shared link, to end what a cancelled caller waits for."""

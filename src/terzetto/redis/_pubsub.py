@@ -29,7 +29,7 @@ from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule
 from terzetto.redis._errors import LinkClosedError, ReplyError
 from terzetto.redis._link import Link
 from terzetto.redis._request import replies_of
-from terzetto.redis._url import Options
+from terzetto.redis._url import Endpoint, Options
 from terzetto.redis._wire import Reply, pack
 
 _CHECKPOINT_EVERY = 64  # a busy subscription lets others run after so many messages
@@ -45,7 +45,7 @@ class Kind(enum.Enum):
     __hash__ = object.__hash__  # the enum's own is Python code, and messages are many
 
 
-Misplaced: TypeAlias = Callable[[Exception], Awaitable[bool]]
+Misplaced: TypeAlias = Callable[[Exception, Endpoint], Awaitable[bool]]
 
 TopicKey: TypeAlias = tuple[Kind, bytes]
 
@@ -225,7 +225,9 @@ class Hub:
             value = await self.link.request_unit(data, len(keys), repeatable=True)
             replies = replies_of(value)
             for reply in replies:
-                if isinstance(reply, Exception) and await self._misplaced(reply):
+                if isinstance(reply, Exception) and await self._misplaced(
+                    reply, self.link.endpoint
+                ):
                     self.link.retire(reply)
                     break
             else:

@@ -115,9 +115,8 @@ class Topology:
             raise closed()
         return next((link for link in links if link.status.state == "connected"), links[0])
 
-    async def moved(self, slot: int, host: str, port: int, sender: Endpoint) -> None:
-        """Take the server's word that another owns a slot now."""
-        endpoint = attrs.evolve(sender, host=host or sender.host, port=port)
+    async def moved(self, slot: int, endpoint: Endpoint) -> None:
+        """Take a server's word that another owns a slot now."""
         self.slots[slot] = await self.link_of(endpoint)
         self.doubt()
 
