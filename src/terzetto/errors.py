@@ -17,6 +17,26 @@ class InvalidOptionError(TerzettoError, ValueError):
     """An option or argument is out of its range; nothing was written to Redis."""
 
 
+class InvalidCronError(InvalidOptionError):
+    """A cron spec cannot be read.
+
+    Attributes:
+        spec: the whole spec.
+        field: the part that is wrong: ``"minute"``, ``"hour"``, ``"day of month"``,
+            ``"month"``, ``"day of week"``, ``"time zone"``, ``"descriptor"``,
+            ``"duration"``, or ``"fields"`` if there are too many or too few.
+    """
+
+    def __init__(self, spec: str, field: str, why: str) -> None:
+        super().__init__(spec, field, why)
+        self.spec = spec
+        self.field = field
+
+    def __str__(self) -> str:
+        _, field, why = self.args
+        return f"the {field} of cron spec {self.spec[:200]!r} cannot be read: {why}"
+
+
 class InvalidPayloadError(TerzettoError, ValueError):
     """A value cannot be turned into bytes, or bytes into the value that was asked for."""
 
