@@ -1,9 +1,12 @@
 """Certificates for the tests of TLS: trustme, which is typed in part only, behind a typed face."""
 
 import ssl
+from pathlib import Path
 from typing import Any
 
 import trustme
+
+from terzetto.server import Tls
 
 
 class Authority:
@@ -26,6 +29,18 @@ class Authority:
         context = ssl.create_default_context()
         self._ca.configure_trust(context)
         return context
+
+    def files(self, directory: Path, name: str, *, wants_certificates: bool = False) -> Tls:
+        """Write what a server called `name` needs to `directory`."""
+        issued = self._ca.issue_cert(name)
+        issued.private_key_pem.write_to_path(str(directory / "key.pem"))
+        issued.cert_chain_pems[0].write_to_path(str(directory / "certificate.pem"))
+        return Tls(
+            certificate=str(directory / "certificate.pem"),
+            key=str(directory / "key.pem"),
+            authority=self.write(str(directory / "authority.pem")),
+            wants_certificates=wants_certificates,
+        )
 
     def write(self, path: str) -> str:
         """Write the authority's own certificate to a file; return its name."""

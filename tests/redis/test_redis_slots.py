@@ -82,10 +82,12 @@ def test_a_server_that_does_not_know_its_name_is_the_one_that_was_asked() -> Non
 def test_urls_with_several_hosts() -> None:
     group = parse_group("redis-cluster://u:p@a:1,[::1]:2,c?max_backoff=1", 6379)
     assert group == Group(
+        scheme="redis-cluster",
         hosts=(Endpoint(host="a", port=1), Endpoint(host="::1", port=2), Endpoint(host="c")),
         service="",
         options={"username": "u", "password": "p", "max_backoff": 1.0},
     )
-    assert group.source("redis-cluster") == "redis-cluster://a:1,[::1]:2,c:6379"
+    assert group.source == "redis-cluster://a:1,[::1]:2,c:6379"
+    assert all(host.tls for host in parse_group("rediss-sentinel://a,b/s", 1).hosts)
     with pytest.raises(UrlError):
         parse_group("redis-cluster://", 6379)

@@ -135,7 +135,7 @@ async def connect(
         if parts.scheme == "embedded":
             url = await stack.enter_async_context(_embedded(parts.netloc, parts.path))
             url += f"?{parts.query}" if parts.query else ""
-        if parts.scheme == "redis-sentinel":
+        if parts.scheme.endswith("-sentinel"):
             overrides |= {
                 "role": role,
                 "sentinel_username": sentinel_username,
@@ -143,7 +143,7 @@ async def connect(
             }
             options = _sentinel_options(url, overrides)
             opening = _open(options)
-        elif parts.scheme == "redis-cluster":
+        elif parts.scheme.endswith("-cluster"):
             opening = _open_cluster(url, overrides)
         else:
             opening = _open(parse_url(url, **overrides))
@@ -165,7 +165,7 @@ def _sentinel_options(url: str, overrides: dict[str, object]) -> Options:
     group = parse_group(url, SENTINEL_PORT)
     if not group.service:
         raise UrlError(
-            "a redis-sentinel:// URL ends with the service: redis-sentinel://host/mymaster"
+            f"a {group.scheme}:// URL ends with the service: {group.scheme}://host/mymaster"
         )
     values = {**group.options, **{k: v for k, v in overrides.items() if v is not None}}
     role = values.pop("role", "master")
@@ -175,8 +175,10 @@ def _sentinel_options(url: str, overrides: dict[str, object]) -> Options:
     }
     if role not in get_args(Role):
         raise UrlError(f"role is {role!r}: it has to be 'master' or 'replica'")
-    options = Options(source=group.source("redis-sentinel"), **values)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - parsed to their fields' types
+    options = Options(endpoint=group.hosts[0], source=group.source, **values)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - parsed to their fields' types
     asking["connect_timeout"] = options.connect_timeout / _SENTINEL_SHARE
+    for name in ("tls", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        asking[name] = values.get(name)
     locator = SentinelLocator(
         service=group.service,
         sentinels=[Options(endpoint=host, **asking) for host in group.hosts],  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - each of its field's type
@@ -189,7 +191,7 @@ def _sentinel_options(url: str, overrides: dict[str, object]) -> Options:
 async def _open_cluster(url: str, overrides: dict[str, object]) -> AsyncGenerator[Redis, None]:
     group = parse_group(url, DEFAULT_PORT)
     values = {**group.options, **{k: v for k, v in overrides.items() if v is not None}}
-    options = Options(source=group.source("redis-cluster"), **values)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - parsed to their fields' types
+    options = Options(endpoint=group.hosts[0], source=group.source, **values)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - parsed to their fields' types
     if options.db or group.service:
         raise UrlError("a cluster has database 0 only: leave the database away")
     async with open_keeper(options) as keeper:

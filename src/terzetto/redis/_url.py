@@ -16,7 +16,16 @@ from terzetto._shared._logging import Logger, default_logger
 from terzetto.redis._errors import UrlError
 
 DEFAULT_PORT: Final = 6379
-SCHEMES: Final = ("redis", "rediss", "unix", "embedded", "redis-sentinel", "redis-cluster")
+SCHEMES: Final = (
+    "redis",
+    "rediss",
+    "unix",
+    "embedded",
+    "redis-sentinel",
+    "rediss-sentinel",
+    "redis-cluster",
+    "rediss-cluster",
+)
 
 Role: TypeAlias = Literal["master", "replica"]
 
@@ -135,7 +144,8 @@ class Options:
         files = (self.ssl_ca_certs, self.ssl_certfile, self.ssl_keyfile)
         if not self.endpoint.tls and (self.tls is not None or any(files)):
             raise UrlError(
-                "options of TLS, but the URL is not rediss://: nothing would be encrypted"
+                "options of TLS, but the URL's scheme is not rediss, rediss-sentinel or"
+                " rediss-cluster: nothing would be encrypted"
             )
         if self.tls is not None and any(files):
             raise UrlError("`tls` and files for TLS: load the files into the SSLContext")
@@ -238,14 +248,16 @@ def split_url(url: str) -> SplitResult:
 class Group:
     """What a URL with several hosts says: who to ask, and how to talk to whom they name."""
 
+    scheme: str
     hosts: tuple[Endpoint, ...]
     service: str
     options: dict[str, object] = attrs.field(repr=False)
 
-    def source(self, scheme: str) -> str:
-        """Return the URL again, without credentials."""
+    @property
+    def source(self) -> str:
+        """The URL again, without credentials."""
         hosts = ",".join(str(host).partition("://")[2] for host in self.hosts)
-        return f"{scheme}://{hosts}" + (f"/{self.service}" if self.service else "")
+        return f"{self.scheme}://{hosts}" + (f"/{self.service}" if self.service else "")
 
 
 def parse_group(url: str, default_port: int) -> Group:
@@ -262,14 +274,16 @@ def parse_group(url: str, default_port: int) -> Group:
         values["username"] = unquote(user)
     if password:
         values["password"] = unquote(password)
+    scheme = "rediss" if parts.scheme.startswith("rediss-") else "redis"
     endpoints = tuple(
-        _tcp_endpoint(split_url(f"redis://{host}"), default_port) for host in hosts.split(",")
+        _tcp_endpoint(split_url(f"{scheme}://{host}"), default_port) for host in hosts.split(",")
     )
     if not hosts:
         raise UrlError(
             f"a {parts.scheme}:// URL needs a host: {parts.scheme}://host:port,host:port"
         )
-    return Group(hosts=endpoints, service=unquote(parts.path).strip("/"), options=values)
+    service = unquote(parts.path).strip("/")
+    return Group(scheme=parts.scheme, hosts=endpoints, service=service, options=values)
 
 
 def _tcp_endpoint(parts: SplitResult, default_port: int = DEFAULT_PORT) -> Endpoint:

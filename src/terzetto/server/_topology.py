@@ -18,7 +18,7 @@ from terzetto.server import _guardian
 from terzetto.server._ask import ask, ask_info
 from terzetto.server._binary import find_server
 from terzetto.server._errors import ServerStartError
-from terzetto.server._process import DURABLE, EmbeddedServer, Launch, open_process
+from terzetto.server._process import DURABLE, EmbeddedServer, Launch, Tls, open_process
 
 LOOK = 0.02  # seconds between two looks at members that are not ready
 SLOTS: Final = 16_384
@@ -35,11 +35,15 @@ class Cluster:
 
     members: tuple[EmbeddedServer, ...]
     """All of them; the first ones began as masters. Each can be killed and started."""
+    encrypted: bool = False
+    """Whether their ports speak TLS."""
 
     @property
     def url(self) -> str:
-        """The address for `terzetto.connect`: ``redis-cluster://…``."""
-        return "redis-cluster://" + ",".join(f"127.0.0.1:{member.port}" for member in self.members)
+        """The address for `terzetto.connect`: ``redis-cluster://…``, ``rediss-cluster://…``."""
+        return f"redis{'s' * self.encrypted}-cluster://" + ",".join(
+            f"127.0.0.1:{member.port}" for member in self.members
+        )
 
     async def masters(self) -> tuple[EmbeddedServer, ...]:
         """Return the members that are up and serve slots now."""
@@ -58,10 +62,10 @@ class Cluster:
         await _until(self._is_ready)
 
     async def _is_ready(self) -> bool:
-        masters = {master.port or 0 for master in await self.masters()}
+        masters = {str(await ask(master, "CLUSTER", "MYID")) for master in await self.masters()}
         return await _all(self.members, partial(self._is_settled, masters))
 
-    async def _is_settled(self, masters: set[int], member: EmbeddedServer) -> bool:
+    async def _is_settled(self, masters: set[str], member: EmbeddedServer) -> bool:
         info = await ask_info(member, "CLUSTER", "INFO")
         whole = info.get("cluster_state") == "ok" and info.get("cluster_slots_ok") == str(SLOTS)
         # For a while after a kill everybody still takes the dead for a master.
@@ -79,12 +83,14 @@ class SentinelGroup:
     """The data servers; the first one began as the master."""
     sentinels: tuple[EmbeddedServer, ...]
     """The sentinels; each can be killed and started, as the servers can."""
+    encrypted: bool = False
+    """Whether their ports, and those of the servers, speak TLS."""
 
     @property
     def url(self) -> str:
-        """The address for `terzetto.connect`: ``redis-sentinel://…/service``."""
+        """The address for `terzetto.connect`: ``redis-sentinel://…``, ``rediss-sentinel://…``."""
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        return f"redis-sentinel://{hosts}/{self.service}"
+        return f"redis{'s' * self.encrypted}-sentinel://{hosts}/{self.service}"
 
     async def master(self) -> EmbeddedServer | None:
         """Return the server that most sentinels hold to be the master; None in between."""
@@ -137,7 +143,12 @@ class SentinelGroup:
 
 @asynccontextmanager
 async def open_cluster(
-    *, masters: int = 3, replicas: int = 1, node_timeout: float = 2.0, config: Sequence[str] = ()
+    *,
+    masters: int = 3,
+    replicas: int = 1,
+    node_timeout: float = 2.0,
+    tls: Tls | None = None,
+    config: Sequence[str] = (),
 ) -> AsyncGenerator[Cluster, None]:
     """Run a cluster on ports of 127.0.0.1 while the block is open; for tests.
 
@@ -148,6 +159,7 @@ async def open_cluster(
         masters: how many members serve slots; 3 at least, or there is no fail-over.
         replicas: how many follow each of them.
         node_timeout: seconds without an answer after which a member counts as failing.
+        tls: let members and clients speak TLS with each other; only if the binary has it.
         config: further lines of each member's configuration.
 
     Raises:
@@ -159,7 +171,9 @@ async def open_cluster(
     launch = Launch(
         command=(str(find_server()), "-"),
         port=0,
+        tls=tls,
         config=(
+            *(["tls-cluster yes"] if tls else []),
             *DURABLE,
             *_REPLICATED,
             "cluster-enabled yes",
@@ -170,7 +184,7 @@ async def open_cluster(
     )
     async with AsyncExitStack() as stack:
         members = await _open_all(stack, [launch] * (masters * (1 + replicas)))
-        cluster = Cluster(members=members)
+        cluster = Cluster(members=members, encrypted=tls is not None)
         await _form(members, masters)
         await cluster.wait_ready()
         yield cluster
@@ -183,6 +197,7 @@ async def open_sentinel(
     replicas: int = 2,
     sentinels: int = 3,
     down_after: float = 1.0,
+    tls: Tls | None = None,
     config: Sequence[str] = (),
 ) -> AsyncGenerator[SentinelGroup, None]:
     """Run a master, its replicas and sentinels on 127.0.0.1 while the block is open; for tests.
@@ -195,6 +210,7 @@ async def open_sentinel(
         replicas: how many servers follow the master.
         sentinels: how many watch; most of them must agree on a fail-over.
         down_after: seconds without an answer after which the master counts as down.
+        tls: let servers, sentinels and clients speak TLS; only if the binary has it.
         config: further lines of each data server's configuration.
 
     Raises:
@@ -206,7 +222,7 @@ async def open_sentinel(
     binary = str(find_server())
     common = (*DURABLE, *_REPLICATED, *config)
     async with AsyncExitStack() as stack:
-        launch = Launch(command=(binary, "-"), port=0, config=common)
+        launch = Launch(command=(binary, "-"), port=0, tls=tls, config=common)
         [master] = await _open_all(stack, [launch])
         following = attrs.evolve(launch, config=(*common, f"replicaof 127.0.0.1 {master.port}"))
         others = await _open_all(stack, [following] * replicas)
@@ -223,11 +239,13 @@ async def open_sentinel(
                 f"sentinel failover-timeout {service} {round(down_after * 5000)}",
             ),
             rewrites=True,
+            tls=tls,
         )
         group = SentinelGroup(
             service=service,
             servers=(master, *others),
             sentinels=await _open_all(stack, [watching] * sentinels),
+            encrypted=tls is not None,
         )
         for sentinel in group.sentinels:
             # Servers that don't know this take 10 s to see a replica come back.
@@ -275,12 +293,12 @@ async def _knows(member: EmbeddedServer, *, count: int) -> bool:
     return len(lines) == count and all("connected" in line.split() for line in lines)
 
 
-async def _slot_owners(member: EmbeddedServer) -> set[int]:
-    """Return the ports of those that `member` takes for the masters of slots."""
+async def _slot_owners(member: EmbeddedServer) -> set[str]:
+    """Return the names of those that `member` takes for the masters of slots."""
     reply = await ask(member, "CLUSTER", "NODES")
     lines = [line.split() for line in str(reply).splitlines()]
     return {
-        int(fields[1].partition("@")[0].rpartition(":")[2])
+        fields[0]
         for fields in lines
         if "master" in fields[2] and len(fields) > _FIELDS_WITHOUT_SLOTS
     }
