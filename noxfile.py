@@ -20,7 +20,7 @@ PYPROJECT = Path(__file__).parent / "pyproject.toml"
 PYTHON_SOURCES = ["src", "tests", "examples", "noxfile.py", "docs/conf.py"]
 
 
-def install(session: nox.Session, *groups: str, extras: str = "server,json") -> None:
+def install(session: nox.Session, *groups: str, extras: str = "server,json,cli") -> None:
     """Install the package, editable, with `extras` and dependency `groups`, unless it is done."""
     wanted = [f"-e.[{extras}]", *nox.project.dependency_groups(nox.project.load_toml(), *groups)]
     digest = hashlib.sha256("\n".join([*wanted, PYPROJECT.read_text()]).encode()).hexdigest()

@@ -84,3 +84,10 @@ async def test_events_that_wait_are_counted(redis: Redis) -> None:
 async def test_a_name_that_no_pool_has_is_refused(redis: Redis) -> None:
     with pytest.raises(InvalidNameError):
         await look_at_pool("a b", redis)
+
+
+async def test_a_watch_of_a_node_that_is_closed_ends_at_once(redis: Redis) -> None:
+    async with pool.open_node("mail", redis) as node:
+        await node.close()
+        with node.watch() as watch, trio.fail_after(30):
+            assert [event async for event in watch] == []

@@ -74,6 +74,7 @@ class Watchers:
     _watches: list[tuple[Watch, trio.MemorySendChannel[NodeEvent]]] = attrs.field(
         factory=list[tuple[Watch, trio.MemorySendChannel[NodeEvent]]]
     )
+    _is_closed: bool = False
 
     def report(self, event: NodeEvent) -> None:
         """Tell everybody."""
@@ -86,7 +87,8 @@ class Watchers:
                 continue  # it is leaving its block
 
     def close(self) -> None:
-        """End every watch."""
+        """End every watch, and those to come."""
+        self._is_closed = True
         for _, send in self._watches:
             send.close()
         self._watches.clear()
@@ -96,7 +98,10 @@ class Watchers:
         """Watch for the time of a block."""
         send, receive = trio.open_memory_channel[NodeEvent](buffer_size)
         entry = (Watch(receive), send)
-        self._watches.append(entry)
+        if self._is_closed:
+            send.close()
+        else:
+            self._watches.append(entry)
         try:
             yield entry[0]
         finally:

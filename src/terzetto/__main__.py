@@ -1,0 +1,7 @@
+"""``python -m terzetto`` is the command `terzetto`."""
+
+import sys
+
+from terzetto.cli import main
+
+sys.exit(main())

@@ -1,0 +1,275 @@
+"""What is wrong with a Redis for our use: settings, health, and what was left lying around.
+
+Each check looks at one thing and says what it found, also when all is well, so that
+who reads knows what was looked at. What the account may not ask for is a finding of
+its own, no error. Called by ``terzetto doctor``, or by a health check of one's own.
+"""
+
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import Final, cast
+
+import attrs
+from redis.exceptions import NoPermissionError, ResponseError
+
+from terzetto.pool import find_pools, look_at_pool
+from terzetto.redis import ClusterRedis, Redis
+from terzetto.streaming import Stream, find_streams
+
+_SKEW: Final = 1.0  # seconds between our clock and the server's from which on dues are off
+_FULL: Final = 0.9  # share of maxmemory from which on there is too little left
+_SLOTS: Final = 16384
+_BEHIND: Final = 10 * 1024 * 1024  # bytes that a replica may lag
+_WAITING: Final = 10_000  # events that a sink may have before itself
+
+
+class Level(Enum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """What a check found.
+
+    Attributes:
+        check: what was looked at.
+        level: how bad it is.
+        text: what was found.
+        remedy: what to do about it; ``""`` if nothing.
+    """
+
+    check: str
+    level: Level
+    text: str
+    remedy: str = ""
+
+
+async def examine(redis: Redis) -> list[Finding]:
+    """Look at everything, one check after the other, and return what was found.
+
+    Raises:
+        LinkLostError: the server went away meanwhile.
+    """
+    found: list[Finding] = []
+    for name, check in _CHECKS.items():
+        try:
+            found += [attrs.evolve(finding, check=name) for finding in await check(redis)]
+        except ResponseError as error:
+            # Hosted servers do not have some commands, and accounts may not use them.
+            if not isinstance(error, NoPermissionError) and "unknown command" not in str(error):
+                raise
+            finding = _warning(
+                f"could not be looked at: {error}",
+                "Ask with an account that may, or look yourself.",
+            )
+            found.append(attrs.evolve(finding, check=name))
+    return found
+
+
+def _ok(text: str) -> Finding:
+    return Finding(check="", level=Level.OK, text=text)
+
+
+def _warning(text: str, remedy: str) -> Finding:
+    return Finding(check="", level=Level.WARNING, text=text, remedy=remedy)
+
+
+def _error(text: str, remedy: str) -> Finding:
+    return Finding(check="", level=Level.ERROR, text=text, remedy=remedy)
+
+
+async def _info(redis: Redis, section: str) -> dict[str, str]:
+    text = cast("bytes", await redis.execute("INFO", section)).decode()
+    lines = (line.partition(":") for line in text.splitlines() if ":" in line)
+    return {name: value.strip() for name, _, value in lines}
+
+
+async def _config(redis: Redis, name: str) -> str:
+    found = cast("dict[bytes, bytes]", await redis.execute("CONFIG", "GET", name))
+    return next(iter(found.values()), b"").decode()
+
+
+async def _version(redis: Redis) -> list[Finding]:
+    server = await _info(redis, "server")
+    name = server.get("server_name", "redis")
+    version = server.get(f"{name}_version") or server.get("redis_version", "0")
+    spoken = server.get("redis_version", "0")  # the version of Redis that others say they equal
+    if int(spoken.split(".")[0]) < 7:  # noqa: PLR2004 - the first that says what a sink has before itself
+        return [_error(f"{name} {version}", "Run Redis 7.0 or later, or Valkey.")]
+    return [_ok(f"{name} {version}")]
+
+
+async def _persistence(redis: Redis) -> list[Finding]:
+    appends, sync, saves = [
+        await _config(redis, name) for name in ("appendonly", "appendfsync", "save")
+    ]
+    state = await _info(redis, "persistence")
+    findings: list[Finding] = []
+    if appends != "yes" and not saves:
+        findings.append(
+            _error(
+                "nothing is written to disk: a restart loses all",
+                "Set appendonly yes, and appendfsync everysec or always.",
+            )
+        )
+    elif appends != "yes":
+        findings.append(
+            _warning(
+                f"snapshots only (save {saves}): a crash loses what came after the last",
+                "Set appendonly yes, and appendfsync everysec or always.",
+            )
+        )
+    elif sync != "always":
+        findings.append(
+            _warning(
+                f"append-only file, appendfsync {sync}: a crash may lose the last second",
+                "Set appendfsync always where no acknowledged write may be lost.",
+            )
+        )
+    else:
+        findings.append(_ok("append-only file, appendfsync always"))
+    findings += [
+        _error(f"{field} is {state[field]}", "Look into the server's log; is the disk full?")
+        for field in ("rdb_last_bgsave_status", "aof_last_write_status")
+        if state.get(field, "ok") != "ok"
+    ]
+    return findings
+
+
+async def _memory(redis: Redis) -> list[Finding]:
+    policy = await _config(redis, "maxmemory-policy")
+    memory = await _info(redis, "memory")
+    used, most = int(memory.get("used_memory", 0)), int(memory.get("maxmemory", 0))
+    findings: list[Finding] = []
+    if policy != "noeviction":
+        findings.append(
+            _error(
+                f"maxmemory-policy {policy}: short of memory, the server deletes what it likes",
+                "Set maxmemory-policy noeviction, or give caches a server of their own.",
+            )
+        )
+    if most and used > _FULL * most:
+        findings.append(
+            _error(
+                f"{used / most:.0%} of maxmemory is in use: writes are about to fail",
+                "Give it more memory, or trim streams and dead letters.",
+            )
+        )
+    return findings or [_ok(f"maxmemory-policy noeviction, {used / 1e6:.0f} MB in use")]
+
+
+async def _clock(redis: Redis) -> list[Finding]:
+    offset = await redis.server_time_offset()
+    if abs(offset) > _SKEW:
+        return [
+            _warning(
+                f"the server's clock differs from this machine's by {offset:+.1f} s",
+                "Run NTP on both: Go peers decide leases and dues by their own clocks.",
+            )
+        ]
+    return [_ok(f"within {max(abs(offset) * 1000, 1):.0f} ms of this machine's")]
+
+
+async def _replication(redis: Redis) -> list[Finding]:
+    state = await _info(redis, "replication")
+    if state.get("role") == "slave":
+        up = state.get("master_link_status") == "up"
+        text = f"a replica; its link to the master is {state.get('master_link_status')}"
+        return [_ok(text) if up else _error(text, "Mend the network between the two.")]
+    findings: list[Finding] = []
+    end = int(state.get("master_repl_offset", 0))
+    for number in range(int(state.get("connected_slaves", 0))):
+        replica = dict(part.split("=", 1) for part in state[f"slave{number}"].split(","))
+        where = f"{replica['ip']}:{replica['port']}"
+        behind = end - int(replica.get("offset", 0))
+        if replica.get("state") != "online" or behind > _BEHIND:
+            findings.append(
+                _warning(
+                    f"replica {where} is {replica.get('state')}, {behind} bytes behind",
+                    "A fail-over now would lose that much.",
+                )
+            )
+    return findings or [_ok(f"master with {state.get('connected_slaves', 0)} replicas")]
+
+
+async def _cluster(redis: Redis) -> list[Finding]:
+    if not isinstance(redis, ClusterRedis):
+        server = await _info(redis, "cluster")
+        if server.get("cluster_enabled") == "1":
+            return [
+                _error(
+                    "a member of a cluster, spoken to as a single server",
+                    "Use redis-cluster://host:port,host:port.",
+                )
+            ]
+        return [_ok("not a cluster")]
+    text = cast("bytes", await redis.execute("CLUSTER", "INFO")).decode()
+    state = dict(line.split(":", 1) for line in text.split() if ":" in line)
+    covered = int(state.get("cluster_slots_ok", 0))
+    if state.get("cluster_state") != "ok" or covered < _SLOTS:
+        return [
+            _error(
+                f"cluster_state {state.get('cluster_state')}, {covered} of {_SLOTS} slots served",
+                "Bring the missing masters back, or let their replicas take over.",
+            )
+        ]
+    return [_ok(f"{state.get('cluster_size')} masters, {state.get('cluster_known_nodes')} nodes")]
+
+
+async def _leftovers(redis: Redis) -> list[Finding]:
+    findings: list[Finding] = []
+    for name in await find_pools(redis):
+        pool = await look_at_pool(name, redis)
+        if pool.dead_letters:
+            findings.append(
+                _warning(
+                    f"pool {name} has {len(pool.dead_letters)} dead letters",
+                    f"See terzetto pool dead ls {name}.",
+                )
+            )
+        if not pool.nodes and (pool.jobs or pool.unowned):
+            findings.append(
+                _warning(
+                    f"pool {name} has {pool.jobs + len(pool.unowned)} jobs and no node",
+                    "Start a node: it takes them over. Or: terzetto pool shutdown " + name,
+                )
+            )
+    for name in await find_streams(redis):
+        findings += await _stream_leftovers(Stream(name, redis))
+    return findings or [_ok("no dead letters, no jobs without nodes, no sink far behind")]
+
+
+async def _stream_leftovers(stream: Stream) -> list[Finding]:
+    findings: list[Finding] = []
+    if not stream.name.endswith(":dead") and (dead := await stream.dead_letters.count()):
+        findings.append(
+            _warning(
+                f"stream {stream.name} has {dead} dead letters",
+                f"See terzetto stream dead ls {stream.name}.",
+            )
+        )
+    for group in (await stream.info()).groups:
+        behind = group.pending + (group.lag or 0)
+        if behind > _WAITING:
+            findings.append(
+                _warning(
+                    f"sink {group.name} of stream {stream.name} has {behind} events to do",
+                    "Start more instances, or remove the sink if nobody uses it.",
+                )
+            )
+    return findings
+
+
+_CHECKS: Final[dict[str, Callable[[Redis], Awaitable[list[Finding]]]]] = {
+    "version": _version,
+    "persistence": _persistence,
+    "memory": _memory,
+    "clock": _clock,
+    "replication": _replication,
+    "cluster": _cluster,
+    "leftovers": _leftovers,
+}
