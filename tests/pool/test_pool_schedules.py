@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
+from zoneinfo import ZoneInfo
 
 import attrs
 import pytest
@@ -11,7 +12,7 @@ import trio
 
 from terzetto import pool
 from terzetto.errors import InvalidNameError, InvalidOptionError
-from terzetto.pool._ticks import read_entry
+from terzetto.pool._ticks import cadence_of, moment_of, read_entry
 from terzetto.redis import Redis, connect
 from terzetto.server import EmbeddedServer
 
@@ -129,6 +130,131 @@ async def test_an_entry_that_is_broken_is_healed_and_one_that_is_there_is_adopte
                 await redis.execute("HINCRBY", ENTRY, "=rev", 1)
                 with trio.fail_after(30):
                     await anext(ticker)
+
+
+DUE = datetime(2024, 3, 30, 1, 30, tzinfo=UTC)  # long ago, and 2:30 in Paris
+NIGHTLY = "30 2 * * *"
+PARIS = ZoneInfo("Europe/Paris")
+
+
+async def set_due(redis: Redis, ticker: str) -> None:
+    """Let the tick of a nightly ticker be overdue, as it is when no node was up."""
+    entry = cadence_of(NIGHTLY, PARIS).first((int(DUE.timestamp()) - 1) * 10**9)
+    await redis.execute("HSET", ENTRY, ticker, entry.encode())
+    await redis.execute("HINCRBY", ENTRY, "=rev", 1)
+
+
+async def test_a_tick_by_a_cron_spec_goes_to_one_receiver_however_late(
+    server: EmbeddedServer, redis: Redis
+) -> None:
+    ticks: list[datetime] = []
+
+    async def receive(node: pool.Node) -> None:
+        async with node.open_ticker("t", NIGHTLY, zone=PARIS) as ticker:
+            async for tick in ticker:
+                ticks.append(tick)  # noqa: PERF401 - it is looked at meanwhile
+
+    await set_due(redis, "p:t")
+    async with nodes(server, 3) as opened, trio.open_nursery() as nursery:
+        for node in opened:
+            nursery.start_soon(receive, node)
+        await until(lambda: ticks)
+        entry = read_entry((await redis.execute("HGET", ENTRY, "p:t")).decode())
+        await set_due(redis, "p:t")
+        await until(lambda: len(ticks) > 1)  # one more than is due would have come before it
+        nursery.cancel_scope.cancel()
+    assert ticks == [DUE, DUE]
+    assert entry is not None
+    assert entry.due_ns > datetime.now(UTC).timestamp() * 1e9
+    assert moment_of(entry.due_ns).astimezone(PARIS).strftime("%H:%M") == "02:30"
+
+
+async def test_a_ticker_with_another_spec_is_set_anew_for_all(server: EmbeddedServer) -> None:
+    async with (
+        nodes(server, 2) as (first, second),
+        first.open_ticker("t", NIGHTLY) as nightly,
+        trio.open_nursery() as nursery,
+    ):
+        heard: list[datetime] = []
+
+        async def receive() -> None:
+            heard.append(await anext(nightly))
+
+        nursery.start_soon(receive)
+        async with second.open_ticker("t", 0.05):
+            await until(lambda: heard)
+
+
+async def test_a_plan_is_called_by_a_cron_spec(redis: Redis) -> None:
+    calls: list[int] = []
+
+    async def plan() -> pool.JobPlan:
+        await trio.lowlevel.checkpoint()
+        calls.append(1)
+        return pool.JobPlan()
+
+    async with (
+        pool.open_node("p", redis, worker_ttl=2, ack_grace_period=1) as node,
+        node.open_schedule("nightly", NIGHTLY, plan, zone=PARIS),
+    ):
+        assert len(calls) == 1
+        await set_due(redis, "p:nightly")
+        await until(lambda: len(calls) == 2)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_plan_that_raises_is_called_until_it_does_not(
+    redis: Redis, *, is_first: bool
+) -> None:
+    calls: list[int] = []
+    handler = Handler()
+
+    async def plan() -> pool.JobPlan:
+        await trio.lowlevel.checkpoint()
+        calls.append(1)
+        if len(calls) < 6 and (is_first or len(calls) > 1):
+            raise ValueError("the plan's source is away")
+        return pool.JobPlan(start={f"call {len(calls)}": b""})
+
+    async with pool.open_node("p", redis, worker_ttl=2, ack_grace_period=1) as node:
+        await node.add_worker(handler)
+        async with node.open_schedule("nightly", NIGHTLY, plan, zone=PARIS):
+            if not is_first:
+                await set_due(redis, "p:nightly")
+            await until(lambda: "call 6" in handler.live)
+
+
+async def test_a_plan_that_raises_is_left_alone_once_its_schedule_is_stopped(
+    redis: Redis,
+) -> None:
+    calls: list[int] = []
+
+    async def plan() -> pool.JobPlan:
+        await trio.lowlevel.checkpoint()
+        calls.append(1)
+        raise ValueError("the plan's source is away")
+
+    async with (
+        pool.open_node("p", redis, worker_ttl=2, ack_grace_period=1) as node,
+        node.open_schedule("nightly", NIGHTLY, plan, zone=PARIS) as schedule,
+    ):
+        await schedule.stop()
+        await until(lambda: schedule.is_stopped)
+
+
+@pytest.mark.parametrize("when", ["often", "0 25 * * *", "0 0 30 2 *", 0, -1, float("nan")])
+async def test_times_that_cannot_be_are_refused(redis: Redis, when: float | str) -> None:
+    async def plan() -> pool.JobPlan:
+        raise AssertionError
+
+    async with pool.open_node("p", redis) as node:
+        with pytest.raises(InvalidOptionError):
+            async with node.open_schedule("s", when, plan):
+                pass
+        with pytest.raises(InvalidOptionError):
+            async with node.open_ticker("t", when):
+                pass
+    assert not await redis.execute("HLEN", ENTRY)
 
 
 async def test_a_plan_starts_and_stops_jobs(server: EmbeddedServer) -> None:

@@ -6,6 +6,7 @@ task; the node's actor (`_actor.py`) is behind it.
 
 from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from datetime import UTC, tzinfo
 from functools import partial
 from typing import Any
 
@@ -34,10 +35,10 @@ from terzetto.pool._letter import DeadLetter, decode_letter
 from terzetto.pool._names import NOTIFY, RESERVED, STOP, Names, check_key, check_payload, check_pool
 from terzetto.pool._observe import Watch, Watchers
 from terzetto.pool._runner import JobPolicy
-from terzetto.pool._schedule import Plan, Schedule, ScheduleActor
+from terzetto.pool._schedule import Plan, Schedule, ScheduleActor, ScheduleState
 from terzetto.pool._store import ENDING, FULL, RUNNING, Claim
 from terzetto.pool._ticker import Ticker
-from terzetto.pool._ticks import full_name, interval_of
+from terzetto.pool._ticks import Cadence, cadence_of, full_name
 from terzetto.pool._worker import WorkerActor
 from terzetto.redis import LinkLostError, Redis
 
@@ -327,66 +328,88 @@ class Node:
         return await life.core.store.discard(key)
 
     @asynccontextmanager
-    async def open_ticker(self, name: str, interval: float) -> AsyncGenerator[Ticker]:
+    async def open_ticker(
+        self, name: str, when: float | str, *, zone: tzinfo = UTC
+    ) -> AsyncGenerator[Ticker]:
         """Take part in a ticker of the pool for the time of a block.
 
-        All who open a ticker of that name, in Go too, share its ticks: each goes
-        to one of them. Leaving the block closes it here; `Ticker.stop` ends it
-        for all.
+        All who open a ticker of that name share its ticks: each goes to one of
+        them. Those of Go do too, if `when` is an interval. Leaving the block
+        closes it here; `Ticker.stop` ends it for all.
 
         Args:
             name: what the ticker is called in the pool.
-            interval: seconds between two ticks; another one than is there starts anew.
+            when: seconds between two ticks, or a cron spec such as
+                ``"30 6 * * MON-FRI"`` or ``"@daily"``. All need the same: who opens
+                the ticker with another one sets it anew, for all.
+            zone: the zone of the cron spec, if that names none (``"TZ=Europe/Paris
+                30 6 * * *"``).
 
         Raises:
-            InvalidNameError, InvalidOptionError: the name or interval cannot be.
+            InvalidNameError, InvalidOptionError: the name or time cannot be
+                (`InvalidCronError`: the spec cannot be read), or the node is client-only.
             ClosedError: the node is closed.
         """
-        yield await self._new_ticker(name, interval)
+        yield await self._new_ticker(name, self._check_ticker(name, when, zone))
 
     def open_schedule(
-        self, name: str, interval: float, plan: Plan
+        self, name: str, when: float | str, plan: Plan, *, zone: tzinfo = UTC
     ) -> AbstractAsyncContextManager[Schedule]:
-        """Have a plan decide what runs, now and every `interval` seconds, for the time of a block.
+        """Have a plan decide what runs, now and again and again, for the time of a block.
 
         Every node that opens the schedule calls the plan once at the beginning;
         after that one of them does for each tick. A plan that raises, or returns
-        what is no `JobPlan`, is logged and called again, at once a few times and
-        then at the next tick; so is a job that does not start. Leaving the block
-        ends it here; its jobs go on.
+        what is no `JobPlan`, is logged and called again, later each time, until it
+        gives a plan or the next tick is due. A job that does not start is logged
+        and tried again at the next tick. Leaving the block ends it here; its jobs
+        go on.
 
         Args:
             name: what the schedule is called in the pool; it names a map of the pool.
-            interval: seconds between two calls.
+            when: seconds between two calls, or a cron spec, as for `open_ticker`.
             plan: an async function that returns a `JobPlan`.
+            zone: the zone of the cron spec, if that names none.
 
         Raises:
             InvalidNameError: the name is one of the pool's own, or cannot be one.
-            InvalidOptionError: the interval cannot be, or the node is client-only.
+            InvalidOptionError: the time cannot be (`InvalidCronError`: the spec cannot
+                be read), or the node is client-only.
             ScheduleStoppedError: the first call of the plan ends the schedule.
         """
         if name in RESERVED:
             raise InvalidNameError(f"{name!r} is a map of the pool itself: call it otherwise")
-        self._check_ticker(name, interval)
+        cadence = self._check_ticker(name, when, zone)
         map_name = check_name("schedule", f"{self.pool}:{name}")
-        schedule = Schedule(name, self, interval, plan)
+        state = ScheduleState()
         return open_child(
             Child(
-                partial(ScheduleActor, schedule, map_name, self._new_ticker),
+                partial(
+                    ScheduleActor,
+                    node=self,
+                    log=self.log,
+                    name=name,
+                    redis=self.redis,
+                    map_name=map_name,
+                    plan=plan,
+                    cadence=cadence,
+                    open_ticker=partial(self._new_ticker, name, cadence),
+                    state=state,
+                ),
                 name=f"schedule {name}".replace("/", "|"),
-                face=lambda _: schedule,
+                face=lambda _: Schedule(name, state),
             )
         )
 
-    async def _new_ticker(self, name: str, interval: float) -> Ticker:
-        ticker = Ticker(self, name, *self._check_ticker(name, interval))
+    async def _new_ticker(self, name: str, cadence: Cadence) -> Ticker:
+        ticker = Ticker(self, name, full_name(self.pool, name), cadence)
         await ticker.begin()
         return ticker
 
-    def _check_ticker(self, name: str, interval: float) -> tuple[str, int]:
+    def _check_ticker(self, name: str, when: float | str, zone: tzinfo) -> Cadence:
         if self.options.client_only:
             raise InvalidOptionError("a client-only node has no tickers: open one that is not")
-        return full_name(self.pool, name), interval_of(interval)
+        full_name(self.pool, name)
+        return cadence_of(when, zone)
 
     @property
     def pool_workers(self) -> list[str]:

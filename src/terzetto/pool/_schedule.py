@@ -4,29 +4,39 @@ A schedule is a ticker and a map of the keys that it has started. Its plan is
 called at once by every node that schedules it, and then by one node a tick. A
 reset of the map ends it for all. Run as an actor of its own by `open_schedule`.
 
-What a plan does wrong ends nothing: it is logged, and the plan is called again.
+What a plan does wrong ends nothing: it is logged, and the plan is called again:
+later each time, until it gives a plan or the next tick is due, which may be
+another node's.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 import trio
 from redis.exceptions import RedisError
 
+from terzetto._shared._logging import Logger
 from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context
 from terzetto.errors import ClosedError, TerzettoError
 from terzetto.pool._errors import JobExistsError, ScheduleStoppedError
 from terzetto.pool._ticker import Ticker
+from terzetto.pool._ticks import Cadence
+from terzetto.redis import Redis
 from terzetto.rmap import Change, Map
 from terzetto.rmap import child as map_child
 
 if TYPE_CHECKING:
     from terzetto.pool._node import Node
 
-_TRIES: Final = 3
+_FIRST_TRIES: Final = 3
+_FIRST_PAUSE: Final = 0.1  # seconds between the first two calls of a plan that fails
+_LONGEST_PAUSE: Final = 60.0
 
 
 @attrs.frozen(kw_only=True)
@@ -69,47 +79,130 @@ def _check_plan(plan: object) -> JobPlan:
 
 
 @attrs.define(eq=False)
+class ScheduleState:
+    """What a schedule's actor, one life after the other, tells those who hold its face."""
+
+    kept: Map | None = None
+    is_stopped: bool = False
+
+
+@attrs.define(eq=False)
 class Schedule:
-    """A schedule that this node takes part in; made by `Node.open_schedule`."""
+    """A schedule that this node takes part in; made by `Node.open_schedule`.
+
+    Attributes:
+        name: what it is called in the pool.
+    """
 
     name: str
-    node: "Node"
-    interval: float
-    plan: Plan
-    is_stopped: bool = False
-    _kept: Map | None = None
+    _state: ScheduleState
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the schedule was ended for the whole pool."""
+        return self._state.is_stopped
 
     @property
     def keys(self) -> list[str]:
         """The keys of the jobs that the schedule has started, in whatever node, sorted."""
-        return [] if self._kept is None else sorted(self._kept)
+        return sorted(self._state.kept or ())
 
     async def stop(self) -> None:
         """End the schedule, everywhere; its jobs go on."""
-        if self._kept is not None:
+        if self._state.kept is not None:
+            await self._state.kept.reset()
+
+
+@attrs.define(eq=False, kw_only=True)
+class ScheduleActor(Actor):
+    """One life of a schedule in a node."""
+
+    node: "Node"
+    log: Logger
+    name: str
+    redis: Redis
+    map_name: str
+    plan: Plan
+    cadence: Cadence
+    open_ticker: Callable[[], Awaitable[Ticker]]
+    state: ScheduleState
+    _ctx: Context["ScheduleActor"] = attrs.field(init=False)
+    _kept: Map = attrs.field(init=False)
+    _ticker: Ticker | None = None
+
+    async def started(self, ctx: Context["ScheduleActor"]) -> None:
+        """Call the plan a first time; join the ticker."""
+        self._ctx = ctx
+        self._kept = await ctx.spawn(map_child(self.map_name, self.redis))
+        self.state.kept = self._kept
+        plan = await self._ask_plan(most=_FIRST_TRIES)
+        if plan is not None and plan.stop_schedule:
+            raise ScheduleStoppedError(
+                f"the plan of schedule {self.name!r} stops it before it has begun"
+            )
+        self._ticker = ticker = await self.open_ticker()
+        ctx.start_soon(self._follow_resets, ticker)
+        if plan is not None:
+            await self._carry_out(plan)
+        ctx.start_soon(partial(self._run, ticker, is_late=plan is None))
+
+    async def _run(self, ticker: Ticker, *, is_late: bool) -> None:
+        if is_late:
+            await self._plan_once()
+        async for _ in ticker:
+            await self._plan_once()
+        if ticker.is_stopped:
+            self.state.is_stopped = True
+        self._ctx.stop()
+
+    async def _plan_once(self) -> None:
+        plan = await self._ask_plan()
+        if plan is None:
+            return
+        await self._carry_out(plan)
+        if plan.stop_schedule:
             await self._kept.reset()
 
-    def begin_life(self, kept: Map) -> None:
-        """Note the map of this life."""
-        self._kept = kept
+    async def _ask_plan(self, *, most: int | None = None) -> JobPlan | None:
+        """Call the plan, again if it fails, `most` times or until the next tick is due."""
+        patience = self.cadence.seconds_from(time.time_ns())
+        give_up_at = trio.current_time() + patience
+        pause = min(patience / _FIRST_TRIES, _FIRST_PAUSE)
+        for tries in count(1):
+            try:
+                return _check_plan(await self.plan())
+            except Exception as error:  # user code; it is called again
+                self.log.warning(
+                    "a plan failed",
+                    schedule=self.name,
+                    error=describe_error(error),
+                    exc_info=error,
+                )
+            if tries == most or (tries >= _FIRST_TRIES and trio.current_time() >= give_up_at):
+                break
+            await trio.sleep(pause)
+            if self._ticker is not None and self._ticker.is_stopped:
+                break
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        return None
 
-    async def carry_out(self, plan: JobPlan, kept: Map) -> None:
+    async def _carry_out(self, plan: JobPlan) -> None:
         """Start and stop what a plan wants; one that fails holds up no other."""
         async with trio.open_nursery() as nursery:
             for key, payload in plan.start.items():
-                nursery.start_soon(self._start, key, payload, kept)
-        stops = sorted(set(kept) - set(plan.start)) if plan.stop_others else plan.stop
+                nursery.start_soon(self._start, key, payload)
+        stops = sorted(set(self._kept) - set(plan.start)) if plan.stop_others else plan.stop
         for key in stops:
             try:
                 await self.node.stop_job(key)
-                await kept.delete(key)
+                await self._kept.delete(key)
             except (TerzettoError, RedisError, TypeError) as error:
                 self._warn("a planned job was not stopped", key, error)
 
-    async def _start(self, key: str, payload: bytes, kept: Map) -> None:
+    async def _start(self, key: str, payload: bytes) -> None:
         try:
             await self.node.dispatch(key, payload)
-            await kept.set(key, datetime.now(UTC).isoformat())
+            await self._kept.set(key, datetime.now(UTC).isoformat())
         except JobExistsError:
             return
         except (TerzettoError, RedisError, TypeError) as error:
@@ -117,66 +210,10 @@ class Schedule:
             self._warn("a planned job did not start", key, error)
 
     def _warn(self, what: str, key: str, error: Exception) -> None:
-        text = describe_error(error)
-        self.node.log.warning(what, schedule=self.name, key=key, error=text)
+        self.log.warning(what, schedule=self.name, key=key, error=describe_error(error))
 
-
-@attrs.define(eq=False)
-class ScheduleActor(Actor):
-    """One life of a schedule in a node."""
-
-    schedule: Schedule
-    map_name: str
-    make_ticker: Callable[[str, float], Awaitable[Ticker]]
-    _ctx: Context["ScheduleActor"] = attrs.field(init=False)
-
-    async def started(self, ctx: Context["ScheduleActor"]) -> None:
-        """Call the plan a first time; join the ticker."""
-        self._ctx = ctx
-        schedule = self.schedule
-        kept = await ctx.spawn(map_child(self.map_name, schedule.node.redis))
-        schedule.begin_life(kept)
-        plan = await self._ask_plan()
-        if plan is not None and plan.stop_schedule:
-            raise ScheduleStoppedError(
-                f"the plan of schedule {schedule.name!r} stops it before it has begun"
-            )
-        ticker = await self.make_ticker(schedule.name, schedule.interval)
-        ctx.start_soon(self._follow_resets, kept, ticker)
-        if plan is not None:
-            await schedule.carry_out(plan, kept)
-        ctx.start_soon(self._run, kept, ticker)
-
-    async def _run(self, kept: Map, ticker: Ticker) -> None:
-        async for _ in ticker:
-            plan = await self._ask_plan()
-            if plan is None:
-                continue
-            await self.schedule.carry_out(plan, kept)
-            if plan.stop_schedule:
-                await kept.reset()
-        self.schedule.is_stopped = ticker.is_stopped
-        self._ctx.stop()
-
-    async def _ask_plan(self) -> JobPlan | None:
-        """Call the plan, again if it fails; None if it does to the last: the next tick is next."""
-        schedule = self.schedule
-        for attempt in range(_TRIES):
-            if attempt:
-                await trio.sleep(min(schedule.interval / _TRIES, 1.0))
-            try:
-                return _check_plan(await schedule.plan())
-            except Exception as error:  # user code; it is called again
-                schedule.node.log.warning(
-                    "a plan failed",
-                    schedule=schedule.name,
-                    error=describe_error(error),
-                    exc_info=error,
-                )
-        return None
-
-    async def _follow_resets(self, kept: Map, ticker: Ticker) -> None:
-        async with kept.subscribe() as changes:
+    async def _follow_resets(self, ticker: Ticker) -> None:
+        async with self._kept.subscribe() as changes:
             async for change in changes:
                 if change is Change.RESET:
                     try:

@@ -1,4 +1,4 @@
-"""Tickers: an interval that the whole pool shares, each tick for one receiver.
+"""Tickers: intervals and cron specs that a whole pool shares, each tick for one receiver.
 
 Theory of operation. The state is one entry in the map of tickers, which every
 node has a copy of; there is no task. Whoever waits for a tick sleeps until the
@@ -11,7 +11,7 @@ waiter was cancelled, is asked for again and not lost.
 """
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import attrs
@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 from ulid import ULID
 
 from terzetto.errors import ClosedError
-from terzetto.pool._ticks import Entry, read_entry
+from terzetto.pool._ticks import Cadence, Entry, moment_of, read_entry
 from terzetto.redis import LinkLostError
 from terzetto.rmap import Map
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from terzetto.pool._actor import NodeActor
     from terzetto.pool._node import Node
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PAUSE = 1.0  # seconds before Redis is asked again after it refused
 
 
 @attrs.frozen
@@ -49,7 +49,7 @@ class Ticker:
     _node: "Node"
     name: str
     _full: str
-    _interval_ns: int
+    _cadence: Cadence
     _claim: _Claim | None = None
     _revision: int = 0
     _is_stopped: bool = False
@@ -74,7 +74,7 @@ class Ticker:
                 break
             tick = await self._wait_tick(life)
             if tick is not None:
-                return _EPOCH + timedelta(microseconds=tick.due_ns // 1000)
+                return moment_of(tick.due_ns)
         raise StopAsyncIteration
 
     async def stop(self) -> None:
@@ -84,11 +84,11 @@ class Ticker:
         self._is_stopped = True
 
     async def begin(self) -> None:
-        """Take over the entry that is there, or set one, if its interval is another."""
+        """Take over the entry that is there, or set one, if it was set otherwise."""
         life = await self._node.wait_up()
         value = life.tickers.get(self._full)
         entry = None if value is None else read_entry(value)
-        if entry is None or entry.interval_ns != self._interval_ns:
+        if entry is None or not self._cadence.has(entry):
             await self._set_anew(life)
         self._revision = life.tickers.revision
 
@@ -110,8 +110,8 @@ class Ticker:
                     continue
                 wait = (entry.due_ns - life.core.clock.now_ns()) / 1e9
                 if wait <= 0:
-                    following = entry.following(life.core.clock.now_ns()).encode()
-                    self._claim = _Claim(value, following, str(ULID()))
+                    following = entry.following(life.core.clock.now_ns())
+                    self._claim = _Claim(value, following.encode(), str(ULID()))
                     tick, current = await self._ask(life, self._claim)
                     if tick is not None:
                         return tick
@@ -131,7 +131,7 @@ class Ticker:
                     self._full, claim.seen, claim.following, claim.token
                 )
             except ResponseError:
-                await trio.sleep(min(self._interval_ns / 1e9, 1.0))
+                await trio.sleep(_PAUSE)
                 continue
             self._claim = None
             if isinstance(current, str):
@@ -143,8 +143,7 @@ class Ticker:
         return not tickers.is_closed and tickers.revision < self._revision
 
     async def _set_anew(self, life: "NodeActor") -> None:
-        due = life.core.clock.now_ns() + self._interval_ns
-        entry = Entry(due, self._interval_ns).encode()
+        entry = self._cadence.first(life.core.clock.now_ns()).encode()
         await self._repeat(life, life.tickers.set_and_wait, self._full, entry)
 
     async def _repeat(
