@@ -128,6 +128,16 @@ class TaskMessage:
             headers=dict(message.headers) if message.headers else _NO_HEADERS,
         )
 
+    def with_failure(self, error: str | None, at: int, *, counts: bool) -> Self:
+        """Return the task after a failure at `at` (Unix seconds).
+
+        An `error` of None means that it was no failure. If it `counts`, it was a retry.
+        """
+        if error is None:
+            return self
+        retried = self.retried + 1 if counts else self.retried
+        return attrs.evolve(self, error=_any_text(error), last_failed_at=at, retried=retried)
+
 
 @attrs.frozen(kw_only=True)
 class TaskInfo:

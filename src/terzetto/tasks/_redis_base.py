@@ -1,0 +1,143 @@
+"""What all parts of `RedisBroker` stand on: the client, the clock, keys, repeated scripts."""
+
+import math
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from terzetto._shared._logging import Logger, default_logger
+from terzetto.redis import Arg, LinkLostError, Redis, Reply, Script
+from terzetto.tasks._clock import ServerClock
+from terzetto.tasks._keys import STATISTICS_DAYS, QueueKeys
+
+DAY: Final = 86_400
+TOKENS: Final = "lease-"
+"""How all tokens of ours start; the field is a number where asynq has set it."""
+
+AGAIN: Final = "1"
+"""What a script is told when it may have run before and its reply was lost."""
+
+
+class Clock(Protocol):
+    """Where the time comes from."""
+
+    def now(self) -> float:
+        """Return the time in Unix seconds."""
+        ...
+
+
+class RedisBase:
+    """A client and a clock, and how scripts are run until they answer."""
+
+    def __init__(
+        self, redis: Redis, *, clock: Clock | None = None, logger: Logger | None = None
+    ) -> None:
+        self.redis = redis
+        self._server_clock = ServerClock(redis) if clock is None else None
+        self._clock: Clock = self._server_clock or clock  # type: ignore[assignment] # one of them is there
+        self._logger = logger or default_logger("tasks")
+        self._keys: dict[str, QueueKeys] = {}
+        self._day = (0, "")
+
+    def now(self) -> float:
+        """Return the server's time in Unix seconds, as well as it is known."""
+        return self._clock.now()
+
+    async def sync_clock(self) -> None:
+        """Ask the server for its time. Raises what the link raises."""
+        if self._server_clock is not None:
+            await self._server_clock.sync()
+
+    async def _time(self) -> float:
+        """Return the time, after a look at the server's clock if the last is long ago."""
+        clock = self._server_clock
+        if clock is not None and clock.is_stale:
+            await clock.sync()
+        return self._clock.now()
+
+    def keys(self, queue: str) -> QueueKeys:
+        """Return the keys of a queue."""
+        keys = self._keys.get(queue)
+        if keys is None:
+            keys = self._keys[queue] = QueueKeys(queue)
+        return keys
+
+    def day_of(self, now: float) -> tuple[str, int]:
+        """Return the UTC day of `now`, and when its counters expire in Unix seconds."""
+        number = int(now // DAY)
+        if self._day[0] != number:
+            text = time.strftime("%Y-%m-%d", time.gmtime(number * DAY))
+            self._day = (number, text)
+        return self._day[1], int(now) + STATISTICS_DAYS * DAY
+
+    async def run(
+        self,
+        script: Script,
+        keys: Sequence[Arg],
+        args: Sequence[Arg],
+        *,
+        again: int | None = None,
+    ) -> Reply:
+        """Run a script until it answers.
+
+        `again` is the place of the argument that says that it may have run before;
+        without one, the script does no harm if it is run twice.
+        """
+        words = list(args)
+        while True:
+            try:
+                return await self.redis.run_script(script, keys=keys, args=words)
+            except LinkLostError as error:
+                if error.may_have_run and again is not None:
+                    words[again] = AGAIN
+                await self.redis.wait_connected()
+
+    async def command(self, *args: Arg) -> Reply:
+        """Run a command that does no harm if it is run twice, until it answers."""
+        while True:
+            try:
+                return await self.redis.execute(*args)
+            except LinkLostError:
+                await self.redis.wait_connected()
+
+    async def commands(self, commands: Sequence[Sequence[Arg]]) -> list[Reply]:
+        """Run commands that do no harm if they are run twice, until they answer.
+
+        Raises the first error reply.
+        """
+        while True:
+            try:
+                replies = await self.redis.execute_many(commands)
+            except LinkLostError:
+                await self.redis.wait_connected()
+                continue
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+            return replies
+
+
+def new_token() -> str:
+    """Return the start of tokens that nobody else has."""
+    return f"{TOKENS}{secrets.token_hex(8)}-"
+
+
+def nanoseconds(now: float) -> int:
+    """Return Unix seconds as nanoseconds, right to the microsecond that a float has."""
+    return int(now * 1_000_000) * 1000
+
+
+def due(at: float) -> tuple[int, int | str]:
+    """Return the score of a task that is due at `at`, and when exactly in ms, or ``""``.
+
+    asynq wants whole seconds; the score is never before the task is due.
+    """
+    ms = math.ceil(at * 1000)
+    score = -(-ms // 1000)
+    return score, "" if score * 1000 == ms else ms
+
+
+def own_lock(keys: QueueKeys, unique_key: str) -> str | None:
+    """Return the lock that a message names, unless it can't be one of its queue's."""
+    return unique_key if unique_key.startswith(keys.prefix) else None

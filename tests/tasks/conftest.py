@@ -1,0 +1,79 @@
+"""Brokers of every kind for the same tests, on a clock that only the test moves.
+
+Servers are started once a module, in a program of their own, and emptied for
+each test.
+"""
+
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+import pytest
+
+from terzetto.redis import Redis, connect
+from terzetto.tasks._broker import Broker
+from terzetto.tasks._inspection import Inspection
+from terzetto.tasks._redis_broker import RedisBroker
+
+ROOT = Path(__file__).parents[2]
+START = 1_800_000_000.0
+
+
+class AnyBroker(Broker, Inspection, Protocol):
+    """What every broker is."""
+
+
+@attrs.define
+class ManualClock:
+    """A clock that stands still until it is moved."""
+
+    time: float = START
+
+    def now(self) -> float:
+        return self.time
+
+    def advance(self, seconds: float) -> None:
+        self.time += seconds
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def run_deployment(kind: str) -> Iterator[str]:
+    """Yield the URL of servers that run meanwhile."""
+    command = [sys.executable, "-m", "tests.tasks.deployment", kind]
+    with subprocess.Popen(  # noqa: S603 - the program is ours
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        yield program.stdout.readline().strip()
+        program.communicate()  # closes its input; it ends
+
+
+@pytest.fixture(scope="module")
+def single_url() -> Iterator[str]:
+    yield from run_deployment("single")
+
+
+@pytest.fixture(scope="module", params=["single", "sentinel", "cluster"])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Return the URL of one kind of deployment after the other."""
+    yield from run_deployment(request.param)
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncGenerator[Redis]:
+    """Return a client of an empty deployment of each kind."""
+    async with connect(url) as redis:
+        await redis.execute("FLUSHALL")
+        yield redis
+
+
+@pytest.fixture
+async def broker(client: Redis, clock: ManualClock) -> AnyBroker:
+    return RedisBroker(client, clock=clock)
