@@ -16,6 +16,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "cyclopts.ext.sphinx", # the reference of the command, made from the command
 ]
 exclude_patterns = ["_build"]
 

@@ -82,7 +82,7 @@ async def set_(name: str, key: str, value: str, /, *, target: Target = _HERE) ->
 
 
 @app.command
-async def watch(name: str, *keys: str, count: int | None = None, target: Target = _HERE) -> None:
+async def watch(name: str, /, *keys: str, count: int | None = None, target: Target = _HERE) -> None:
     """Show a map's values, and again the ones that change, until Ctrl-C.
 
     Values are those of a replica: of changes that come at once only the last may be shown.

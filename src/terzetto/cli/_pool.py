@@ -171,7 +171,7 @@ async def ls_dead(name: str, /, *, target: Target = _HERE) -> None:
 
 @dead.command
 async def retry(
-    name: str, *keys: str, all_: Annotated[bool, ALL] = False, target: Target = _HERE
+    name: str, /, *keys: str, all_: Annotated[bool, ALL] = False, target: Target = _HERE
 ) -> None:
     """Start jobs again that were given up; their letters go once they have started.
 
@@ -189,7 +189,7 @@ async def retry(
 
 @dead.command
 async def discard(
-    name: str, *keys: str, all_: Annotated[bool, ALL] = False, target: Target = _HERE
+    name: str, /, *keys: str, all_: Annotated[bool, ALL] = False, target: Target = _HERE
 ) -> int:
     """Forget jobs that were given up.
 

@@ -185,7 +185,7 @@ async def ls_dead(name: str, /, *, count: int = 100, target: Target = _HERE) -> 
 
 @dead.command
 async def replay(
-    name: str, *letters: str, all_: Annotated[bool, ALL] = False, target: Target = _HERE
+    name: str, /, *letters: str, all_: Annotated[bool, ALL] = False, target: Target = _HERE
 ) -> int:
     """Add events again that sinks gave up.
 
@@ -208,7 +208,7 @@ async def replay(
 
 @dead.command
 async def discard(
-    name: str, *letters: str, all_: Annotated[bool, ALL] = False, target: Target = _HERE
+    name: str, /, *letters: str, all_: Annotated[bool, ALL] = False, target: Target = _HERE
 ) -> int:
     """Forget events that sinks gave up.
 
