@@ -59,8 +59,15 @@ async def test_a_master_that_steps_down_is_left(group: SentinelGroup) -> None:
                             with suppress(LinkLostError):
                                 await redis.execute("INCR", "n")
 
+                    async def write_in_transactions() -> None:
+                        while (await group.master()) is old:
+                            with suppress(LinkLostError):
+                                async with redis.transaction() as then:
+                                    then.incr("n")
+
                     for _ in range(5):
                         nursery.start_soon(write)
+                        nursery.start_soon(write_in_transactions)
                     await sentinel.execute("SENTINEL", "FAILOVER", group.service)
                 await redis.execute("INCR", "n")  # never an error that says READONLY
                 assert (await redis.execute("ROLE"))[0] == b"master"

@@ -73,9 +73,9 @@ def test_a_server_that_does_not_know_its_name_is_the_one_that_was_asked() -> Non
         [201, 300, [b"2001:db8::1", 7004, b"id", []]],
     ]
     assert parse_slots(reply, asked) == [
-        (0, 100, Endpoint(host="10.0.0.2", port=7001)),
-        (101, 200, Endpoint(host="10.0.0.1", port=7003)),
-        (201, 300, Endpoint(host="2001:db8::1", port=7004)),
+        (0, 100, Endpoint(host="10.0.0.2", port=7001), (Endpoint(host="10.0.0.3", port=7002),)),
+        (101, 200, Endpoint(host="10.0.0.1", port=7003), ()),
+        (201, 300, Endpoint(host="2001:db8::1", port=7004), ()),
     ]
 
 

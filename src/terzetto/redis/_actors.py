@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import attrs
 import trio
@@ -83,10 +84,17 @@ class Keeper:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
+        self._links: WeakSet[Link] = WeakSet()
+
+    @property
+    def links(self) -> list[Link]:
+        """The links of the client that are open."""
+        return [link for link in self._links if link.status.state != "closed"]
 
     @asynccontextmanager
     async def keep(self, link: Link) -> AsyncGenerator[None, None]:
         """Run a link for the time of a block; it is closed and gone when the block is left."""
+        self._links.add(link)
         try:
             ref = await self._spawn(partial(LinkActor, link))
             try:
@@ -104,6 +112,7 @@ class Keeper:
         If this is cancelled or fails, the link is closed.
         """
         started = False
+        self._links.add(link)
         try:
             await self._spawn(partial(LinkActor, link))
             started = True
@@ -123,6 +132,7 @@ class Keeper:
 
     async def keep_hub(self, hub: Hub) -> None:
         """Run the pub/sub link and its hub until the client's block is left."""
+        self._links.add(hub.link)
         await self._spawn(partial(HubActor, hub))
 
     async def _spawn(self, factory: Callable[[], A]) -> Ref[A]:

@@ -39,7 +39,7 @@ from terzetto.redis._link import Link
 from terzetto.redis._lock import Lock, open_lock
 from terzetto.redis._pipeline import Pipeline, Transaction
 from terzetto.redis._pubsub import Hub, Kind, Subscription
-from terzetto.redis._refusals import named_by
+from terzetto.redis._refusals import named_by, refusal_of
 from terzetto.redis._request import LinkStatistics, LinkStatus, State, lost, replies_of
 from terzetto.redis._script import Script
 from terzetto.redis._shape import Shaper, words
@@ -167,7 +167,14 @@ class Redis(AsyncCoreCommands):
         if not units:
             await trio.lowlevel.checkpoint()
             return []
-        return replies_of(await self._link.request_unit(data, len(units)))
+        while True:
+            replies = replies_of(await self._link.request_unit(data, len(units)))
+            if not isinstance(replies[-1], Exception):
+                return replies
+            refusal = refusal_of(units, replies)
+            if refusal is None or not await self.misplaced(refusal, self._link.endpoint):
+                return replies
+            self._link.retire(refusal)
 
     async def run_script(
         self, script: Script, *, keys: Sequence[Arg] = (), args: Sequence[Arg] = ()

@@ -5,20 +5,21 @@ import ssl
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, cast, get_args
 from urllib.parse import unquote
 
 import attrs
 import trio
 
 from terzetto._shared._logging import Logger
-from terzetto.redis._actors import open_keeper
+from terzetto.redis._actors import Keeper, open_keeper
 from terzetto.redis._client import Redis
 from terzetto.redis._cluster import ClusterRedis
 from terzetto.redis._connection import open_connection
 from terzetto.redis._errors import UrlError
 from terzetto.redis._link import Link
-from terzetto.redis._sentinel import SENTINEL_PORT, SentinelLocator
+from terzetto.redis._replicas import ClusterReplicaReads, SentinelReplicaReads
+from terzetto.redis._sentinel import SENTINEL_PORT, Listener, SentinelLocator
 from terzetto.redis._topology import Topology
 from terzetto.redis._url import (
     DEFAULT_PORT,
@@ -55,6 +56,7 @@ async def connect(
     ssl_certfile: str | None = None,
     ssl_keyfile: str | None = None,
     role: Role | None = None,
+    read_from: Role = "master",
     sentinel_username: str | None = None,
     sentinel_password: str | None = None,
     logger: Logger | None = None,
@@ -68,8 +70,8 @@ async def connect(
             (a server shared by all who name that directory), or
             ``redis-sentinel://host:port,host:port/service`` (credentials are for the
             servers, not the sentinels), or ``redis-cluster://host:port,host:port``
-            (some members are enough). None: the environment
-            variable REDIS_URL.
+            (some members are enough); ``rediss-sentinel://`` and ``rediss-cluster://``
+            with TLS everywhere. None: the environment variable REDIS_URL.
         db: number of the database; it wins over the URL's, as all options do.
         username: for servers with access control lists.
         password: its password, or the server's.
@@ -88,12 +90,15 @@ async def connect(
         max_backoff: the longest wait between attempts to reconnect, in seconds (default 2).
         decode_replies: let redis-py's commands return str (UTF-8 with surrogateescape)
             instead of bytes; `execute` and what Terzetto builds on it stay bytes.
-        tls: the context for ``rediss://``, instead of the three files.
+        tls: the context for TLS, instead of the three files.
         ssl_ca_certs: file of the authorities to trust (default: the system's).
         ssl_certfile: file of the client's own certificate, for servers that want one.
         ssl_keyfile: file of its key, if it is not in the same file.
         role: with Sentinel, "replica" for a client that reads from a replica (from the
             master if none is up); default "master".
+        read_from: with Sentinel and in a cluster, "replica" to send single commands and
+            units that do nothing but read keys to replicas, while one is connected;
+            they may be a little behind. Default "master".
         sentinel_username: for sentinels that want one.
         sentinel_password: likewise.
         logger: where outages are reported, as structlog does; default: the standard
@@ -130,6 +135,8 @@ async def connect(
         "ssl_keyfile": ssl_keyfile,
         "logger": logger,
     }
+    if read_from not in get_args(Role):
+        raise UrlError(f"read_from is {read_from!r}: it has to be 'master' or 'replica'")
     async with AsyncExitStack() as stack:
         parts = split_url(url)
         if parts.scheme == "embedded":
@@ -141,10 +148,11 @@ async def connect(
                 "sentinel_username": sentinel_username,
                 "sentinel_password": sentinel_password,
             }
-            options = _sentinel_options(url, overrides)
-            opening = _open(options)
+            opening = _open_sentinel(_sentinel_options(url, overrides), read_from)
         elif parts.scheme.endswith("-cluster"):
-            opening = _open_cluster(url, overrides)
+            opening = _open_cluster(url, overrides, read_from)
+        elif read_from != "master":
+            raise UrlError("read_from is for clusters and sentinels, which know the replicas")
         else:
             opening = _open(parse_url(url, **overrides))
         yield await stack.enter_async_context(opening)
@@ -188,18 +196,21 @@ def _sentinel_options(url: str, overrides: dict[str, object]) -> Options:
 
 
 @asynccontextmanager
-async def _open_cluster(url: str, overrides: dict[str, object]) -> AsyncGenerator[Redis, None]:
+async def _open_cluster(
+    url: str, overrides: dict[str, object], read_from: Role
+) -> AsyncGenerator[Redis, None]:
     group = parse_group(url, DEFAULT_PORT)
     values = {**group.options, **{k: v for k, v in overrides.items() if v is not None}}
     options = Options(endpoint=group.hosts[0], source=group.source, **values)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - parsed to their fields' types
     if options.db or group.service:
         raise UrlError("a cluster has database 0 only: leave the database away")
     async with open_keeper(options) as keeper:
-        topology = Topology(options, group.hosts, keeper.start)
+        topology = Topology(options, group.hosts, keeper.start, read_from)
         try:
             await topology.load()
             async with keeper.run_for_block(topology.run):
-                redis = ClusterRedis(options, topology, keeper)
+                kind = ClusterReplicaReads if read_from == "replica" else ClusterRedis
+                redis = kind(options, topology, keeper)
                 with trio.move_on_after(options.connect_timeout):
                     await redis.wait_connected()
                 yield redis
@@ -208,12 +219,41 @@ async def _open_cluster(url: str, overrides: dict[str, object]) -> AsyncGenerato
 
 
 @asynccontextmanager
+async def _open_sentinel(options: Options, read_from: Role) -> AsyncGenerator[Redis, None]:
+    locator = cast("SentinelLocator", options.locator)
+    async with _open_link(options) as (link, keeper):
+        if locator.role == "replica":
+            if read_from == "replica":
+                raise UrlError("role and read_from are both 'replica': give one of them")
+            yield Redis(options, link, keeper)
+            return
+        listener = Listener(locator, lambda: keeper.links)
+        await keeper.keep_hub(listener.hub)
+        async with keeper.run_for_block(listener.run):
+            if read_from == "master":
+                yield Redis(options, link, keeper)
+                return
+            replicas = attrs.evolve(locator, role="replica")
+            reader = Link(attrs.evolve(options, locator=replicas), "replica")
+            async with keeper.keep(reader):
+                with trio.move_on_after(options.connect_timeout):
+                    await reader.wait_connected()
+                yield SentinelReplicaReads(options, link, reader, keeper)
+
+
+@asynccontextmanager
 async def _open(options: Options) -> AsyncGenerator[Redis, None]:
+    async with _open_link(options) as (link, keeper):
+        yield Redis(options, link, keeper)
+
+
+@asynccontextmanager
+async def _open_link(options: Options) -> AsyncGenerator[tuple[Link, Keeper], None]:
     first = await open_connection(options)
     link = Link(options, "shared", first=first)
     try:
         async with open_keeper(options) as keeper, keeper.keep(link):
             await link.wait_connected()
-            yield Redis(options, link, keeper)
+            yield link, keeper
     finally:
         link.close()

@@ -6,6 +6,7 @@ Called by `connect` for the first connection, and by every link afterwards.
 """
 
 import inspect
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
@@ -20,6 +21,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from terzetto.redis._backoff import Backoff
 from terzetto.redis._errors import AuthError, ConnectError
 from terzetto.redis._io import Transport, open_transport
 from terzetto.redis._url import Credentials, Endpoint, Options
@@ -73,6 +75,23 @@ async def open_connection(options: Options) -> Connection:
     raise last or ConnectError(
         f"{options.url} did not answer within {options.connect_timeout:g} s: is it overloaded?"
     )
+
+
+async def reconnect(
+    options: Options, note_failure: Callable[[int, ConnectError], None]
+) -> Connection:
+    """Open a connection, however often that fails, with ever longer waits in between.
+
+    `note_failure` is told after each failure how many there were, and the error.
+    """
+    backoff = Backoff(ceiling=options.max_backoff)
+    while True:
+        try:
+            return await open_connection(options)
+        except ConnectError as error:
+            delay = backoff.next_delay()
+            note_failure(backoff.attempts, error)
+        await trio.sleep(delay)
 
 
 async def ask(connection: Connection, *args: Arg) -> Reply:
@@ -182,6 +201,8 @@ async def _greet(transport: Transport, options: Options, credentials: Credential
     ]
     if options.db:
         commands.append(["SELECT", options.db])
+    if options.readonly:
+        commands.append(["READONLY"])
     await transport.send_all(pack_many(commands))
     reader = new_reader()
     hello_reply, _, _, ping_reply, *rest = await _replies(transport, reader, len(commands))
@@ -191,7 +212,11 @@ async def _greet(transport: Transport, options: Options, credentials: Credential
         else:
             text = f"refuses the greeting ({hello_reply})"
         raise ConnectError(f"{options.endpoint} {text}") from hello_reply
-    if rest and isinstance(rest[0], ResponseError) and not isinstance(rest[0], NoPermissionError):
+    if (
+        options.db
+        and isinstance(rest[0], ResponseError)
+        and not isinstance(rest[0], NoPermissionError)
+    ):
         raise ConnectError(
             f"{options.endpoint} refuses database {options.db} ({rest[0]}): choose one that it has"
         ) from rest[0]

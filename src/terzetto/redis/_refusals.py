@@ -38,6 +38,11 @@ def is_ask(error: object) -> TypeGuard[AskError]:
     return isinstance(error, AskError) and not isinstance(error, MovedError)
 
 
+def is_refusal(reply: object) -> bool:
+    """Tell whether a reply says that the command was not carried out, and might be elsewhere."""
+    return isinstance(reply, _REFUSALS)
+
+
 def named_by(error: AskError, sender: Endpoint) -> Endpoint:
     """Return the server that a redirection names; without a host, it is on the sender's."""
     loose = cast("Any", error)  # redis-py leaves it untyped

@@ -7,7 +7,7 @@ those whose keys are counted or come after a word, it says only that they move;
 
 from binascii import crc_hqx
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import attrs
 
@@ -152,15 +152,28 @@ def _word(arg: Arg) -> str:
     return (arg.decode("latin-1") if isinstance(arg, bytes) else str(arg)).upper()
 
 
-def parse_slots(reply: Reply, asked: Endpoint) -> list[tuple[int, int, Endpoint]]:
-    """Return the ranges of slots and their masters, from the reply to CLUSTER SLOTS.
+class Range(NamedTuple):
+    """Slots from `first` to `last`, who owns them, and who follows the owner."""
+
+    first: int
+    last: int
+    owner: Endpoint
+    replicas: tuple[Endpoint, ...]
+
+
+def parse_slots(reply: Reply, asked: Endpoint) -> list[Range]:
+    """Return the ranges of slots, from the reply to CLUSTER SLOTS.
 
     A server that does not know its own name answers with none: it is `asked`.
     """
-    ranges: list[tuple[int, int, Endpoint]] = []
-    for first, last, master, *_ in cast("list[list[Any]]", reply):
-        host = master[0].decode() if master[0] else ""
+
+    def endpoint(node: list[Any]) -> Endpoint:
+        host = node[0].decode() if node[0] else ""
         if host in {"", "?"}:
             host = asked.host
-        ranges.append((first, last, attrs.evolve(asked, host=host, port=int(master[1]))))
-    return ranges
+        return attrs.evolve(asked, host=host, port=int(node[1]))
+
+    return [
+        Range(first, last, endpoint(owner), tuple(endpoint(each) for each in replicas))
+        for first, last, owner, *replicas in cast("list[list[Any]]", reply)
+    ]

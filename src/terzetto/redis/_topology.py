@@ -9,9 +9,14 @@ more is closed; what was not written there gets `LinkClosedError`, and the clien
 sends it to the new owner. So a request waits for a dead master only until the
 others have elected a new one.
 
+If reads may go to replicas, `readers` has a link for each slot, too: to one of the
+replicas of its owner, chosen by chance but not anew each time. While a slot has no
+replica, the map is asked again now and then.
+
 `run` is one background task of the client; it is the only one that opens links.
 """
 
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -27,6 +32,7 @@ from terzetto.redis._url import Endpoint, Options, Role
 from terzetto.redis._wire import Reply, pack
 
 _PAUSE: Final = 0.1  # seconds between attempts to learn the map while it is stale
+_PAUSE_WITHOUT_REPLICA: Final = 5.0
 _ANSWER: Final = 1.0  # seconds that one server has to tell its map
 
 StartLink = Callable[[Link], Awaitable[None]]
@@ -35,12 +41,22 @@ StartLink = Callable[[Link], Awaitable[None]]
 class Topology:
     """Which link leads to which slot."""
 
-    def __init__(self, options: Options, seeds: tuple[Endpoint, ...], start: StartLink) -> None:
+    def __init__(
+        self,
+        options: Options,
+        seeds: tuple[Endpoint, ...],
+        start: StartLink,
+        read_from: Role = "master",
+    ) -> None:
         self.options = options
         self.rules: dict[str, KeyRule] = {}
         self.links: dict[Endpoint, Link] = {}
         self.slots: list[Link | None] = [None] * SLOTS
+        self.readers: list[Link | None] = [None] * SLOTS
         self.version = 0
+        self._replicas: dict[Endpoint, Link] = {}
+        self._read_from = read_from
+        self._taste = secrets.randbits(32)  # which replicas this client likes
         self._seeds = seeds
         self._start = start
         self._stale = trio.Event()
@@ -77,7 +93,7 @@ class Topology:
     async def run(self) -> None:
         """Keep the map up to date, until cancelled."""
         while True:
-            with trio.move_on_after(_PAUSE if self._is_doubtful() else float("inf")):
+            with trio.move_on_after(self._pause()):
                 await self._stale.wait()
             self._stale = trio.Event()
             if not await self._refresh():
@@ -86,7 +102,7 @@ class Topology:
     def close(self) -> None:
         """Close all links."""
         self._closed = True
-        for link in self.links.values():
+        for link in (*self.links.values(), *self._replicas.values()):
             link.close()
         self._announce()
 
@@ -124,11 +140,17 @@ class Topology:
         """Return the link to a server, opened if need be."""
         if self._closed:
             raise closed()
-        link = self.links.get(endpoint)
+        return await self._link(self.links, endpoint, "shared")
+
+    async def _link(self, links: dict[Endpoint, Link], endpoint: Endpoint, name: str) -> Link:
+        link = links.get(endpoint)
         if link is None:
-            link = Link(attrs.evolve(self.options, endpoint=endpoint, source=None), "shared")
+            options = attrs.evolve(
+                self.options, endpoint=endpoint, source=None, readonly=links is self._replicas
+            )
+            link = Link(options, name)
             link.on_status = self._link_changed
-            self.links[endpoint] = link
+            links[endpoint] = link
             await self._start(link)
         return link
 
@@ -142,7 +164,15 @@ class Topology:
             self._stale.set()
 
     def _is_doubtful(self) -> bool:
-        return any(link.status.state != "connected" for link in self.links.values())
+        links = (*self.links.values(), *self._replicas.values())
+        return any(link.status.state != "connected" for link in links)
+
+    def _pause(self) -> float:
+        """Return after how many seconds the map is asked for without a hint."""
+        if self._is_doubtful():
+            return _PAUSE
+        lacking = self._read_from == "replica" and None in self.readers
+        return _PAUSE_WITHOUT_REPLICA if lacking else float("inf")
 
     async def _refresh(self) -> bool:
         for endpoint, link in list(self.links.items()):
@@ -158,14 +188,22 @@ class Topology:
 
     async def _adopt(self, reply: Reply, asked: Endpoint) -> None:
         slots: list[Link | None] = [None] * SLOTS
-        owners: set[Endpoint] = set()
-        for first, last, endpoint in parse_slots(reply, asked):
-            link = await self.link_of(endpoint)
-            owners.add(endpoint)
+        readers: list[Link | None] = [None] * SLOTS
+        wanted: set[Link] = set()
+        for first, last, owner, replicas in parse_slots(reply, asked):
+            link = await self.link_of(owner)
+            wanted.add(link)
             slots[first : last + 1] = [link] * (last + 1 - first)
+            if replicas and self._read_from == "replica":
+                replica = min(replicas, key=lambda each: hash((each, self._taste)))
+                link = await self._link(self._replicas, replica, "replica")
+                wanted.add(link)
+                readers[first : last + 1] = [link] * (last + 1 - first)
         self.slots[:] = slots
-        for endpoint in [endpoint for endpoint in self.links if endpoint not in owners]:
-            self.links.pop(endpoint).close()
+        self.readers[:] = readers
+        for links in (self.links, self._replicas):
+            for endpoint in [each for each, link in links.items() if link not in wanted]:
+                links.pop(endpoint).close()
         self._announce()
 
     def _announce(self) -> None:

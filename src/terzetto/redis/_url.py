@@ -28,6 +28,7 @@ SCHEMES: Final = (
 )
 
 Role: TypeAlias = Literal["master", "replica"]
+"""A part that a server plays; for reads, whose answers will do."""
 
 Credentials: TypeAlias = tuple[str | None, str | None]
 """User name and password; None for what the server does not ask for."""
@@ -131,6 +132,8 @@ class Options:
     max_reply_bytes: int = attrs.field(default=600 * 1024 * 1024, validator=_at_least_one)
     max_backoff: float = attrs.field(default=2.0, validator=_seconds)
     decode_replies: bool = False
+    readonly: bool = False
+    """Tell a member of a cluster that its replica's answers will do."""
     locator: Locator | None = attrs.field(default=None, repr=False)
     source: str | None = None
     tls: ssl.SSLContext | None = attrs.field(default=None, repr=False)
