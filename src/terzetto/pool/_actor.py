@@ -25,12 +25,12 @@ import trio
 from terzetto.actor import Actor, ActorStoppedError, Child, Context, Stop, Supervisor, Tree
 from terzetto.errors import ClosedError
 from terzetto.pool._codec import decode_ack
-from terzetto.pool._core import Core, Outbox
+from terzetto.pool._core import Core, Outbox, Releases
 from terzetto.pool._errors import MalformedBodyError, PoolShutdownError
 from terzetto.pool._fleet import Fleet
 from terzetto.pool._names import ACK, RETURN, SINK, Names
 from terzetto.pool._routing import Router
-from terzetto.pool._store import Store
+from terzetto.pool._store import Claim, Store
 from terzetto.pool._upkeep import Upkeep
 from terzetto.pool._worker import WorkerActor
 from terzetto.rmap import Map
@@ -81,6 +81,7 @@ class NodeActor(Actor):
             watchers=face.watchers,
             fleet=Fleet(face.options.worker_ttl),
             outbox=Outbox(store, face.log),
+            releases=Releases(store, face.log),
         )
         await store.load()
         core.clock.set(await store.server_us())
@@ -104,7 +105,7 @@ class NodeActor(Actor):
         )
         ctx.start_soon(self._hear, reader)
         ctx.start_soon(core.outbox.run)
-        ctx.start_soon(core.run_releases)
+        ctx.start_soon(core.releases.run)
         ctx.start_soon(upkeep.keep_alive)
         ctx.start_soon(self._follow_shutdown)
         if core.options.client_only:
@@ -139,6 +140,29 @@ class NodeActor(Actor):
 
     # For the face -------------------------------------------------------------------
 
+    async def claim(self, key: str, body: bytes, *, token: str, guard_for: float) -> Claim | str:
+        """Claim a key and send its start event; see `Store.claim`.
+
+        An event that is for a worker of this node is read in the same step, and
+        taken to it at once.
+        """
+        core, router = self.core, self._router
+        consumer = "" if router is None else router.consumer_for(key)
+        asked = trio.current_time()
+        claim = await core.store.claim(
+            key,
+            body,
+            token=token,
+            guard_for=guard_for,
+            limit=core.options.max_queued_jobs,
+            consumer=consumer,
+        )
+        # After a grace period another node may have it, as any event that waited.
+        is_ours = trio.current_time() - asked < core.options.ack_grace_period
+        if router is not None and isinstance(claim, Claim) and claim.is_handed and is_ours:
+            router.take(claim.event_id, body)
+        return claim
+
     async def add_worker(self, worker: "Worker") -> None:
         """Start a worker; returns once it is in the pool."""
         if self._workers is None:
@@ -153,7 +177,6 @@ class NodeActor(Actor):
                     adopt=worker.begin_life,
                 ),
                 grace=self.core.options.worker_shutdown_ttl,
-                mailbox=1000,
             )
         )
         worker.ref = ref
@@ -199,6 +222,7 @@ class NodeActor(Actor):
             )
         )
         self._router = Router(core=core, source=sink, returned=self.face.returns.returned)
+        core.releases.take_up = self._router.take
         self._observe_jobs()
         for name in (names.workers, names.worker_keepalive, names.cleanup):
             self._follow(name, self._observe_workers)

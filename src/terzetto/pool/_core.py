@@ -5,12 +5,12 @@ other. All of it lives in one trio run, so its methods that do not await are
 atomic.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import attrs
 import trio
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from terzetto._shared._logging import Logger
 from terzetto._shared._texts import describe_error
@@ -105,14 +105,89 @@ class Outbox:
             await self._idle.wait()
 
 
+@attrs.frozen(eq=False)
+class _Release:
+    """A guard to be released, of the claim `token`, and the event that went with it."""
+
+    key: str
+    token: str
+    abandoned: bytes | None
+    done: trio.Event = attrs.field(factory=trio.Event)
+
+
+@attrs.define(eq=False)
+class Releases:
+    """The guards of dispatches that are over, released many at a time.
+
+    A dispatch does not wait for its guard to go, for by then the job itself holds
+    the key; the next one of the same key on this node waits for that.
+    """
+
+    store: Store
+    log: Logger
+    take_up: Callable[[str, bytes], None] | None = None
+    """Told of the id and body of an event that was read for this node while its caller left."""
+    _waiting: list[_Release] = attrs.field(factory=list[_Release])
+    _last: dict[str, _Release] = attrs.field(factory=dict[str, _Release])
+    _wake: trio.Event = attrs.field(factory=trio.Event)
+
+    def put(self, key: str, token: str, *, abandoned: bytes | None = None) -> None:
+        """Release the guard of a dispatch.
+
+        Args:
+            key: the job's key.
+            token: the claim's own name.
+            abandoned: the body of its event, if the caller left before the claim was answered.
+        """
+        release = self._last[key] = _Release(key, token, abandoned)
+        self._waiting.append(release)
+        self._wake.set()
+
+    async def wait(self, key: str) -> None:
+        """Wait until no guard of `key` is to be released here."""
+        last = self._last.get(key)
+        if last is not None:
+            await last.done.wait()
+
+    async def run(self) -> None:
+        """Release guards, for ever; what is left when this is cancelled runs out by itself."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                batch, self._waiting = self._waiting, []
+                try:
+                    await self._release(batch)
+                finally:
+                    self._settle(batch)
+        finally:
+            self._settle(self._waiting)
+
+    async def _release(self, batch: Sequence[_Release]) -> None:
+        try:
+            handed = await self.store.release([(one.key, one.token) for one in batch])
+        except ResponseError as error:  # a guard that is not released runs out
+            self.log.warning("Redis refused to release guards", error=describe_error(error))
+            return
+        for release, event_id in zip(batch, handed, strict=True):
+            if event_id and release.abandoned is not None and self.take_up is not None:
+                self.take_up(event_id, release.abandoned)
+
+    def _settle(self, batch: Sequence[_Release]) -> None:
+        for release in batch:
+            release.done.set()
+            if self._last.get(release.key) is release:
+                del self._last[release.key]
+
+
 class LocalWorker(Protocol):
     """What a node knows of a worker of its own."""
 
     worker_id: str
     created: str
 
-    def offer(self, order: Order) -> bool:
-        """Give an order over the short road; False if it cannot be taken now."""
+    def offer(self, order: Order) -> None:
+        """Give an order over the short road; its replies tell what came of it."""
         ...
 
     def running(self) -> list[str]:
@@ -156,6 +231,7 @@ class Core:
     watchers: Watchers
     fleet: Fleet
     outbox: Outbox
+    releases: Releases
     clock: ServerClock = attrs.field(factory=ServerClock)
     workers: dict[str, LocalWorker] = attrs.field(factory=dict[str, LocalWorker])
     is_shutting_down: bool = False
@@ -164,8 +240,6 @@ class Core:
     but by losing the map."""
 
     _changed: trio.Event = attrs.field(factory=trio.Event)
-    _releases: list[tuple[str, str]] = attrs.field(factory=list[tuple[str, str]])
-    _release_wanted: trio.Event = attrs.field(factory=trio.Event)
 
     def report(
         self,
@@ -193,20 +267,6 @@ class Core:
     async def wait_fleet_changed(self) -> None:
         """Wait for the next change of the fleet."""
         await self._changed.wait()
-
-    def release_later(self, key: str, token: str) -> None:
-        """Release the guard of a dispatch whose caller has left."""
-        self._releases.append((key, token))
-        self._release_wanted.set()
-
-    async def run_releases(self) -> None:
-        """Release such guards, for ever."""
-        while True:
-            await self._release_wanted.wait()
-            self._release_wanted = trio.Event()
-            releases, self._releases = self._releases, []
-            for key, token in releases:
-                await self.store.release(key, token)
 
     def answer(self, sender: str, worker_id: str, ack: Ack) -> None:
         """Send a worker's answer to the node that routed the event to it."""

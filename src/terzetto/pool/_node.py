@@ -192,27 +192,21 @@ class Node:
         body = encode_job(JobBody(key, self.id, payload, core.clock.now_ns()))
         token = str(ULID())
         patience = 2 * self.options.ack_grace_period
-        done = False
+        await core.releases.wait(key)
+        claim: Claim | str | None = None
         try:
             with self.returns.sending():
-                claim = await core.store.claim(
-                    key,
-                    body,
-                    token=token,
-                    guard_for=patience,
-                    limit=self.options.max_queued_jobs,
-                )
-                if not isinstance(claim, Claim):
-                    done = True
+                claim = await life.claim(key, body, token=token, guard_for=patience)
+                if isinstance(claim, str):
                     raise self._refusal(claim, key)
                 with self.returns.expect(claim.event_id) as waiting:
                     with trio.move_on_after(patience):
                         await waiting.event.wait()
-            await core.store.release(key, token)
-            done = True
         finally:
-            if not done:
-                core.release_later(key, token)
+            if not isinstance(claim, str):
+                core.releases.put(key, token, abandoned=body if claim is None else None)
+        if waiting.error or not waiting.event.is_set():
+            await core.releases.wait(key)  # nothing else holds the key: it is to be free
         if waiting.is_cut or not waiting.event.is_set():
             when = "before its node was closed" if waiting.is_cut else f"within {patience} s"
             raise DispatchUnknownError(

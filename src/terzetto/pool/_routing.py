@@ -36,10 +36,9 @@ from terzetto.pool._router import (
     decide,
     read_event,
 )
-from terzetto.pool._store import add_if_exists
+from terzetto.pool._store import add_if_exists, content_key, stream_key
 from terzetto.redis import Arg
-from terzetto.rmap import content_key
-from terzetto.streaming import Event, stream_key
+from terzetto.streaming import Event
 
 _KNOWN = frozenset({START, STOP, NOTIFY})
 _KEPT = 100  # events that are kept from coming again; more of them are a jam, and may go round
@@ -47,6 +46,11 @@ _KEPT = 100  # events that are kept from coming again; more of them are a jam, a
 
 class Source(Protocol):
     """The part of a sink that a router reads."""
+
+    @property
+    def consumer(self) -> str:
+        """The name of this instance in the group."""
+        ...
 
     async def read(self) -> list[Event]:
         """Wait for the next events."""
@@ -92,6 +96,28 @@ class Router:
             await self._forward(events)
             if self._routes.has_held:
                 self._wake.set()  # `retry` may have to be there sooner
+
+    def consumer_for(self, key: str) -> str:
+        """Return for whom the start of a job is to be read that is about to be sent from here.
+
+        That is this node's consumer if a worker of its own will get it, else ``""``.
+        """
+        worker_id = self.core.fleet.place(key, trio.current_time())
+        return self.source.consumer if worker_id in self.core.workers else ""
+
+    def take(self, event_id: str, body: bytes) -> None:
+        """Route a start event that was read for this node when it was sent."""
+        event = read_event(event_id, START, body)
+        now = trio.current_time()
+        if not self._routes.arrive(event, now):
+            return
+        stream = self.core.names.stream
+        self._entries[event_id] = Event(id=event_id, stream=stream, name=START, payload=body)
+        decision = self._decide(event, now)
+        if not (isinstance(decision, Deliver) and self._offer(event, decision.worker_id)):
+            # The fleet has changed meanwhile, and whoever has it now is not of this node.
+            self._routes.hold(event_id, now)
+            self._wake.set()
 
     async def retry(self) -> None:
         """Route again what nobody could take, for ever."""
@@ -161,12 +187,10 @@ class Router:
 
     async def _forward(self, events: Sequence[PoolEvent]) -> None:
         now = trio.current_time()
-        server_ms = self.core.clock.now_ms()
         there: list[tuple[PoolEvent, str]] = []
         asked: list[PoolEvent] = []
         for event in events:
-            start = self._routes.start_of(event)
-            decision = decide(event, self.core.fleet, now=now, server_ms=server_ms, start=start)
+            decision = self._decide(event, now)
             if isinstance(decision, Deliver):
                 if not self._offer(event, decision.worker_id):
                     there.append((event, decision.worker_id))
@@ -186,14 +210,18 @@ class Router:
                 for event in [*(event for event, _ in there), *asked]:
                     self._routes.hold(event.event_id, trio.current_time())
 
+    def _decide(self, event: PoolEvent, now: float) -> Deliver | Verdict:
+        server_ms = self.core.clock.now_ms()
+        start = self._routes.start_of(event)
+        return decide(event, self.core.fleet, now=now, server_ms=server_ms, start=start)
+
     def _offer(self, event: PoolEvent, worker_id: str) -> bool:
         """Try the short road; False if the worker is not of this node."""
         worker = self.core.workers.get(worker_id)
         if worker is None:
             return False
         self._routes.deliver_here(event.event_id, worker_id)
-        if not worker.offer(read_order(event.name, event.body, self._reply_to(event.event_id))):
-            self._routes.hold(event.event_id, trio.current_time())
+        worker.offer(read_order(event.name, event.body, self._reply_to(event.event_id)))
         return True
 
     def _reply_to(self, event_id: str) -> Reply:

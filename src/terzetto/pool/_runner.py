@@ -127,11 +127,14 @@ class ObjectRunner:
 class _Status:
     """What a job's function is given as `task_status`."""
 
-    event: trio.Event = attrs.field(factory=trio.Event)
+    settled: trio.Event
+    """The job has started, or is over."""
+    is_started: bool = False
 
     def started(self, value: None = None) -> None:  # noqa: ARG002 - trio's signature
         """Note that the job has started; a second time changes nothing."""
-        self.event.set()
+        self.is_started = True
+        self.settled.set()
 
 
 @attrs.define(eq=False)
@@ -141,7 +144,10 @@ class _Task:
     body: JobBody
     send: trio.MemorySendChannel[bytes]
     receive: trio.MemoryReceiveChannel[bytes]
-    status: _Status = attrs.field(factory=_Status)
+    settled: trio.Event = attrs.field(factory=trio.Event)
+    status: _Status = attrs.field(
+        default=attrs.Factory(lambda self: _Status(self.settled), takes_self=True)
+    )
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     over: trio.Event = attrs.field(factory=trio.Event)
     failure: Exception | None = None
@@ -170,13 +176,13 @@ class TaskRunner:
 
         self.spawn(run)
         try:
-            await self._wait_settled(task)
+            await task.settled.wait()
         except BaseException:
             # Whoever asked is gone: the task ends by itself, unheard.
             task.stopped = True
             task.scope.cancel()
             raise
-        if task.failure is not None and not task.status.event.is_set():
+        if task.failure is not None and not task.status.is_started:
             raise task.failure
 
     async def stop(self, key: str) -> None:
@@ -208,16 +214,6 @@ class TaskRunner:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             await trio.lowlevel.checkpoint()  # the job closed its channel: it wants none
 
-    async def _wait_settled(self, task: _Task) -> None:
-        async with trio.open_nursery() as nursery:
-
-            async def first(event: trio.Event) -> None:
-                await event.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(first, task.status.event)
-            nursery.start_soon(first, task.over)
-
     async def _run(self, task: _Task) -> None:
         key = task.body.key
         crash: Exception | None = None
@@ -230,7 +226,8 @@ class TaskRunner:
             if self._tasks.get(key) is task:
                 del self._tasks[key]
             task.over.set()
-        if not task.stopped and (task.status.event.is_set() or crash is None):
+            task.settled.set()
+        if not task.stopped and (task.status.is_started or crash is None):
             self.ended(key, crash)
 
     async def _live(self, task: _Task) -> Exception | None:
@@ -245,7 +242,7 @@ class TaskRunner:
                     try:
                         await self.function(job, task_status=task.status)
                     except Exception as crash:  # noqa: BLE001 - a boundary of user code
-                        if not task.status.event.is_set() or attempt == self.policy.max_restarts:
+                        if not task.status.is_started or attempt == self.policy.max_restarts:
                             return crash
                         self.restarting(task.body.key, crash)
                     else:

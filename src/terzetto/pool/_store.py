@@ -11,6 +11,7 @@ Called by the node, its workers and its dispatches; it keeps no state but names.
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, cast
 
 import attrs
@@ -20,10 +21,16 @@ from terzetto.pool._assign import read_list
 from terzetto.pool._codec import decode_text, encode_text
 from terzetto.pool._names import SINK, STREAM_MAX_LEN, Names
 from terzetto.redis import Arg, LinkLostError, Redis, Script
-from terzetto.rmap import content_key, updates_channel
-from terzetto.streaming import stream_key
+from terzetto.rmap import content_key as make_content_key
+from terzetto.rmap import updates_channel as make_updates_channel
+from terzetto.streaming import stream_key as make_stream_key
 
 _CREATED = struct.Struct("<q")
+
+# Each call names a dozen keys, and to make one is to check the name.
+content_key = lru_cache(1024)(make_content_key)
+updates_channel = lru_cache(1024)(make_updates_channel)
+stream_key = lru_cache(1024)(make_stream_key)
 
 MAX_FAILED_STARTS: Final = 5
 """How often a job that was accepted may fail to start again before it is given up."""
@@ -37,10 +44,15 @@ _REFUSALS: Final = {2: PENDING, 3: RUNNING, 6: FULL, 7: ENDING}
 
 @attrs.frozen
 class Claim:
-    """A key that a dispatch holds: by which guard, and with which event it was sent."""
+    """A key that a dispatch holds: by which guard, and with which event it was sent.
+
+    If it is handed, the event counts as read by the consumer that was named; no sink
+    brings it before the grace period is over.
+    """
 
     guard: str
     event_id: str
+    is_handed: bool
 
 
 @attrs.frozen
@@ -71,7 +83,14 @@ class Store:
                 await self.redis.wait_connected()
 
     async def claim(
-        self, key: str, body: bytes, *, token: str, guard_for: float, limit: int
+        self,
+        key: str,
+        body: bytes,
+        *,
+        token: str,
+        guard_for: float,
+        limit: int,
+        consumer: str = "",
     ) -> Claim | str:
         """Claim a key and send its start event.
 
@@ -81,6 +100,8 @@ class Store:
             token: a name of this dispatch alone, under which it is known when asked again.
             guard_for: how long the key stays guarded, in seconds.
             limit: the greatest number of events that may wait; 0 for any.
+            consumer: for which consumer of the pool's sink the event is to be read in
+                the same step, if none waits before it; ``""`` for nobody.
 
         Returns:
             The claim, or `RUNNING`, `PENDING`, `FULL` or `ENDING`.
@@ -101,21 +122,26 @@ class Store:
                 round(guard_for * 1e6),
                 limit,
                 SINK,
+                consumer,
             ],
         )
-        status, guard, event_id = _items(reply, 3)
+        status, guard, event_id, handed = _items(reply, 4)
         if status == 1:
-            return Claim(_text(guard), _text(event_id))
+            return Claim(_text(guard), _text(event_id), is_handed=handed == b"1")
         return _REFUSALS[_number(status)]
 
-    async def release(self, key: str, token: str) -> bool:
-        """Release the guard of a claim; False if there is none, or it is no longer its own."""
+    async def release(self, claims: Sequence[tuple[str, str]]) -> list[str]:
+        """Release the guards of claims (key, token) that are still their own.
+
+        Returns:
+            For each the id of its event if that is handed, else ``""``.
+        """
         reply = await self._run(
             _scripts.RELEASE,
-            [content_key(self.names.pending), self._claim_key(token)],
-            [updates_channel(self.names.pending), key],
+            [content_key(self.names.pending), *(self._claim_key(token) for _, token in claims)],
+            [updates_channel(self.names.pending), *(key for key, _ in claims)],
         )
-        return reply == 1
+        return [_text(_items(each, 2)[1]) for each in _items(reply, len(claims))]
 
     async def change_jobs(
         self, worker_id: str, created: str, changes: Sequence[tuple[str, str, bytes, str]]

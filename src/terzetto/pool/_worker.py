@@ -1,7 +1,7 @@
 """A worker: it takes events for its jobs and has its runner carry them out.
 
 Theory of operation. Events come over two roads, the worker's stream and, from
-the router of its own node, its mailbox; both end in `_accept`, which puts them
+the router of its own node, a call; both end in `_accept`, which puts them
 into the lane of their key. A lane is a task that handles the events of one key,
 one after the other, and ends when there are none; so keys are independent, and
 a slow start holds up nobody but those who speak of the same job. A start that
@@ -23,7 +23,7 @@ than its TTL, or Redis lost the entry) stops its jobs without touching Redis,
 for they are elsewhere by then, and joins again under a new id.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -33,7 +33,7 @@ from redis.exceptions import ResponseError
 from ulid import ULID
 
 from terzetto._shared._texts import describe_error
-from terzetto.actor import Actor, ActorStoppedError, Context, Message, Stop
+from terzetto.actor import Actor, Context, Stop
 from terzetto.errors import InvalidNameError
 from terzetto.pool._codec import (
     Ack,
@@ -129,13 +129,6 @@ class WorkerActor(Actor):
         while not core.fleet.is_member(self.worker_id) and not core.is_shutting_down:
             await core.wait_fleet_changed()
 
-    async def handed_back(self, messages: Sequence[Message]) -> None:
-        """Send the router's unhandled orders back to it."""
-        for message in messages:
-            for argument in message.args:
-                if isinstance(argument, Order):
-                    argument.reply(RETRY)
-
     async def stopping(self, reason: Stop) -> None:  # noqa: ARG002 - all reasons are alike
         """Hand every job over to the rest of the pool, then leave it."""
         self._leaving = True
@@ -157,21 +150,15 @@ class WorkerActor(Actor):
             await core.store.drop_stream(core.names.worker_stream(self.worker_id))
         core.report("worker_left", worker_id=self.worker_id)
 
-    # Messages -----------------------------------------------------------------------
-
-    async def deliver(self, order: Order) -> None:
-        """Take an order from the router of the same node."""
-        self._accept(order)
-
     # For the node -------------------------------------------------------------------
 
-    def offer(self, order: Order) -> bool:
-        """Give an order over the short road; False if it cannot be taken now."""
-        try:
-            self._ctx.ref.tell_nowait(WorkerActor.deliver, order)
-        except (trio.WouldBlock, ActorStoppedError):
-            return False
-        return True
+    def offer(self, order: Order) -> None:
+        """Take an order over the short road; one that cannot be taken now is answered so.
+
+        It goes straight into its lane: by way of the mailbox every dispatch would
+        wait for one more turn of the scheduler, and nothing would be gained.
+        """
+        self._accept(order)
 
     def running(self) -> list[str]:
         """Return the keys of the jobs that run or start here."""
