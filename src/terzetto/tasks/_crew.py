@@ -1,0 +1,267 @@
+"""Runs task functions, judges how they ended, and has the outcome written.
+
+Theory of operation. The crew is an actor whose hands are background tasks. A hand
+takes one lease after the other: it runs the function, gives the slot back, writes
+the outcome, and lies down until the fetcher has something for it, who then
+resumes it directly: no mailbox and no new task are on a task's way. Each attempt
+has a context (in the sense of `contextvars`) of its own all the same.
+
+Outcomes are written by the hand itself, over the shared link, so those of many
+tasks go out together. While Redis is away the hand waits, and its lease is kept
+in mind; an error reply is tried again until it is written or the lease is lost.
+
+At the end of a life, the functions that run have `shutdown_timeout` to finish;
+then they are cancelled and their tasks handed back. A function that ignores its
+cancellation is waited for, as trio does, and its lease is not given away meanwhile.
+
+Nothing that a function raises crashes the crew, but for KeyboardInterrupt.
+"""
+
+import contextvars
+import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, cast
+
+import attrs
+import outcome
+import trio
+from redis.exceptions import RedisError
+from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule
+
+from terzetto._shared._logging import Logger
+from terzetto._shared._texts import describe_error
+from terzetto.actor import Actor, Context, Stop
+from terzetto.redis import LinkClosedError
+from terzetto.tasks._attempt import Attempt, HandedBackError, attempt_deadline
+from terzetto.tasks._broker import Lease
+from terzetto.tasks._context import TaskContext
+from terzetto.tasks._core import Core
+from terzetto.tasks._limiter import Limiter
+from terzetto.tasks._retry import Fate, LeaseLostError, TaskTimeoutError, error_text
+
+LAST_WORDS: Final = 5.0
+"""Seconds that outcomes and hand-backs have to be written when a life ends."""
+
+_HOOK_PATIENCE: Final = 10.0  # seconds that the user's error handler may take
+_FIRST_PAUSE: Final = 0.1  # seconds before a refused outcome is written again
+_LONGEST_PAUSE: Final = 5.0
+
+
+class TaskExitError(Exception):
+    """A task function raised what is no `Exception`, such as SystemExit; it is the cause."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class CrewActor(Actor):
+    """One life of the crew."""
+
+    core: Core
+    limiter: Limiter
+    _ctx: Context["CrewActor"] = attrs.field(init=False)
+    _resting: list[Task] = attrs.field(factory=list[Task])
+    _fresh: contextvars.Context = attrs.field(factory=contextvars.copy_context)
+
+    async def started(self, ctx: Context["CrewActor"]) -> None:
+        """Be there for the fetcher."""
+        self._ctx = ctx
+        self.core.crew = self
+
+    async def stopping(self, reason: Stop) -> None:  # noqa: ARG002 - all reasons are alike
+        """Let what runs finish for a while, then hand it back."""
+        core = self.core
+        with trio.move_on_after(core.options.shutdown_timeout):
+            await core.wait_quiet()
+        for attempt in list(core.running.values()):
+            attempt.end(HandedBackError())
+        with trio.move_on_after(LAST_WORDS):
+            await core.wait_quiet()
+        core.crew = None
+
+    def begin(self, lease: Lease) -> None:
+        """Start an attempt; the slot has been taken for it."""
+        if self._resting:
+            reschedule(self._resting.pop(), outcome.Value(lease))
+        else:
+            self._ctx.start_soon(self._work, lease, name="hand")
+
+    async def _work(self, lease: Lease) -> None:
+        """Be one hand, for ever."""
+        task = current_task()
+
+        def leave(_: RaiseCancelT) -> Abort:
+            self._resting.remove(task)
+            return Abort.SUCCEEDED
+
+        while True:
+            await self._attempt(lease)
+            # Whatever a function did to its context ends with it; this takes effect
+            # when the hand is resumed.
+            task.context = self._fresh.copy()
+            self._resting.append(task)
+            lease = await trio.lowlevel.wait_task_rescheduled(leave)
+
+    async def _attempt(self, lease: Lease) -> None:
+        core = self.core
+        message, now = lease.message, core.broker.now()
+        deadline_at = attempt_deadline(message, now)
+        attempt = Attempt(
+            lease,
+            core.broker,
+            now,
+            deadline_at,
+            trio.CancelScope(deadline=trio.current_time() + deadline_at - now),
+        )
+        core.began(attempt)
+        try:
+            try:
+                wait = 0.0
+                if core.options.limits:
+                    wait = await self.limiter.admit(attempt)
+                if wait == 0.0:
+                    write = await self._run(attempt)
+                else:
+                    core.counts.postponed += 1
+                    write = self._retry(attempt, wait, None, is_failure=False)
+            finally:
+                attempt.is_running = False
+                core.function_ended()
+            if write is not None:
+                await self._write(attempt, write)
+            if attempt.places:
+                await self.limiter.leave(attempt)
+        finally:
+            core.settled(attempt)
+
+    async def _run(self, attempt: Attempt) -> Callable[[], Awaitable[bool]] | None:
+        """Run the function; return what writes the outcome, None if nothing is to be written."""
+        core, scope = self.core, attempt.scope
+        message = attempt.lease.message
+        context = TaskContext(message, attempt.deadline_at, attempt, core.log)
+        error: BaseException | None = None
+        result: bytes | None = None
+        if attempt.deadline_at <= attempt.started_at:
+            error = TaskTimeoutError()
+        else:
+            # User code runs here; its errors are the task's and nobody else's. The try is
+            # around the scope, for groups leave it with the cancellation taken out of them.
+            try:
+                with scope:
+                    result = await core.find(message.type)(context)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as raised:  # noqa: BLE001 - see above
+                error = _own_error(raised)
+            if scope.cancelled_caught or (error is not None and attempt.reason is not None):
+                reason = attempt.reason or TaskTimeoutError()
+                reason.__cause__ = error
+                error = reason
+        if attempt.is_lost:
+            error = error if isinstance(error, LeaseLostError) else LeaseLostError()
+        if error is None:
+            core.counts.succeeded += 1
+            return partial(core.broker.complete, attempt.lease, result=result)
+        if isinstance(error, HandedBackError):
+            core.counts.handed_back += 1
+            return partial(core.broker.requeue, attempt.lease)
+        return await self._judge(attempt, context, error)
+
+    async def _judge(
+        self, attempt: Attempt, context: TaskContext, error: BaseException
+    ) -> Callable[[], Awaitable[bool]] | None:
+        """Tell the user's hook of an error; return what writes the outcome."""
+        core, lease = self.core, attempt.lease
+        await self._tell(context, error)
+        if attempt.is_lost:
+            core.counts.lost += 1
+            return None
+        verdict = core.options.retry.judge(lease.message, error)
+        if verdict.complaint:
+            context.log.warning("a hook of the server's did not work", text=verdict.complaint)
+        if verdict.fate is Fate.DONE:
+            core.counts.succeeded += 1
+            return partial(core.broker.complete, lease, retain=False)
+        if verdict.fate is Fate.ARCHIVE or attempt.drop:
+            core.counts.archived += 1
+            context.log.warning("a task failed for good", error=verdict.text, exc_info=error)
+            return partial(core.broker.archive, lease, error=verdict.text)
+        core.counts.retried += 1
+        context.log.info("a task failed", error=verdict.text, retry_in=verdict.delay)
+        return self._retry(attempt, verdict.delay, verdict.text, is_failure=verdict.is_failure)
+
+    def _retry(
+        self, attempt: Attempt, delay: float, error: str | None, *, is_failure: bool
+    ) -> Callable[[], Awaitable[bool]]:
+        core = self.core
+
+        async def retry() -> bool:
+            at = core.broker.now() + delay
+            kept = await core.broker.retry(attempt.lease, at=at, error=error, is_failure=is_failure)
+            core.due.ring()
+            return kept
+
+        return retry
+
+    async def _tell(self, context: TaskContext, error: BaseException) -> None:
+        hook = self.core.options.error_handler
+        if hook is None:
+            return
+        try:
+            with trio.move_on_after(_HOOK_PATIENCE) as scope:
+                await hook(context, error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:  # a boundary of user code
+            own = _own_error(raised)
+            context.log.warning("the error handler failed", error=error_text(own), exc_info=own)
+            return
+        if scope.cancelled_caught:
+            context.log.warning("the error handler took too long", seconds=_HOOK_PATIENCE)
+
+    async def _write(self, attempt: Attempt, write: Callable[[], Awaitable[bool]]) -> None:
+        """Write an outcome, however long it takes, unless the lease is lost."""
+        pause = _FIRST_PAUSE
+        while not attempt.is_lost:
+            try:
+                if await write():
+                    return
+                attempt.is_lost = True
+            except LinkClosedError:
+                raise
+            except RedisError as error:
+                # Refused (out of memory, read only): the lease is kept until it is taken.
+                self._log(attempt).warning(
+                    "Redis refused the outcome of a task", error=describe_error(error)
+                )
+                await trio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        self.core.counts.lost += 1
+        self._log(attempt).warning(
+            "the outcome of a task was not written: its lease was lost, and it runs elsewhere"
+        )
+
+    def _log(self, attempt: Attempt) -> Logger:
+        message = attempt.lease.message
+        return self.core.log.bind(
+            task_id=message.id, task_type=message.type, queue=attempt.lease.queue
+        )
+
+
+def _own_error(raised: BaseException) -> BaseException:
+    """Return the error that a function is judged by; raise what belongs to a scope around it."""
+    if isinstance(raised, Exception):
+        return raised
+    if _holds(raised, KeyboardInterrupt):
+        raise raised
+    if _holds(raised, trio.Cancelled) and trio.current_effective_deadline() == -math.inf:
+        raise raised
+    error = TaskExitError(f"the task function raised {describe_error(raised)}")
+    error.__cause__ = raised
+    return error
+
+
+def _holds(raised: BaseException, kind: type[BaseException]) -> bool:
+    if isinstance(raised, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", raised)
+        return group.subgroup(kind) is not None
+    return isinstance(raised, kind)

@@ -1,0 +1,230 @@
+"""What a server does by the clock: leases, signs of life, forwarding, recovery, cleaning up.
+
+Each part is an actor with one loop, so one that fails is restarted alone. All are
+safe in any number of servers at once: each step is atomic in Redis, and of several
+that see the same work only one does it.
+
+Theory of operation of recovery. A task whose lease has run out belongs to a server
+that died, or that cannot reach Redis. When it was Redis that was away, everybody's
+leases have run out; so a server takes over nothing until it has been in touch with
+Redis, without a break, for as long as all others need to renew theirs.
+"""
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Final, NoReturn
+
+import attrs
+import trio
+from redis.exceptions import RedisError
+
+from terzetto._shared._texts import describe_error
+from terzetto.actor import Actor, Context, Stop
+from terzetto.redis import LinkClosedError
+from terzetto.tasks._broker import BATCH, Lease
+from terzetto.tasks._core import Core
+from terzetto.tasks._limiter import Limiter
+from terzetto.tasks._retry import Fate, LeaseLostError, TaskCancelledError
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+_FAREWELL: Final = 2.0  # seconds to delete what a server has said of itself
+_GRACE: Final = 1.0  # seconds after a lease's end before it is taken: an `extend` may be on its way
+_STUBBORN: Final = 5.0  # seconds after which a function that ignores its cancellation is named
+_SOONEST: Final = 0.01
+
+
+async def repeat(
+    core: Core,
+    work: Callable[[], Awaitable[float]],
+    wait: Callable[[float], Awaitable[None]] = trio.sleep,
+) -> NoReturn:
+    """Do some work again and again; it says in how many seconds. Refusals are logged."""
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            seconds = await work()
+            pause = _FIRST_PAUSE
+        except LinkClosedError:
+            raise
+        except RedisError as error:
+            core.log.warning(
+                "Redis refuses the upkeep of queues",
+                part=getattr(work, "__name__", ""),
+                error=describe_error(error),
+            )
+            seconds, pause = pause, min(2 * pause, _LONGEST_PAUSE)
+        await wait(seconds)
+
+
+@attrs.define(eq=False, kw_only=True)
+class LoopActor(Actor):
+    """Repeats one work."""
+
+    core: Core
+    work: Callable[[], Awaitable[float]]
+    wait: Callable[[float], Awaitable[None]] = trio.sleep
+
+    async def started(self, ctx: Context["LoopActor"]) -> None:
+        """Begin."""
+        ctx.start_soon(repeat, self.core, self.work, self.wait)
+
+
+@attrs.define(eq=False, kw_only=True)
+class PresenceActor(Actor):
+    """Tells other processes that the server is there, and what it is running."""
+
+    core: Core
+
+    async def started(self, ctx: Context["PresenceActor"]) -> None:
+        """Begin."""
+        ctx.start_soon(repeat, self.core, self.show, self.core.changed.wait)
+
+    async def stopping(self, reason: Stop) -> None:
+        """Delete it, if the server does not come back."""
+        if reason in {Stop.NORMAL, Stop.CLOSED, Stop.SHUTDOWN}:
+            with trio.move_on_after(_FAREWELL):  # it expires by itself
+                await self.core.broker.clear_server(self.core.server_info())
+
+    async def show(self) -> float:
+        """Write it for twice as long as it takes until the next time."""
+        core, interval = self.core, self.core.options.heartbeat_interval
+        await core.broker.write_server(
+            core.server_info(), core.workers(), ttl=max(1, math.ceil(2 * interval))
+        )
+        return interval
+
+
+@attrs.define(eq=False, kw_only=True)
+class Upkeep:
+    """The work of the loops of one life of a server."""
+
+    core: Core
+    limiter: Limiter
+    _in_touch_since: float = math.inf
+    _last_touch: float = -math.inf
+    _named: set[str] = attrs.field(factory=set[str])
+
+    async def renew_leases(self) -> float:
+        """Put off the end of all leases; end what is somebody else's by now."""
+        core, options = self.core, self.core.options
+        attempts = list(core.running.values())
+        if attempts:
+            leases = [attempt.lease for attempt in attempts]
+            _, lost = await core.broker.extend(leases, lease_for=options.lease)
+            for attempt in attempts:
+                if attempt.lease.token in lost and attempt.lease.token in core.running:
+                    attempt.lose()
+            if options.limits:
+                await self.limiter.renew()
+        self._name_stubborn()
+        return options.heartbeat_interval
+
+    def _name_stubborn(self) -> None:
+        now, core = trio.current_time(), self.core
+        stubborn = {
+            token
+            for token, attempt in core.running.items()
+            if attempt.is_running and now - attempt.ended_at > _STUBBORN
+        }
+        for token in stubborn - self._named:
+            message = core.running[token].lease.message
+            core.log.warning(
+                "a task function ignores that it was cancelled: it keeps its slot",
+                task_id=message.id,
+                task_type=message.type,
+            )
+        self._named = stubborn
+
+    async def forward(self) -> float:
+        """Move what is due; return the time until the next is, at most the interval."""
+        core = self.core
+        longest = core.options.forward_interval
+        for queue in core.options.queues:
+            while True:
+                forwarded = await core.broker.forward(queue)
+                if forwarded.moved < BATCH:
+                    break
+            if forwarded.next_at is not None:
+                longest = min(longest, forwarded.next_at - core.broker.now())
+        return max(longest, _SOONEST)
+
+    async def recover(self) -> float:
+        """Take over the tasks of servers that died."""
+        core, options = self.core, self.core.options
+        interval = options.recover_interval
+        now = trio.current_time()
+        if now - self._last_touch > interval + 2 * _GRACE:
+            self._in_touch_since = now
+        may_take = now - self._in_touch_since >= 2 * options.heartbeat_interval
+        # A request that Redis does not answer is withdrawn: it must not be carried out
+        # before the renewals of others when Redis is back.
+        with trio.move_on_after(_GRACE) as scope:
+            await (self._recover() if may_take else core.broker.sync_clock())
+        if not scope.cancelled_caught:
+            self._last_touch = trio.current_time()
+        return interval
+
+    async def _recover(self) -> None:
+        core, options = self.core, self.core.options
+        for queue in options.queues:
+            leases = await core.broker.take_expired(queue, grace=_GRACE, lease_for=options.lease)
+            for lease in leases:
+                await self._recover_one(lease)
+            await core.broker.reclaim_batches(queue)
+
+    async def _recover_one(self, lease: Lease) -> None:
+        core = self.core
+        core.counts.recovered += 1
+        verdict = core.options.retry.judge(lease.message, LeaseLostError())
+        core.log.warning(
+            "a task's worker died",
+            task_id=lease.message.id,
+            task_type=lease.message.type,
+            queue=lease.queue,
+            fate=verdict.fate.value,
+        )
+        if verdict.fate is Fate.ARCHIVE:
+            await core.broker.archive(lease, error=verdict.text)
+            return
+        # Its lease was delay enough.
+        await core.broker.retry(
+            lease, at=core.broker.now(), error=verdict.text, is_failure=verdict.is_failure
+        )
+        core.due.ring()
+
+    async def clean_up(self) -> float:
+        """Delete what was kept for long enough."""
+        core = self.core
+        for queue in core.options.queues:
+            while await core.broker.delete_expired(queue) >= BATCH:
+                pass
+        return core.options.janitor_interval
+
+    async def check_health(self) -> float:
+        """Tell the user's hook whether Redis answers."""
+        core, options = self.core, self.core.options
+        error: BaseException | None = None
+        try:
+            with trio.fail_after(options.health_interval):
+                await core.broker.sync_clock()
+        except (RedisError, trio.TooSlowError) as failure:
+            error = failure
+        assert options.health_check is not None  # noqa: S101 - the loop is started only then
+        try:
+            with trio.move_on_after(options.health_interval):
+                await options.health_check(error)
+        except Exception as own:  # a boundary of user code
+            core.log.warning("the health check failed", error=describe_error(own), exc_info=own)
+        return options.health_interval
+
+    async def hear_cancels(self) -> float:
+        """End attempts that somebody wants to be cancelled; returns never, but by an error."""
+        core = self.core
+        async with core.broker.open_cancels() as requests:
+            async for request in requests:
+                for attempt in list(core.running.values()):
+                    message = attempt.lease.message
+                    if message.id == request.task_id and request.queue in (None, message.queue):
+                        attempt.end(TaskCancelledError(), drop=request.drop)
+        return _FIRST_PAUSE

@@ -1,0 +1,340 @@
+"""Parts of a server: functions that compute, limits, groups, trees, and restarts."""
+
+import os
+import threading
+import time
+from collections.abc import AsyncGenerator, Sequence
+from functools import partial
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from redis.exceptions import ResponseError
+
+from terzetto.actor import Tree, open_tree
+from terzetto.errors import InvalidOptionError
+from terzetto.redis import connect
+from terzetto.tasks import (
+    ConcurrencyLimit,
+    Grouping,
+    RateLimit,
+    Router,
+    TaskMessage,
+    TaskState,
+    server_child,
+)
+from terzetto.tasks._broker import CancelRequest, Enqueue, Lease
+from terzetto.tasks._redis_broker import RedisBroker
+from tests.tasks.conftest import AnyBroker
+from tests.tasks.serving import QUICK, put, reaches, serving, task, until, until_true
+
+
+@pytest.fixture
+async def place(single_url: str) -> AsyncGenerator[AnyBroker]:
+    async with connect(single_url) as redis:
+        await redis.execute("FLUSHALL")
+        yield RedisBroker(redis)
+
+
+# Functions that compute --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _process_of_pythons_own() -> None:
+    """Start the process that Python keeps beside those that it spawns, until its own end."""
+    resource_tracker.ensure_running()
+
+
+def who(payload: bytes) -> bytes:
+    return b"%d %s" % (os.getpid(), payload)
+
+
+def hang(payload: bytes) -> None:
+    Path(payload.decode()).write_text(str(os.getpid()))
+    while True:
+        time.sleep(60)
+
+
+def fail(payload: bytes) -> None:
+    raise ValueError(payload.decode())
+
+
+async def test_functions_compute_in_threads_and_processes(place: AnyBroker) -> None:
+    router = Router()
+    router.handle("thread", who, run_in="thread")
+    router.handle("process", who, run_in="process")
+    router.handle("fail", fail, run_in="process")
+    ids = await put(
+        place,
+        task("thread", b"a", retention=60),
+        task("process", b"b", retention=60),
+        task("fail", b"no"),
+    )
+    async with serving(place, router):
+        thread = await reaches(place, ids[0], TaskState.COMPLETED)
+        process = await reaches(place, ids[1], TaskState.COMPLETED)
+        failed = await reaches(place, ids[2], TaskState.RETRY)
+    assert thread is not None
+    assert thread.result == who(b"a")
+    assert process is not None
+    assert process.result is not None
+    assert process.result.endswith(b" b")
+    assert process.result != who(b"b")
+    assert failed is not None
+    assert failed.message.error == "ValueError: no"
+
+
+async def test_cancelling_kills_the_process_of_a_function(place: AnyBroker, tmp_path: Path) -> None:
+    router, note = Router(), tmp_path / "pid"
+    router.handle("process", hang, run_in="process")
+    (task_id,) = await put(place, task("process", str(note).encode()))
+    async with serving(place, router):
+        await until_true(lambda: note.exists() and note.read_text())
+        await place.send_cancel(CancelRequest(task_id=task_id))
+        await reaches(place, task_id, TaskState.RETRY)
+        await until_true(lambda: _is_gone(note.read_text()))
+
+
+def _is_gone(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+async def test_cancelling_abandons_the_thread_of_a_function(place: AnyBroker) -> None:
+    router, running, release = Router(), trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def wait(payload: bytes) -> None:
+        token.run_sync_soon(running.set)
+        release.wait(30)
+
+    router.handle("thread", wait, run_in="thread")
+    (task_id,) = await put(place, task("thread"))
+    try:
+        async with serving(place, router):
+            await running.wait()
+            await place.send_cancel(CancelRequest(task_id=task_id))
+            await reaches(place, task_id, TaskState.RETRY)
+    finally:
+        release.set()
+
+
+# Limits ------------------------------------------------------------------------------
+
+
+async def test_no_more_of_a_kind_run_at_once_than_a_limit_says(place: AnyBroker) -> None:
+    router, ran, most = Router(), list[bytes](), dict[bytes, int]()
+    now: dict[bytes, int] = {}
+
+    @router.task("mail")
+    async def work(payload: bytes) -> None:
+        now[payload] = now.get(payload, 0) + 1
+        most[payload] = max(most.get(payload, 0), now[payload])
+        await trio.sleep(0.01)
+        now[payload] -= 1
+        ran.append(payload)
+
+    @router.task("other")
+    async def other(payload: bytes) -> None:
+        ran.append(payload)
+
+    def customer(message: TaskMessage) -> str | None:
+        return message.payload.decode()
+
+    limits = [ConcurrencyLimit(name="mail", pattern="mail", count=1, key=customer)]
+    names = (b"ann", b"bob")
+    await put(place, *(task("mail", name) for name in names for _ in range(3)), task("other"))
+    # Two servers, for a limit is the whole fleet's.
+    async with (
+        serving(place, router, limits=limits),
+        serving(place, router, limits=limits) as second,
+    ):
+        await until_true(lambda: len(ran) == 7)
+        assert second.statistics().retried == 0
+    assert most == {b"ann": 1, b"bob": 1}
+    (figures,) = await place.read_queues(["default"])
+    assert figures is not None
+    assert (figures.processed, figures.failed) == (7, 0)
+
+
+async def test_tasks_start_no_more_often_than_a_rate_says(place: AnyBroker) -> None:
+    router, starts = Router(), list[float]()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        starts.append(trio.current_time())
+
+    limits = [RateLimit(name="slow", count=2, per=1.0, burst=1)]
+    await put(place, *(task(max_retry=0) for _ in range(5)))
+    async with serving(place, router, limits=limits) as server:
+        await until_true(lambda: len(starts) == 5)
+        assert server.statistics().postponed >= 3
+    assert starts[-1] - starts[0] >= 4 * 0.5 - 0.1
+
+
+async def test_a_limit_whose_key_fails_limits_nothing(place: AnyBroker) -> None:
+    router, ran = Router(), trio.Event()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        ran.set()
+
+    def broken(message: TaskMessage) -> str:
+        raise ValueError(message.id)
+
+    await put(place, task())
+    async with serving(place, router, limits=[ConcurrencyLimit(name="l", count=1, key=broken)]):
+        await ran.wait()
+
+
+# Groups ------------------------------------------------------------------------------
+
+
+async def test_a_group_becomes_one_task_when_it_is_large_enough(place: AnyBroker) -> None:
+    router, digests = Router(), list[bytes]()
+
+    @router.task("digest")
+    async def digest(payload: bytes) -> None:
+        digests.append(payload)
+
+    async def aggregate(group: str, tasks: Sequence[TaskMessage]) -> Enqueue:
+        body = group.encode() + b":" + b",".join(each.payload for each in tasks)
+        return task("digest", body, queue="ignored")
+
+    grouping = Grouping(aggregate=aggregate, max_size=3, grace=1.0)
+    await put(place, *(task("mail", b"%d" % n, group="ann") for n in range(7)))
+    async with serving(place, router, grouping=grouping):
+        # Two by their size; the rest once nothing has joined for the grace.
+        await until_true(lambda: len(digests) == 3)
+    assert sorted(digests) == [b"ann:0,1,2", b"ann:3,4,5", b"ann:6"]
+    assert await place.list_groups("default") == []
+
+
+async def test_tasks_whose_aggregation_fails_go_back_to_their_group(place: AnyBroker) -> None:
+    router, tried = Router(), trio.Event()
+
+    @router.task("digest")
+    async def digest(payload: bytes) -> None: ...
+
+    async def aggregate(group: str, tasks: Sequence[TaskMessage]) -> Enqueue:
+        tried.set()
+        raise ValueError("cannot")
+
+    (task_id,) = await put(place, task("mail", group="ann"))
+    async with serving(place, router, grouping=Grouping(aggregate=aggregate, max_size=1)):
+        await tried.wait()
+        assert await reaches(place, task_id, TaskState.AGGREGATING)
+
+
+# Trees and restarts ------------------------------------------------------------------
+
+
+async def test_a_server_in_a_tree_serves_at_once_and_survives_crashes_of_its_parts(
+    place: AnyBroker,
+) -> None:
+    router, ran = Router(), list[bytes]()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        ran.append(payload)
+
+    @attrs.define
+    class Flaky:
+        """Has the fetcher crash twice."""
+
+        place: AnyBroker
+        crashes: int = 2
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.place, name)
+
+        async def dequeue(
+            self, queues: Sequence[str], limit: int, *, lease_for: float
+        ) -> list[Lease]:
+            if self.crashes:
+                self.crashes -= 1
+                raise OSError("a bug")
+            return await self.place.dequeue(queues, limit, lease_for=lease_for)
+
+    await put(place, task(payload=b"1"))
+    flaky: Any = Flaky(place)
+    child = server_child(flaky, router, name="tasks", **QUICK)
+    async with open_tree(Tree(name="service", children=(child,))):
+        await until_true(lambda: ran == [b"1"])
+        await put(place, task(payload=b"2"))
+        await until_true(lambda: len(ran) == 2)
+    assert flaky.crashes == 0
+    assert await place.list_servers() == []
+
+
+def test_a_child_is_checked_where_it_is_made() -> None:
+    place: Any = None
+    with pytest.raises(InvalidOptionError, match="no function"):
+        server_child(place, Router())
+    router = Router()
+    router.handle("x", partial(pytest.fail), run_in="thread")
+    with pytest.raises(InvalidOptionError, match="restart"):
+        server_child(place, router, restart="permanent")
+
+
+async def test_what_redis_refuses_is_written_when_it_can_be(place: AnyBroker) -> None:
+    """An outcome that is refused (out of memory, read only) is tried until it is taken."""
+    router, ran = Router(), trio.Event()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        ran.set()
+
+    @attrs.define
+    class Full:
+        place: AnyBroker
+        refusals: int = 3
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.place, name)
+
+        async def complete(self, lease: Lease, **more: object) -> bool:
+            if self.refusals:
+                self.refusals -= 1
+                raise ResponseError("OOM command not allowed")
+            return await self.place.complete(lease)
+
+    (task_id,) = await put(place, task())
+    full: Any = Full(place)
+    async with serving(full, router):
+        await reaches(place, task_id, None)
+    assert full.refusals == 0
+    assert ran.is_set()
+
+
+async def test_a_function_that_ignores_its_cancellation_keeps_its_lease(place: AnyBroker) -> None:
+    router, running, release = Router(), trio.Event(), trio.Event()
+    starts = 0
+
+    @router.task("x")
+    async def stubborn(payload: bytes) -> None:
+        nonlocal starts
+        starts += 1
+        running.set()
+        with trio.CancelScope(shield=True):
+            await release.wait()
+
+    (task_id,) = await put(place, task(timeout=1))
+    async with serving(place, router) as server, serving(place, router):
+        await running.wait()
+        await trio.sleep(4)  # longer than its timeout, and than a lease lasts
+        assert server.statistics().lost == 0
+        assert starts == 1
+        release.set()
+        await until(lambda: _is_over(place, task_id))
+
+
+async def _is_over(place: AnyBroker, task_id: str) -> bool:
+    info = await place.read_task("default", task_id)
+    return info is None or info.state is TaskState.RETRY
