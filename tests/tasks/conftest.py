@@ -13,9 +13,10 @@ from typing import Protocol
 import attrs
 import pytest
 
-from terzetto.redis import Redis, connect
+from terzetto.redis import connect
 from terzetto.tasks._broker import Broker
 from terzetto.tasks._inspection import Inspection
+from terzetto.tasks._memory_broker import MemoryBroker
 from terzetto.tasks._redis_broker import RedisBroker
 
 ROOT = Path(__file__).parents[2]
@@ -60,20 +61,21 @@ def single_url() -> Iterator[str]:
     yield from run_deployment("single")
 
 
-@pytest.fixture(scope="module", params=["single", "sentinel", "cluster"])
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Return the URL of one kind of deployment after the other."""
-    yield from run_deployment(request.param)
+@pytest.fixture(scope="module", params=["memory", "single", "sentinel", "cluster"])
+def deployment(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Return ``"memory"``, or the URL of one kind of deployment after the other."""
+    if request.param == "memory":
+        yield "memory"
+    else:
+        yield from run_deployment(request.param)
 
 
 @pytest.fixture
-async def client(url: str) -> AsyncGenerator[Redis]:
-    """Return a client of an empty deployment of each kind."""
-    async with connect(url) as redis:
+async def broker(deployment: str, clock: ManualClock) -> AsyncGenerator[AnyBroker]:
+    """Return an empty broker of each kind."""
+    if deployment == "memory":
+        yield MemoryBroker(clock=clock)
+        return
+    async with connect(deployment) as redis:
         await redis.execute("FLUSHALL")
-        yield redis
-
-
-@pytest.fixture
-async def broker(client: Redis, clock: ManualClock) -> AnyBroker:
-    return RedisBroker(client, clock=clock)
+        yield RedisBroker(redis, clock=clock)

@@ -87,6 +87,18 @@ class Enqueue:
     unique_for: int = 0
     tick: Tick | None = None
 
+    def state_at(self, now: float) -> TaskState:
+        """Return the state that it begins in if it is enqueued at `now`."""
+        if self.process_at > now:
+            return TaskState.SCHEDULED
+        return TaskState.AGGREGATING if self.message.group else TaskState.PENDING
+
+    def lock_seconds(self, now: float) -> int:
+        """Return how many seconds its lock lasts from `now` on; 0: it has none."""
+        if not self.message.unique_key:
+            return 0
+        return self.unique_for + max(0, int(self.process_at - now))
+
 
 @attrs.frozen
 class Placed:
@@ -366,9 +378,8 @@ class Broker(Protocol):
         """Enqueue what came of a batch, into the same queue, and delete its tasks, in one step.
 
         The locks of the deleted are released. Returns None, and does nothing, if the
-        batch went back to its group before. If the placement is not `Placed`, the
-        batch is deleted nevertheless only for `Conflict` and `Duplicate` of a task that
-        this very batch enqueued before; else it goes back at its deadline.
+        batch went back to its group before. Unless the placement is `Placed`, the
+        batch stays, and goes back at its deadline.
         """
         ...
 

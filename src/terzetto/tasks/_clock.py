@@ -6,7 +6,7 @@ a clock that nobody sets. Called by `_redis_broker.py`.
 """
 
 import time
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 
@@ -14,6 +14,14 @@ from terzetto.redis import Redis
 
 _REFRESH: Final = 60.0  # seconds in which two clocks may drift apart
 _SAMPLES: Final = 3
+
+
+class Clock(Protocol):
+    """Where the time comes from."""
+
+    def now(self) -> float:
+        """Return the time in Unix seconds."""
+        ...
 
 
 @attrs.define

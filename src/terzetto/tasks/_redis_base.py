@@ -4,11 +4,11 @@ import math
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from terzetto._shared._logging import Logger, default_logger
 from terzetto.redis import Arg, LinkLostError, Redis, Reply, Script
-from terzetto.tasks._clock import ServerClock
+from terzetto.tasks._clock import Clock, ServerClock
 from terzetto.tasks._keys import STATISTICS_DAYS, QueueKeys
 
 DAY: Final = 86_400
@@ -17,14 +17,6 @@ TOKENS: Final = "lease-"
 
 AGAIN: Final = "1"
 """What a script is told when it may have run before and its reply was lost."""
-
-
-class Clock(Protocol):
-    """Where the time comes from."""
-
-    def now(self) -> float:
-        """Return the time in Unix seconds."""
-        ...
 
 
 class RedisBase:

@@ -20,6 +20,7 @@ from terzetto._shared._logging import Logger
 from terzetto.redis import Arg, Gap, Message, Redis, Subscription
 from terzetto.tasks import _scripts
 from terzetto.tasks._broker import CancelRequest, Outcome, OutcomeWatch, Wakeups
+from terzetto.tasks._clock import Clock
 from terzetto.tasks._keys import (
     CANCEL_CHANNEL,
     OWN_CANCEL_CHANNEL,
@@ -41,7 +42,7 @@ from terzetto.tasks._message import (
     TaskState,
     WorkerInfo,
 )
-from terzetto.tasks._redis_base import DAY, Clock
+from terzetto.tasks._redis_base import DAY
 from terzetto.tasks._redis_inspection import RedisInspection
 from terzetto.tasks._redis_upkeep import RedisUpkeep
 

@@ -19,7 +19,7 @@ from terzetto.tasks._errors import MessageError
 from terzetto.tasks._keys import MAX_ARCHIVED, STATISTICS_DAYS
 from terzetto.tasks._message import TaskMessage
 from terzetto.tasks._redis_base import DAY, TOKENS, nanoseconds, new_token
-from terzetto.tasks._redis_work import RedisWork, placement_of, state_of
+from terzetto.tasks._redis_work import RedisWork, placement_of
 
 
 class RedisUpkeep(RedisWork):
@@ -151,7 +151,7 @@ class RedisUpkeep(RedisWork):
             ],
             again=15,
         )
-        return placement_of(reply, state_of(entry, now)) if reply else None
+        return placement_of(reply, entry.state_at(now)) if reply else None
 
     async def reclaim_batches(self, queue: str) -> int:
         """See `Broker.reclaim_batches`."""

@@ -120,19 +120,16 @@ class RedisWork(RedisBase):
         """Return the arguments of `place` in Lua."""
         message, tick = entry.message, entry.tick
         score, due_ms = due(entry.process_at)
-        lock = entry.unique_for if message.unique_key else 0
-        if lock and entry.process_at > now:
-            lock += int(entry.process_at - now)
         return [
             message.id,
             body,
-            state_of(entry, now).value,
+            entry.state_at(now).value,
             nanoseconds(now),
             int(now),
             score,
             due_ms,
             message.group,
-            lock,
+            entry.lock_seconds(now),
             tick.schedule if tick else "",
             round(tick.at * 1000) if tick else 0,
             keys.wake_channel,
@@ -369,13 +366,6 @@ class RedisWork(RedisBase):
         return bool(written)
 
 
-def state_of(entry: Enqueue, now: float) -> TaskState:
-    """Return where an entry goes at `now`."""
-    if entry.process_at > now:
-        return TaskState.SCHEDULED
-    return TaskState.AGGREGATING if entry.message.group else TaskState.PENDING
-
-
 def _note(
     call: _Call,
     reply: Reply,
@@ -391,7 +381,7 @@ def _note(
                 placements[place] = _PENDING
     else:
         (place,) = call.places
-        placements[place] = placement_of(reply, state_of(entries[place], now))
+        placements[place] = placement_of(reply, entries[place].state_at(now))
 
 
 _PENDING: Final = Placed(TaskState.PENDING)
