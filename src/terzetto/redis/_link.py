@@ -9,7 +9,8 @@ work on them while a connection is there:
 * the caller's own: it appends its request to `_queue` and sleeps. If the link
   is idle (both queues empty) it writes the request itself, which saves a turn;
 * the writer gathers all that was queued in one turn of the scheduler, moves it
-  to `_written`, and sends it with one system call;
+  to `_written`, and sends it with one system call. In a busy turn a caller does
+  so for each `_BATCH`, and the server works on it while the turn goes on;
 * the reader feeds hiredis, and resumes the caller of the oldest written request
   for each reply, directly through `trio.lowlevel.reschedule`.
 
@@ -28,6 +29,8 @@ The client, dedicated links and pub/sub have one each; `_actors.py` runs them.
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from sys import maxsize
+from typing import Final
 
 import hiredis
 import trio
@@ -43,8 +46,7 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-from terzetto.redis._backoff import Backoff
-from terzetto.redis._connection import Connection, open_connection
+from terzetto.redis._connection import Connection, reconnect
 from terzetto.redis._errors import ConnectError, LinkClosedError, ReplyError
 from terzetto.redis._io import Transport
 from terzetto.redis._request import (
@@ -58,10 +60,14 @@ from terzetto.redis._request import (
     closed,
     lost,
     reason_of,
+    sort_out,
 )
 from terzetto.redis._url import Options
 from terzetto.redis._watch import watch
-from terzetto.redis._wire import NEED_MORE, Push, Reply
+from terzetto.redis._wire import NEED_MORE, Push, Reply, bounded
+
+_BATCH: Final = 50
+"""Requests that do not wait for the end of the turn: of 300 bytes each, a server's read."""
 
 
 def _drop_push(_: list[Reply]) -> bool:
@@ -99,7 +105,8 @@ class Link:
         self._burst = False  # the last read woke several tasks: let the writer gather
         self._rest = memoryview(b"")  # what the system would not take yet
         self._transport: Transport | None = None
-        self._send_now: Callable[[bytes], int] | None = None  # None: only the writer may send
+        self._send_now: Callable[[bytes], int] | None = None  # None: the writer is to send
+        self._batch = maxsize  # `_BATCH` where callers may send what has been queued
         self._notices: list[Request] = []
         self._writer: Task | None = None  # the writer, while it sleeps
         self._life = trio.CancelScope()  # of `run`
@@ -150,10 +157,13 @@ class Link:
                 self._write_through(request, send)
                 return await wait_task_rescheduled(request.abort)
         queue = self._queue
-        if len(queue) + len(self._written) >= self._limit:
+        waiting = len(queue)
+        if waiting + len(self._written) >= self._limit:
             await self._wait_for_room()
             if self._closed:
                 return closed()
+        elif waiting >= self._batch:
+            self._flush()  # without this request: its caller may be cancelled already
         queue.append(request)
         writer = self._writer
         if writer is not None:
@@ -214,14 +224,14 @@ class Link:
         """Give the connection up, as if it had been lost by `error`; the link opens another."""
         if self._transport is not None and self._loss is None:
             self._loss = error
-            self._send_now = None
+            self._forbid_send()
             self._scope.cancel()
 
     def retire(self, error: Exception) -> None:
         """Open another connection because of `error`, once all that is on its way has its reply."""
         if self._transport is not None and self._loss is None:
             self._retiring = error
-            self._send_now = None
+            self._forbid_send()
             if not self._written:
                 self.drop(error)
 
@@ -268,10 +278,8 @@ class Link:
         self._life = trio.CancelScope()
         with self._life:
             while True:
-                connection = self.first
+                connection = self.first or await reconnect(self.options, self._note_failure)
                 self.first = None
-                if connection is None:
-                    connection = await self._reconnect()
                 await self._serve(connection)
 
     def close(self) -> None:
@@ -280,27 +288,18 @@ class Link:
             return
         self._closed = True
         self._limit = 0
-        self._send_now = None
+        self._forbid_send()
         if self.first is not None:
             self.first.transport.close()
             self.first = None
-        for request in self._queue:
-            request.resume(closed())
-        self._queue.clear()
+        self._refuse_queue()
         self._set_status("closed", error=self.status.error)
         self._room.unpark_all()
         self._life.cancel()
 
-    async def _reconnect(self) -> Connection:
-        backoff = Backoff(ceiling=self.options.max_backoff)
-        while True:
-            try:
-                return await open_connection(self.options)
-            except ConnectError as error:
-                delay = backoff.next_delay()
-                self._set_status("reconnecting", backoff.attempts, error)
-                self.log.debug("cannot reconnect", attempts=backoff.attempts, error=str(error))
-            await trio.sleep(delay)
+    def _note_failure(self, attempts: int, error: ConnectError) -> None:
+        self._set_status("reconnecting", attempts, error)
+        self.log.debug("cannot reconnect", attempts=attempts, error=str(error))
 
     async def _serve(self, connection: Connection) -> None:
         transport = connection.transport
@@ -333,27 +332,18 @@ class Link:
     def _detach(self, transport: Transport) -> None:
         """Sort what was under way into what waits for the next connection and what is lost."""
         transport.close()
-        self._transport = self._send_now = self._writer = None
+        self._forbid_send()
+        self._transport = self._writer = None
         self.epoch = 0
         error = self._loss
         self._loss = self._retiring = None
-        keep: deque[Request] = deque()
-        unsent = len(self._rest)
-        while unsent > 0:
-            request = self._written.pop()
-            unsent -= len(request.data)
-            keep.appendleft(request)
-        safe = [request for request in self._written if request.repeatable]
-        gone = [request for request in self._written if not request.repeatable]
-        self._written.clear()
+        again, gone = sort_out(self._written, unsent=len(self._rest))
         for notice in self._notices:
             notice.resume(None)
         self._notices.clear()
-        for request in safe:
-            request.restart()
-        waiting = [*safe, *keep, *self._queue]
+        again += self._queue
         self._queue.clear()
-        for request in waiting:
+        for request in again:
             if request.epoch:
                 request.resume(lost(reason_of(error), may_have_run=False))
             elif request.task is not None:
@@ -361,12 +351,15 @@ class Link:
         for request in gone:
             request.resume(lost(reason_of(error), may_have_run=True))
         if self._closed:
-            for request in self._queue:
-                request.resume(closed())
-            self._queue.clear()
+            self._refuse_queue()
         else:
             self.log.warning("connection lost", reason=reason_of(error), lost=len(gone))
             self._set_status("reconnecting", error=error)
+
+    def _refuse_queue(self) -> None:
+        for request in self._queue:
+            request.resume(closed())
+        self._queue.clear()
 
     def _set_status(self, state: State, attempts: int = 0, error: Exception | None = None) -> None:
         since = self.status.since if state == self.status.state else trio.current_time()
@@ -389,16 +382,24 @@ class Link:
                 elif self._retiring or (not self._queue and not self._notices):
                     self._writer = current_task()
                     await wait_task_rescheduled(self._leave_writer)
+                elif transport.can_send_now:
+                    self._flush()
                 elif data := self._take():
-                    if transport.can_send_now:
-                        self._rest = memoryview(data)  # should the send fail, all is unsent
-                        self._rest = self._rest[transport.send_now(data) :]
-                        if self._rest:
-                            self._send_now = None
-                    else:
-                        await transport.send_all(data)
+                    await transport.send_all(data)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.drop(error)
+
+    def _flush(self) -> None:
+        """Send what is queued, from any task, as far as the system takes it."""
+        data = self._take()
+        if data and self._transport is not None:
+            self._rest = memoryview(data)  # should the send fail, all is unsent
+            try:
+                self._rest = self._rest[self._transport.send_now(data) :]
+            except OSError as error:
+                self.drop(error)
+            if self._rest:
+                self._hold(self._rest)
 
     def _take(self) -> bytes:
         live = [request for request in self._queue if request.task is not None]
@@ -412,14 +413,18 @@ class Link:
     def _hold(self, rest: memoryview) -> None:
         """Leave unsent bytes to the writer; nobody else may send before they have gone."""
         self._rest = rest
-        self._send_now = None
+        self._forbid_send()
         self._wake_writer()
 
     def _allow_send(self) -> None:
         transport = self._transport
-        held = self._rest or self._burst or self._loss or self._retiring or self._closed
-        usable = transport is not None and transport.can_send_now and not held
-        self._send_now = transport.send_now if transport is not None and usable else None
+        held = self._rest or self._loss or self._retiring or self._closed
+        if transport is not None and transport.can_send_now and not held:
+            self._send_now = None if self._burst else transport.send_now
+            self._batch = _BATCH
+
+    def _forbid_send(self) -> None:
+        self._send_now, self._batch = None, maxsize
 
     def _wake_writer(self) -> None:
         writer = self._writer
@@ -456,7 +461,7 @@ class Link:
             self.reads += 1
             reply = gets()
             if reply is NEED_MORE:
-                partial = self._count(partial + size)
+                partial = bounded(partial + size, self.options.max_reply_bytes)
                 continue
             partial = 0
             before = len(written)
@@ -484,14 +489,6 @@ class Link:
                 self._make_room()
             if self._retiring and not written:
                 self.drop(self._retiring)
-
-    def _count(self, partial: int) -> int:
-        limit = self.options.max_reply_bytes
-        if partial > limit:
-            raise ReplyError(
-                f"a reply is longer than {limit} bytes: ask for less, or raise max_reply_bytes"
-            )
-        return partial
 
     def _make_room(self) -> None:
         self._room.unpark(count=max(0, self._max - len(self._written) - len(self._queue)))

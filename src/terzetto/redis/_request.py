@@ -4,6 +4,7 @@ Made by `Link.request` and `Link.request_unit`; resumed by the link's reader
 with a reply, or by the link with an error when the connection or the link ends.
 """
 
+from collections import deque
 from collections.abc import Callable, Container
 from typing import Literal, TypeAlias, cast
 
@@ -182,6 +183,25 @@ class Notice(Request):
     def resume(self, value: Reply) -> None:
         del value
         self.done.set()
+
+
+def sort_out(written: deque[Request], *, unsent: int) -> tuple[list[Request], list[Request]]:
+    """Empty the queue of a lost connection; return what can be sent again, and what is lost.
+
+    `unsent` bytes were not taken by the system: whatever has one of them has not
+    run, since the server needs a command whole. What is `repeatable` may run twice.
+    """
+    whole: deque[Request] = deque()
+    while unsent > 0:
+        request = written.pop()
+        unsent -= len(request.data)
+        whole.appendleft(request)
+    safe = [request for request in written if request.repeatable]
+    gone = [request for request in written if not request.repeatable]
+    written.clear()
+    for request in safe:
+        request.restart()
+    return [*safe, *whole], gone
 
 
 def lost(reason: str, *, may_have_run: bool) -> LinkLostError:

@@ -47,6 +47,19 @@ def new_reader() -> hiredis.Reader:
     )
 
 
+def bounded(size: int, limit: int) -> int:
+    """Return the bytes that have come of a reply that is not whole yet, if they may be so many.
+
+    Raises:
+        ReplyError: they are more than `limit`.
+    """
+    if size > limit:
+        raise ReplyError(
+            f"a reply is longer than {limit} bytes: ask for less, or raise max_reply_bytes"
+        )
+    return size
+
+
 def pack(args: tuple[Arg, ...]) -> bytes:
     """Return the bytes of one command.
 

@@ -1,0 +1,161 @@
+"""Who writes what, and when: the requests of one turn of the scheduler."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+import attrs
+import hiredis
+import trio
+import trio.testing
+
+from terzetto.redis._connection import Connection
+from terzetto.redis._io import Transport
+from terzetto.redis._link import Link
+from terzetto.redis._url import Endpoint, Options
+from terzetto.redis._wire import new_reader
+from tests.redis.scripted import PATIENCE, open_scripted
+
+REQUEST = b"*1\r\n$4\r\nPING\r\n"
+
+
+@attrs.define(eq=False)
+class Recorder(Transport):
+    """A socket that takes what `limit` lets it take, and answers with `reply`."""
+
+    limit: Callable[[int], int] = lambda size: size
+    can_send_now: bool = True
+    writes: list[bytes] = attrs.field(factory=list[bytes])
+    writable: trio.Event = attrs.field(factory=trio.Event)
+    replies: trio.MemorySendChannel[bytes] = attrs.field(init=False)
+    _coming: trio.MemoryReceiveChannel[bytes] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.replies, self._coming = trio.open_memory_channel[bytes](10_000)
+
+    def send_now(self, data: bytes | memoryview, /) -> int:
+        taken = bytes(data)[: self.limit(len(data))]
+        if taken:
+            self.writes.append(taken)
+        return len(taken)
+
+    async def wait_writable(self) -> None:
+        await self.writable.wait()
+
+    async def send_all(self, data: bytes, /) -> None:
+        self.send_now(data)
+        await trio.lowlevel.checkpoint()
+
+    async def receive_into(self, reader: hiredis.Reader, /) -> int:
+        data = await self._coming.receive()
+        if data:
+            reader.feed(data)
+        return len(data)
+
+    def close(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def running(recorder: Recorder, endpoint: Endpoint | None = None) -> AsyncGenerator[Link]:
+    """Run a link on `recorder` for the time of a block; it reconnects to `endpoint`."""
+    options = Options(endpoint=endpoint or Endpoint())
+    first = Connection(
+        transport=recorder, reader=new_reader(), endpoint=options.endpoint, client_id=1
+    )
+    link = Link(options, "test", first=first)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(link.run)
+        await link.wait_connected()
+        await trio.testing.wait_all_tasks_blocked()
+        yield link
+        link.close()
+
+
+def sizes(recorder: Recorder) -> list[int]:
+    return [write.count(REQUEST) for write in recorder.writes]
+
+
+async def test_a_busy_turn_is_written_in_batches_while_it_goes_on() -> None:
+    recorder = Recorder()
+    got: list[object] = []
+    async with running(recorder) as link:
+
+        async def call() -> None:
+            got.append(await link.request(REQUEST))
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                for _ in range(120):
+                    nursery.start_soon(call)
+                await trio.testing.wait_all_tasks_blocked()
+                assert sizes(recorder) == [1, 50, 50, 19]  # the first found an idle link
+                recorder.replies.send_nowait(b"".join(b":%d\r\n" % n for n in range(120)))
+    assert sorted(got, key=str) == sorted(range(120), key=str)
+
+
+async def test_a_batch_leaves_out_who_is_cancelled_already() -> None:
+    recorder = Recorder()
+    async with running(recorder) as link:
+
+        async def call(number: int) -> None:
+            with trio.CancelScope() as scope:
+                if number % 2:
+                    scope.cancel()
+                await link.request(REQUEST)
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                for number in range(200):
+                    nursery.start_soon(call, number)
+                await trio.testing.wait_all_tasks_blocked()
+                assert sum(sizes(recorder)) == 100
+                recorder.replies.send_nowait(b"+PONG\r\n" * 100)
+
+
+async def test_what_the_system_does_not_take_of_a_batch_goes_before_all_later() -> None:
+    recorder = Recorder(limit=lambda size: min(size, 11))
+    expected = b"".join(REQUEST + b"%d" % number for number in range(180))
+    async with running(recorder) as link:
+
+        async def call(number: int) -> None:
+            await link.request(REQUEST + b"%d" % number)
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                for number in range(180):
+                    await trio.testing.wait_all_tasks_blocked()
+                    nursery.start_soon(call, number)
+                    if number == 120:
+                        recorder.writable.set()
+                await trio.testing.wait_all_tasks_blocked()
+                assert b"".join(recorder.writes) == expected
+                recorder.replies.send_nowait(b"+PONG\r\n" * 180)
+
+
+async def test_a_batch_that_cannot_be_written_goes_to_the_next_connection() -> None:
+    def limit(size: int) -> int:
+        if size > len(REQUEST):
+            raise BrokenPipeError("gone")
+        return size
+
+    async def answer(stream: trio.SocketStream) -> None:
+        received = b""
+        while received.count(REQUEST) < 119:
+            received += await stream.receive_some()
+        await stream.send_all(b"+PONG\r\n" * 119)
+        await stream.receive_some()
+
+    got: list[object] = []
+    async with open_scripted(answer) as server:
+        endpoint = Endpoint(host="127.0.0.1", port=server.port)
+        async with running(Recorder(limit=limit), endpoint) as link:
+
+            async def call() -> None:
+                got.append(await link.request(REQUEST))
+
+            with trio.fail_after(PATIENCE):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(120):
+                        nursery.start_soon(call)
+    assert got.count(b"PONG") == 119
+    assert sum(isinstance(each, Exception) for each in got) == 1  # it had been written: who knows
