@@ -1,4 +1,4 @@
-"""Workers that come and go while jobs run, are dispatched and are stopped; on a cluster too."""
+"""Workers that come and go while jobs run, are dispatched and are stopped."""
 
 import random
 from collections.abc import AsyncGenerator, Callable
@@ -9,10 +9,9 @@ import pytest
 import trio
 
 from terzetto import pool
-from terzetto.errors import InvalidNameError
 from terzetto.pool._ring import Member, place
 from terzetto.redis import connect
-from terzetto.server import EmbeddedServer, open_cluster
+from terzetto.server import EmbeddedServer
 
 TTL = 3.0
 
@@ -97,27 +96,3 @@ async def test_churn_loses_no_job_and_runs_none_twice(server: EmbeddedServer, se
 
 def where(workers: list[pool.Worker]) -> dict[str, str]:
     return {key: worker.id for worker in workers for key in worker.jobs}
-
-
-async def test_a_pool_with_a_hash_tag_works_on_a_cluster() -> None:
-    ledger = Ledger()
-    keys = {f"job-{number}": b"x" for number in range(50)}
-    async with (
-        open_cluster(replicas=0) as cluster,
-        nodes(cluster.url, "{p}", 2) as (first, second),
-    ):
-        for node in (first, second):
-            await add(node, ledger)
-        await until(lambda: len(first.pool_workers) == 2)
-        outcomes = await first.dispatch_many(keys.items())
-        assert set(outcomes.values()) == {None}
-        await second.stop_job("job-7")
-        await until(lambda: len(ledger.live) == 49)
-        await first.close()
-        await until(lambda: len(second.workers[0].jobs) == 49)
-        assert ledger.overlaps == []
-        await second.shutdown()
-        assert ledger.live == {}
-        for name in ("p", "p{}", "}p{"):
-            with pytest.raises(InvalidNameError, match="hash tag"):
-                pool.child(name, second.redis)

@@ -42,6 +42,28 @@ def has_hash_tag(name: str) -> bool:
     return tag.find("}") > 0
 
 
+def tag(name: str, hash_tag: str) -> str:
+    """Return the name of a pool with braces around `hash_tag`, where it first occurs in it.
+
+    Raises:
+        InvalidNameError: it does not occur, has a brace itself, or the name has
+            another hash tag already.
+    """
+    if not hash_tag or "{" in hash_tag or "}" in hash_tag:
+        raise InvalidNameError(
+            f"{hash_tag!r} is no hash tag: give a part of the name without braces"
+        )
+    if has_hash_tag(name):
+        if name.partition("{")[2].partition("}")[0] == hash_tag:
+            return name
+        raise InvalidNameError(f"pool {name!r} has another hash tag than {hash_tag!r} already")
+    if "{" in name or hash_tag not in name:
+        raise InvalidNameError(
+            f"{hash_tag!r} cannot be the hash tag of pool {name!r}: give a part of its name"
+        )
+    return name.replace(hash_tag, f"{{{hash_tag}}}", 1)
+
+
 def check_key(key: str) -> str:
     """Return `key` if a job may be called so.
 

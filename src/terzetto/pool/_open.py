@@ -8,7 +8,7 @@ from terzetto.actor import Child, Ref, Restart, open_child
 from terzetto.errors import InvalidNameError, InvalidOptionError
 from terzetto.pool._actor import NodeActor
 from terzetto.pool._core import Options
-from terzetto.pool._names import check_pool, has_hash_tag
+from terzetto.pool._names import RESERVED, check_pool, has_hash_tag, tag
 from terzetto.pool._node import Node
 from terzetto.redis import Redis
 
@@ -23,6 +23,7 @@ def child(
     ack_grace_period: float = 20.0,
     job_sink_block_duration: float = 5.0,
     client_only: bool = False,
+    hash_tag: str | None = None,
     logger: Logger | None = None,
     name: str | None = None,
     restart: Restart = "transient",
@@ -39,6 +40,7 @@ def child(
         ack_grace_period: likewise.
         job_sink_block_duration: likewise.
         client_only: likewise.
+        hash_tag: likewise.
         logger: likewise.
         name: the child's name among its siblings, which `Supervisor.get` takes; by
             default ``"node <pool>"``, with ``|`` for each slash.
@@ -59,14 +61,17 @@ def child(
         client_only=client_only,
     )
     check_pool(pool)
+    if hash_tag is not None:
+        pool = check_pool(tag(pool, hash_tag))
     if restart not in {"transient", "temporary"}:
         raise InvalidOptionError(
             f"restart is {restart!r}: give 'transient' or 'temporary', a closed node stays closed"
         )
-    if redis.url.startswith("redis-cluster:") and not has_hash_tag(pool):
+    suffixes = (f"{pool}:{suffix}" for suffix in RESERVED)
+    if not has_hash_tag(pool) and not redis.share_slot(*suffixes):
         raise InvalidNameError(
             f"pool {pool!r} would lie in several slots of the cluster: "
-            f"give its name a hash tag, such as '{{{pool}}}'"
+            f"give its name a hash tag, such as '{{{pool}}}', or hash_tag={pool!r}"
         )
     node = Node(pool, redis, options, default_logger("pool") if logger is None else logger)
 
@@ -94,6 +99,7 @@ def open_node(
     ack_grace_period: float = 20.0,
     job_sink_block_duration: float = 5.0,
     client_only: bool = False,
+    hash_tag: str | None = None,
     logger: Logger | None = None,
 ) -> AbstractAsyncContextManager[Node]:
     """Join a pool for the time of a block; leaving it is `Node.close`.
@@ -112,12 +118,15 @@ def open_node(
             sent again; `dispatch` waits for twice that.
         job_sink_block_duration: how long one read of the pool's stream waits.
         client_only: only dispatch, stop and notify; route and run nothing.
+        hash_tag: a part of the pool's name that is put into braces, so that a cluster
+            keeps all of the pool in one slot: ``hash_tag="mail"`` makes a pool
+            ``"mail-eu"`` the pool ``"{mail}-eu"``, and that is its name for peers too.
         logger: anything with structlog's methods; by default the standard
             library's logger ``terzetto.pool``.
 
     Raises:
         InvalidNameError: the pool cannot be called so, on a cluster not without
-            a hash tag.
+            a hash tag, or the hash tag is no part of the name.
         InvalidOptionError: an option is out of its range.
         PoolShutdownError: the pool is being shut down.
     """
@@ -131,6 +140,7 @@ def open_node(
             ack_grace_period=ack_grace_period,
             job_sink_block_duration=job_sink_block_duration,
             client_only=client_only,
+            hash_tag=hash_tag,
             logger=logger,
         )
     )
