@@ -16,7 +16,7 @@ from redis.exceptions import (
 )
 
 from terzetto.errors import InvalidPayloadError
-from terzetto.redis import Arg, Reply, ReplyError
+from terzetto.redis import Arg, Reply, ReplyError, Script
 from terzetto.redis._wire import NEED_MORE, Push, new_reader, pack, pack_many
 
 args_of_any_kind = st.lists(
@@ -68,6 +68,17 @@ def test_commands_in_one_piece_come_one_after_the_other(commands: list[list[Arg]
         parts, rest = read_command(rest)
         assert parts == [sent(arg) for arg in args]
     assert rest == b""
+
+
+@given(st.lists(st.tuples(args_of_any_kind | st.just([]), args_of_any_kind | st.just([]))))
+def test_a_call_of_a_script_is_packed_as_any_command(
+    calls: list[tuple[list[Arg], list[Arg]]],
+) -> None:
+    script = Script("one", "return 1")
+    for keys, args in calls:
+        assert script.pack_call(keys, args) == pack(
+            ("EVALSHA", script.sha, len(keys), *keys, *args)
+        )
 
 
 class Text(str):

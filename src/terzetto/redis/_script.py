@@ -6,9 +6,23 @@ it whole again. `Redis.run_script` does that.
 """
 
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
+from typing import Final
 
 import attrs
+
+from terzetto.redis._wire import Arg, pack, pack_common
+
+_MAX_HEADS: Final = 100  # a script is called with few different numbers of arguments
+
+
+@attrs.frozen
+class _Head:
+    """What every call of a script with so many keys and arguments opens with."""
+
+    data: bytes
+    skip: int  # bytes of the head of its keys and arguments, packed as if they were a command
 
 
 @attrs.frozen
@@ -24,6 +38,9 @@ class Script:
     name: str
     source: str = attrs.field(repr=False)
     sha: str = attrs.field(init=False)
+    _heads: dict[tuple[int, int], _Head] = attrs.field(
+        init=False, factory=dict[tuple[int, int], _Head], repr=False, eq=False
+    )
 
     def __attrs_post_init__(self) -> None:
         """Compute the digest."""
@@ -39,3 +56,24 @@ class Script:
         """
         source = files(package).joinpath(resource).read_text(encoding="utf-8")
         return cls(name=f"{package}:{resource}", source=source)
+
+    def pack_call(self, keys: Sequence[Arg], args: Sequence[Arg]) -> bytes:
+        """Return the packed command that runs the script by its digest.
+
+        Raises:
+            InvalidPayloadError: a key or an argument cannot be sent.
+        """
+        head = self._heads.get((len(keys), len(args))) or self._head(len(keys), len(args))
+        rest = (*keys, *args)
+        try:
+            data = pack_common(rest)
+        except (TypeError, UnicodeEncodeError):
+            data = pack(rest)
+        return head.data + data[head.skip :]
+
+    def _head(self, keys: int, args: int) -> _Head:
+        start = pack(("EVALSHA", self.sha, keys)).partition(b"\r\n")[2]
+        head = _Head(b"*%d\r\n%s" % (3 + keys + args, start), len(b"*%d\r\n" % (keys + args)))
+        if len(self._heads) < _MAX_HEADS:
+            self._heads[keys, args] = head
+        return head
