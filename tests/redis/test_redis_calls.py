@@ -217,6 +217,22 @@ async def wait_blocked(redis: Redis, count: int = 1) -> None:
             await trio.lowlevel.checkpoint()
 
 
+async def test_a_blocking_call_can_be_ended_by_another_task(redis: Redis) -> None:
+    async with redis.open_dedicated("one") as dedicated:
+        assert await dedicated.execute("PING") == b"PONG"
+        replies: list[object] = []
+
+        async def read() -> None:
+            replies.extend(await dedicated.execute_many([("BLPOP", "list", 0)]))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await wait_blocked(redis)
+            with trio.fail_after(PATIENCE):
+                assert await dedicated.unblock()
+        assert replies == [None]
+
+
 async def test_a_cancelled_blocking_call_ends_and_does_not_disturb_the_next(redis: Redis) -> None:
     async with redis.open_dedicated("one") as dedicated:
         for _ in range(5):

@@ -117,8 +117,7 @@ class Dedicated:
                 if is_ask(reply):
                     async with self._others.elsewhere(reply, self._link.endpoint) as other:
                         reply = await other.execute_asked(data, patience)
-                elif await self._others.misplaced(reply, self._link.endpoint):
-                    self._leave(reply)
+                elif await self.leaves(reply):
                     reply = await self._send(data, patience)
                 else:
                     raise reply
@@ -158,6 +157,21 @@ class Dedicated:
                 if not await self._moves_on(replies) or refusal is None:
                     return replies
 
+    async def unblock(self) -> bool:
+        """End the waiting of a command on this link, as if the time that it names were up.
+
+        Any task may call it while another runs the command. Nothing happens if no
+        command waits on the server. Return whether the server took the request:
+        False if no shared link leads to it, or it refuses CLIENT UNBLOCK. Cancelling
+        leaves it open whether the server was asked.
+        """
+        shared = self._others.shared(self._link.endpoint)
+        if shared is None:
+            await trio.lowlevel.checkpoint()
+            return False
+        reply = await shared.request(pack(("CLIENT", "UNBLOCK", self._link.client_id)))
+        return not isinstance(reply, Exception)
+
     async def execute_asked(self, data: bytes, patience: float) -> Reply:
         """Run one packed command where a slot is on its way to; errors are returned."""
         with self._hold(patience):
@@ -184,16 +198,20 @@ class Dedicated:
     async def _moves_on(self, replies: Sequence[Reply | RedisError]) -> bool:
         """Tell whether a reply says that another server, or a later time, is the right one."""
         for reply in replies:
-            if not isinstance(reply, Exception) or is_ask(reply):
-                continue
-            if await self._others.misplaced(reply, self._link.endpoint):
-                self._leave(reply)
+            if isinstance(reply, Exception) and not is_ask(reply) and await self.leaves(reply):
                 return True
         return False
 
-    def _leave(self, error: Exception) -> None:
+    async def leaves(self, error: Exception) -> bool:
+        """Tell whether a refusal says that another server, or a later time, is the right one.
+
+        If so, the link connects anew, or the time has passed.
+        """
+        if not await self._others.misplaced(error, self._link.endpoint):
+            return False
         if not isinstance(error, TryAgainError):  # that comes from the right server
             self._link.retire(error)
+        return True
 
     async def _send(self, data: bytes, patience: float) -> Reply:
         epoch = self._bound_to()

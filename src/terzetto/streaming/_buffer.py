@@ -1,7 +1,7 @@
 """The bounded buffer between a polling loop and those who take events from it.
 
-No Redis here. The loop puts batches in as long as there is room; any number of
-tasks take events out, each event going to one of them. The loop asks `room`
+No Redis here. The loops put batches in as long as there is room; any number of
+tasks take events out, each event going to one of them. A loop asks `room`
 before it polls and sleeps on `wanted` while there is none, so a task that does
 not take stops the polling and nothing else.
 
@@ -10,7 +10,7 @@ claim and one time hold for all of it, and a sink renews or drops it as a whole.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import attrs
 import trio
@@ -41,28 +41,34 @@ class Batch:
 
 
 class Signal:
-    """A flag that one task waits for and others raise; raising it twice is raising it once."""
+    """Tells loops that something has changed; a loop that looked before the change looks again.
 
-    __slots__ = ("_event", "_raised")
+    A loop notes `count`, looks at the state, and waits with what it noted. However
+    often it is raised meanwhile, the loop goes on once.
+    """
+
+    __slots__ = ("_event", "_waited_for", "count")
 
     def __init__(self) -> None:
-        self._raised = False
+        self.count = 0
         self._event = trio.Event()
+        self._waited_for = False
 
     def raise_(self) -> None:
-        """Let the waiting task, or the next that comes to wait, go on."""
-        if not self._raised:
-            self._raised = True
+        """Let all loops look again that have looked until now."""
+        self.count += 1
+        if self._waited_for:
+            self._waited_for = False
             self._event.set()
+            self._event = trio.Event()
 
-    async def wait(self) -> None:
-        """Sleep until it is raised, and lower it."""
-        if not self._raised:
-            await self._event.wait()
-        else:
+    async def wait(self, seen: int) -> None:
+        """Sleep until it has been raised since `count` was `seen`."""
+        if self.count != seen:
             await checkpoint()
-        self._raised = False
-        self._event = trio.Event()
+        else:
+            self._waited_for = True
+            await self._event.wait()
 
 
 class Buffer:
@@ -75,12 +81,12 @@ class Buffer:
 
         Args:
             size: how many events it holds at most.
-            wanted: raised when the loop should poll again.
+            wanted: raised when the loops should poll again.
             lapse: a batch older than this many seconds is dropped untaken;
                 None keeps batches for ever.
             watched: whether to note in `last_taken` when somebody took something.
         """
-        self._size = size
+        self.size = size
         self._low = size // 2  # so few or fewer events ask for more
         self._wanted = wanted
         self._lapse = lapse
@@ -103,12 +109,12 @@ class Buffer:
         Polling for each place that becomes free would mean a round trip for
         each event.
         """
-        return self._size - self._length if self._length <= self._low else 0
+        return self.size - self._length if self._length <= self._low else 0
 
     @property
     def free(self) -> int:
         """How many more events fit."""
-        return self._size - self._length
+        return self.size - self._length
 
     @property
     def tasks_waiting(self) -> int:
@@ -141,11 +147,12 @@ class Buffer:
             self._batches.remove(batch)
         self._ask_for_more()
 
-    def drop_all(self) -> list[Batch]:
-        """Empty the buffer; return what was in it."""
-        dropped = list(self._batches)
-        self._batches.clear()
-        self._length = 0
+    def drop_all(self, streams: Collection[str] | None = None) -> list[Batch]:
+        """Take out all batches, or those of some streams; return them with their events."""
+        dropped = [batch for batch in self._batches if streams is None or batch.stream in streams]
+        for batch in dropped:
+            self._batches.remove(batch)
+            self._length -= len(batch.events)
         self._ask_for_more()
         return dropped
 

@@ -4,9 +4,10 @@ Theory of operation
 -------------------
 The feed outlives restarts of the actor that runs it, so the loop goes on where
 it stopped. For each stream it has a cursor, the id of the last entry that was
-read. A turn of the loop is: sleep until every buffer has room; XREAD from the
-cursors; move the cursors; filter; put the events into every buffer. Nothing is
-read before somebody takes, for there is no buffer until then.
+read. The streams of a slot are read by a loop of their own (`_lanes.py`); without
+a cluster there is one. A turn of the loop is: sleep until every buffer has room;
+XREAD from the cursors; move the cursors; filter; put the events into every buffer.
+Nothing is read before somebody takes, for there is no buffer until then.
 
 The newest position becomes a real id when a stream is opened or added, so
 nothing slips between two polls. Where trimming may have overtaken a cursor, the
@@ -14,8 +15,8 @@ loop compares the stream's first entry with the batch and reports the gap; where
 a stream ends before its cursor it was made anew, and is read from its start.
 An outage is waited out by the link; after an error the loop paces itself.
 
-Only the loop moves cursors. Other tasks put streams into the table and take
-them out; the loop copies the table before each read, and drops what it read of
+Only its loop moves a cursor. Other tasks put streams into the table and take
+them out; a loop copies the table before each read, and drops what it read of
 a stream whose cursor is no longer the one it started from.
 
 Used by `_reader.py`, the actor and the face.
@@ -35,6 +36,7 @@ from terzetto.streaming._buffer import Batch, Buffer, Signal
 from terzetto.streaming._edges import read_edges
 from terzetto.streaming._event import Event, Fields, Poison, decode_entry
 from terzetto.streaming._gap import Cursor, Gap
+from terzetto.streaming._lanes import Lane, Lanes
 from terzetto.streaming._names import stream_key
 from terzetto.streaming._options import ReadOptions
 from terzetto.streaming._pace import Pace
@@ -64,16 +66,13 @@ class Feed:
         self.gaps: deque[Gap] = deque(maxlen=_KEPT_GAPS)
         self.missed = 0
         self.skipped = 0
-        self.home: str | None = None
-        """The key of the first stream: in a cluster all others are in its slot."""
+        self.lanes = Lanes(redis, {"reading": self._run_reading})
         self.has_started = False
         self.is_closed = False
         self._log = logger
         self._on_gap = on_gap
         self._buffers: list[Buffer] = []
         self._wanted = Signal()
-        self._poll: Poll | None = None
-        self._last_end = float("-inf")
 
     # The callers' side
 
@@ -95,18 +94,21 @@ class Feed:
 
     async def add(self, cursor: Cursor) -> None:
         """Read one more stream from now on."""
+        await self._look_around(self.enter(cursor))
+
+    def enter(self, cursor: Cursor) -> Lane:
+        """Put a stream into the table, and into its lane."""
         self.cursors[cursor.stream] = cursor
-        await self._look_around()
+        return self.lanes.add(cursor.stream)
 
     async def remove(self, stream: str) -> None:
         """Read a stream no more; events of it that are in the buffers stay there."""
         del self.cursors[stream]
-        await self._look_around()
+        await self._look_around(self.lanes.remove(stream))
 
-    async def _look_around(self) -> None:
+    async def _look_around(self, lane: Lane) -> None:
         self._wanted.raise_()
-        if self._poll is not None:
-            await self._poll.interrupt()
+        await lane.interrupt()
 
     def close(self) -> None:
         """Let no more events in; who takes gets what is there, then the end."""
@@ -120,43 +122,54 @@ class Feed:
         for buffer in self._buffers:
             buffer.reopen()
 
-    # The loop
+    # The loop of a lane
 
-    async def run(self) -> None:
-        """Poll until cancelled, or until the link's block is left."""
+    async def _run_reading(self, lane: Lane) -> None:
+        """Poll until no stream is left, or cancelled, or until the link's block is left."""
         pace = Pace()
-        name = f"reader of {', '.join(self.cursors)}"
-        async with self.redis.open_dedicated(name, key=self.home) as link:
-            self._poll = Poll(self.redis, link)
+        name = f"reader of {', '.join(lane.names)}"
+        async with self.redis.open_dedicated(name, key=lane.key) as link:
+            lane.poll = Poll(link)
             try:
-                while True:
+                while await self._wait_for_room(lane):
                     try:
-                        await self._turn(self._poll)
+                        await self._turn(lane, lane.poll)
                         pace.worked()
                     except LinkClosedError:
                         self.close()
                         return
                     except RedisError as error:
-                        self._last_end = float("-inf")
+                        lane.last_end = float("-inf")
                         self._log.warning(
                             "reading failed", reader=name, error=describe_error(error)
                         )
                         await trio.sleep(pace.failed())
+                    finally:
+                        self.lanes.release(lane, self._wanted)
             finally:
-                self._poll = None
+                lane.poll = None
 
-    async def _turn(self, poll: Poll) -> None:
-        room = await self._wait_for_room()
-        paused = trio.current_time() - self._last_end > _SUSPICIOUS_PAUSE
+    async def _wait_for_room(self, lane: Lane) -> bool:
+        """Sleep until every buffer has room, and reserve it; False when no stream is left."""
+        while lane.names:
+            seen = self._wanted.count
+            if self.lanes.reserve(lane, self._buffers, self.options.max_polled):
+                return True
+            await self._wanted.wait(seen)
+        self.lanes.close(lane)
+        return False
+
+    async def _turn(self, lane: Lane, poll: Poll) -> None:
+        paused = trio.current_time() - lane.last_end > _SUSPICIOUS_PAUSE
         if paused:
-            await self._check_places(self._cursors_by_key())
+            await self._check_places(self._cursors_by_key(lane))
         # No checkpoint from here to the read: a stream that is added would not be in it, and
         # there would be no read yet to interrupt.
-        cursors = self._cursors_by_key()
+        cursors = self._cursors_by_key(lane)
         if not cursors:
             return
-        replies = await poll.read([self._command(cursors, room)])
-        self._last_end = trio.current_time()
+        replies = await poll.read([self._command(cursors, lane.reserved)])
+        lane.last_end = trio.current_time()
         reply = None if replies is None else replies[0]
         if isinstance(reply, RedisError):
             raise reply
@@ -165,18 +178,11 @@ class Feed:
             return
         for key, entries in reply.items():
             cursor = cursors[key.decode("utf-8", "surrogateescape")]
-            await self._take_in(cursor, entries, suspicious=paused or len(entries) == room)
+            full = len(entries) == lane.reserved
+            await self._take_in(cursor, entries, suspicious=paused or full)
 
-    def _cursors_by_key(self) -> dict[str, Cursor]:
-        return {stream_key(name): cursor for name, cursor in self.cursors.items()}
-
-    async def _wait_for_room(self) -> int:
-        """Sleep until there is a stream and every buffer has room; return for how many events."""
-        while True:
-            room = min((buffer.room for buffer in self._buffers), default=0)
-            if room and self.cursors:
-                return min(room, self.options.max_polled)
-            await self._wanted.wait()
+    def _cursors_by_key(self, lane: Lane) -> dict[str, Cursor]:
+        return {stream_key(name): self.cursors[name] for name in lane.names}
 
     def _command(self, cursors: dict[str, Cursor], room: int) -> Sequence[Arg]:
         command: list[Arg] = ["XREAD", "COUNT", room, "BLOCK", self.options.block_ms, "STREAMS"]

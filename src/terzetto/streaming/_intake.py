@@ -1,4 +1,4 @@
-"""The engine of a sink instance: what it holds, and two of its loops.
+"""The engine of a sink instance: what it holds, and how it shows that it lives.
 
 Theory of operation
 -------------------
@@ -10,18 +10,21 @@ An entry of a stream is, for one sink, in one of these places:
 
 "Pending" is the server's record: which consumer has the entry, how long it has
 been idle, how often it was delivered. That record decides; what is here is a
-copy that may lapse. Three loops work on it, each at its own pace, so that none
-can hold up another:
+copy that may lapse. Three kinds of loops work on it, each at its own pace, so that
+none can hold up another:
 
-* reading (`run_reading`): waits for room, sends the acknowledgements that ride
-  along and XREADGROUP on a dedicated link, sorts what comes. Events that the
-  filter leaves out are acknowledged; poison goes to the dead letters.
+* reading (`_reading.py`), one for each lane: waits for room, sends the
+  acknowledgements that ride along and XREADGROUP on a dedicated link, sorts what
+  comes. Events that the filter leaves out are acknowledged; poison goes to the
+  dead letters.
 * showing life (`run_keepalive`): writes the keep-alive every half grace period.
   An instance that failed to for two periods may have been deleted by a peer: it
   goes on under a new consumer name, with those of its entries that it still has.
-* claims (`_reclaim.py`): a few times in a grace period sends what is in the
-  outbox, renews what is in the buffer or being processed, and takes over what
-  has been idle for a grace period, whoever had it; once in a period it sweeps.
+* claims (`_reclaim.py`), one for each lane: a few times in a grace period sends what
+  is in the outbox, renews what is in the buffer or being processed, and takes over
+  what has been idle for a grace period, whoever had it; once in a period it sweeps.
+
+A lane is the streams of one slot of a cluster, and elsewhere all of them (`_lanes.py`).
 
 A taker that does not come back for a grace period gives its buffer up: the
 entries are handed back as if they had not been delivered, for an instance that
@@ -33,7 +36,7 @@ back the rest, and leave.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -47,14 +50,14 @@ from terzetto._shared._texts import describe_error
 from terzetto.redis import Arg, LinkClosedError, Redis
 from terzetto.streaming._buffer import Batch, Buffer, Signal
 from terzetto.streaming._claims import LAPSE, keepalive_interval
-from terzetto.streaming._event import Event, Fields, Poison
+from terzetto.streaming._event import Event, Poison
 from terzetto.streaming._group import Group
+from terzetto.streaming._lanes import Lane, Lanes, for_each
 from terzetto.streaming._members import Members
 from terzetto.streaming._names import stream_key
 from terzetto.streaming._options import ReadOptions
 from terzetto.streaming._outbox import Outbox
 from terzetto.streaming._pace import Pace
-from terzetto.streaming._poll import Poll
 from terzetto.streaming._positions import Start
 from terzetto.streaming._retry import insist
 
@@ -78,6 +81,7 @@ class Intake:
         no_ack: bool,
         max_deliveries: int | None,
         logger: Logger,
+        loops: Mapping[str, Callable[["Intake", Lane], Awaitable[None]]],
     ) -> None:
         self.redis = redis
         self.sink = sink
@@ -87,17 +91,14 @@ class Intake:
         self.max_deliveries = max_deliveries
         self.log = logger
         self.groups: dict[str, Group] = {}
-        self.home: str | None = None
-        """The key of the first stream: in a cluster all others are in its slot."""
+        self.lanes = Lanes(redis, {name: partial(loop, self) for name, loop in loops.items()})
         self.consumer = str(ULID())
         self.is_closing = False
         self.is_closed = False
         self.closing = trio.Event()
         self.buried = 0
-        self.due = float("inf")  # when the first of the events that rest can be claimed
         self.outbox = Outbox()
         self.wanted = Signal()
-        self.hurry = Signal()
         self.buffer = Buffer(
             options.buffer_size,
             self.wanted,
@@ -108,10 +109,8 @@ class Intake:
         self.processing: dict[tuple[str, str], Batch] = {}
         self._done = trio.Event()
         self._had_taker = False
-        self._poll: Poll | None = None
         self._alive_at = float("-inf")
         self._joining = trio.Lock()
-        self._flushing = trio.Lock()
 
     @property
     def has_taker(self) -> bool:
@@ -143,26 +142,29 @@ class Intake:
         await insist(partial(group.open, self.consumer, start, expire=expire))
         await insist(partial(self.members.enlist, group, self.consumer))
         self.groups[stream.name] = group
-        if self.home is None:
-            self.home = stream.key
-        await self.look_around()
+        await self._look_around(self.lanes.add(stream.name))
 
     async def remove(self, name: str) -> None:
         """Leave a stream; destroy its group if nobody is left and nothing is pending."""
         group = self.groups.pop(name)
-        await self.look_around()
+        lane = self.lanes.remove(name)
+        await self._look_around(lane)
+        await self.flush(lane)
         for batch in self.buffer.batches():
             if batch.stream == name:
-                await self._return_unseen(group, batch)
+                await self.return_unseen(group, batch)
         left = await group.leave(self.consumer)
         if await self.members.strike(group, self.consumer) and not left:
             await group.destroy_if_done()
 
-    async def look_around(self) -> None:
-        """Let the reading loop see that something has changed."""
+    async def _look_around(self, lane: Lane) -> None:
+        """Let the reading loop of a lane see that something has changed."""
         self.wanted.raise_()
-        if self._poll is not None:
-            await self._poll.interrupt()
+        await lane.interrupt()
+
+    def groups_of(self, lane: Lane) -> tuple[Group, ...]:
+        """Return the groups of a lane's streams."""
+        return tuple([self.groups[name] for name in lane.names])
 
     # Showing life
 
@@ -179,11 +181,10 @@ class Intake:
             self._alive_at = now
 
     async def _join_again(self) -> None:
-        if self._poll is not None:
-            await self._poll.interrupt()  # or it would go on reading for the old name
+        await self.lanes.interrupt()  # or they would go on reading for the old name
         old, new = self.consumer, str(ULID())
         await self.members.show_alive(new)
-        for group in self.groups.values():
+        for group in tuple(self.groups.values()):
             await group.reopen(new)
             await self.members.enlist(group, new)
         self.consumer = new
@@ -195,6 +196,11 @@ class Intake:
             ],
             into=new,
         )
+
+    @property
+    def silence(self) -> float:
+        """How long ago it showed that it lives, in seconds."""
+        return trio.current_time() - self._alive_at
 
     async def run_keepalive(self) -> None:
         """Show life every half grace period, until the link's block is left."""
@@ -214,91 +220,24 @@ class Intake:
 
     # Reading
 
-    async def run_reading(self) -> None:
-        """Read until the sink closes or the link's block is left."""
-        pace = Pace()
-        name = f"sink {self.sink} of {', '.join(self.groups)}"
-        async with self.redis.open_dedicated(name, key=self.home) as link:
-            self._poll = Poll(self.redis, link)
-            try:
-                while (room := await self._wait_for_room()) is not None:
-                    try:
-                        await self._turn(self._poll, room)
-                        pace.worked()
-                    except LinkClosedError:
-                        self.buffer.close()
-                        return
-                    except RedisError as error:
-                        self.log.warning("reading failed", error=describe_error(error))
-                        await trio.sleep(pace.failed())
-                        await self.mend(error)
-            finally:
-                self._poll = None
+    async def wait_for_room(self, lane: Lane) -> bool:
+        """Sleep until there is somebody to read for, and room, and reserve it.
 
-    async def _wait_for_room(self) -> int | None:
-        """Sleep until there is somebody to read for, and room; None when the sink closes."""
-        while not self.is_closing:
+        Returns False, and the lane has ended, when the sink closes or no stream is left.
+        """
+        while lane.names and not self.is_closing:
+            seen = self.wanted.count
             had_taker, self._had_taker = self._had_taker, self.has_taker
-            if self._had_taker and not had_taker:
-                self.hurry.raise_()  # what others left may be claimed at once
-            room = self.buffer.room
-            if room and self.groups and self._had_taker:
-                return min(room, self.options.max_polled)
-            await self.wanted.wait()
-        return None
-
-    async def _turn(self, poll: Poll, room: int) -> None:
-        if trio.current_time() - self._alive_at > 2 * self.grace:
-            await self.show_alive()
-        if self.is_closing:
-            return
-        consumer, groups = self.consumer, {group.stream.key: group for group in self._live()}
-        acknowledged = self.outbox.take_acknowledged()
-        commands = [
-            ("XACK", stream_key(stream), self.sink, *ids) for stream, ids in acknowledged.items()
-        ]
-        replies = None
-        try:
-            replies = await poll.read([*commands, self._command(consumer, tuple(groups), room)])
-        finally:
-            if replies is None:
-                self.outbox.put_back(acknowledged)
-        if replies is None:
-            return
-        if isinstance(replies[-1], RedisError):
-            raise replies[-1]
-        reply: dict[bytes, list[tuple[bytes, Fields | None]]] = replies[-1] or {}
-        now = trio.current_time()
-        for key, entries in reply.items():
-            group = groups[key.decode("utf-8", "surrogateescape")]
-            await self._take_in(group, consumer, entries, now)
-
-    def _live(self) -> tuple[Group, ...]:
-        return tuple(self.groups.values())
-
-    def _command(self, consumer: str, keys: Sequence[str], room: int) -> Sequence[Arg]:
-        head: list[Arg] = ["XREADGROUP", "GROUP", self.sink, consumer, "COUNT", room]
-        head += ["BLOCK", self.options.block_ms]
-        if self.no_ack:
-            head.append("NOACK")
-        return [*head, "STREAMS", *keys, *[">"] * len(keys)]
-
-    async def _take_in(
-        self,
-        group: Group,
-        consumer: str,
-        entries: Sequence[tuple[bytes, Fields | None]],
-        now: float,
-    ) -> None:
-        events, poison = group.decode(entries)
-        if not self.no_ack and now - self._alive_at > self.grace:
-            # This process may have been stopped since the server answered, and
-            # the entries claimed by others: take what is still ours.
-            ids = [*(event.id for event in events), *(entry.id for entry in poison)]
-            kept = await group.extend(consumer, ids)
-            events = [event for event in events if event.id in kept]
-            poison = [entry for entry in poison if entry.id in kept]
-        await self.admit(group, consumer, events, poison, now)
+            if self._had_taker:
+                if not had_taker:
+                    for each in self.lanes:
+                        each.hurry.raise_()  # what others left may be claimed at once
+                if self.lanes.reserve(lane, (self.buffer,), self.options.max_polled):
+                    return True
+            await self.wanted.wait(seen)
+        if not lane.names:
+            self.lanes.close(lane)
+        return False
 
     async def admit(
         self,
@@ -329,7 +268,7 @@ class Intake:
                 unwanted.append(event.id)
         batch = Batch(stream=group.stream.name, events=wanted, consumer=consumer, since=now)
         if self.is_closing or self.groups.get(batch.stream) is not group:
-            await self._return_unseen(group, batch)  # it was on its way when we left
+            await self.return_unseen(group, batch)  # it was on its way when we left
         else:
             self.buffer.put(batch)
         if unwanted and not self.no_ack:
@@ -344,13 +283,13 @@ class Intake:
             self.buried += 1
             self.log.warning("dead letter", stream=letter.stream, event=letter.id, why=why)
 
-    async def mend(self, error: RedisError) -> None:
-        """Make groups again if `error` says that one is gone; log what else it says."""
+    async def mend(self, lane: Lane, error: RedisError) -> None:
+        """Make groups of a lane again if `error` says that one is gone; log what else it says."""
         text = str(error)
         if not text.startswith(("NOGROUP", "UNBLOCKED")) and "no such key" not in text:
             return
         try:
-            for group in self._live():
+            for group in self.groups_of(lane):
                 if await group.reopen(self.consumer):
                     await self.members.enlist(group, self.consumer)
                     self.log.warning("group made again", stream=group.stream.name)
@@ -392,58 +331,73 @@ class Intake:
                 if lost:
                     self.buffer.drop(batch, lost)
 
-    async def _return_unseen(self, group: Group, batch: Batch) -> None:
+    async def return_unseen(self, group: Group, batch: Batch) -> None:
         ids = [event.id for event in batch.events]
         self.buffer.drop(batch)
         if ids and not self.no_ack:
             await group.hand_back(batch.consumer, ids, unseen=True)
 
-    async def return_buffer(self) -> None:
-        """Hand back, uncounted, all events that nobody has taken."""
-        await self._return(self.buffer.drop_all())
+    async def return_buffer(self, lane: Lane) -> None:
+        """Hand back, uncounted, all events of a lane that nobody has taken."""
+        for batch in self.buffer.drop_all(lane.names):
+            await self._return(batch)
 
-    async def _return(self, batches: Iterable[Batch]) -> None:
-        for batch in batches:
-            group = self.groups.get(batch.stream)
-            if group is not None:
-                await self._return_unseen(group, batch)
+    async def _return(self, batch: Batch) -> None:
+        group = self.groups.get(batch.stream)
+        if group is not None:
+            await self.return_unseen(group, batch)
 
     def acknowledge_later(self, event: Event) -> None:
         """Put an acknowledgement into the outbox."""
         self.outbox.acknowledge(event.stream, [event.id])
-        if sum(map(len, self.outbox.acknowledged.values())) >= _MAX_OUTBOX:
-            self.hurry.raise_()
+        if len(self.outbox.acknowledged[event.stream]) >= _MAX_OUTBOX:
+            self._hurry(event)
 
     def hand_back_later(self, event: Event, idle_ms: int) -> None:
         """Put a return into the outbox, and have it sent, and claimed when it is due."""
         self.outbox.hand_back(event, idle_ms)
         rest = max(0.0, self.grace - idle_ms / 1000)
-        self.due = min(self.due, trio.current_time() + rest + _AFTER_DUE)
-        self.hurry.raise_()
+        lane = self._hurry(event)
+        if lane is not None:
+            lane.due = min(lane.due, trio.current_time() + rest + _AFTER_DUE)
 
-    async def flush(self) -> None:
-        """Send what is in the outbox."""
-        async with self._flushing:
-            acknowledged = self.outbox.take_acknowledged()
+    def _hurry(self, event: Event) -> Lane | None:
+        lane = self.lanes.of(event.stream)
+        if lane is not None:
+            lane.hurry.raise_()
+        return lane
+
+    async def flush(self, lane: Lane) -> None:
+        """Send what is in the outbox for a lane's streams, and for those that no lane has."""
+        async with lane.flushing:
+            waiting = self.outbox.streams()
+            names = [name for name in waiting if self.lanes.of(name) in {lane, None}]
+            acknowledged = self.outbox.take_acknowledged(names)
             if acknowledged:
                 sent = False
                 try:
-                    await self.redis.execute_many(
-                        [
-                            ("XACK", stream_key(stream), self.sink, *ids)
-                            for stream, ids in acknowledged.items()
-                        ]
-                    )
+                    await self.redis.execute_many(self.acknowledgements(acknowledged))
                     sent = True
                 finally:
                     if not sent:
                         self.outbox.put_back(acknowledged)
-            while self.outbox.returned:
-                event, idle_ms = self.outbox.returned[0]
-                group = self.groups.get(event.stream)
-                if group is not None:
-                    await group.hand_back(self.consumer, [event.id], idle_ms=idle_ms)
-                self.outbox.returned.popleft()
+            for name in names:
+                await self._send_returned(name)
+
+    def acknowledgements(self, acknowledged: Mapping[str, Sequence[str]]) -> list[Sequence[Arg]]:
+        """Return the commands that acknowledge events, given by stream."""
+        return [
+            ("XACK", stream_key(stream), self.sink, *ids) for stream, ids in acknowledged.items()
+        ]
+
+    async def _send_returned(self, name: str) -> None:
+        returned = self.outbox.returned.get(name, ())
+        while returned:
+            event, idle_ms = returned[0]
+            group = self.groups.get(name)
+            if group is not None:
+                await group.hand_back(self.consumer, [event.id], idle_ms=idle_ms)
+            returned.popleft()
 
     # Closing
 
@@ -453,23 +407,29 @@ class Intake:
         self.closing.set()
         untaken = self.buffer.drop_all()
         self.buffer.close()  # handlers that finish from now on take nothing more
-        await self.look_around()
-        await self._return(untaken)
+        self.wanted.raise_()
+        await self.lanes.interrupt()
+        await for_each(untaken, self._return)
         with trio.move_on_after(patience):
             while self.processing:
                 self._done = trio.Event()
                 await self._done.wait()
-        await self.flush()
+        await for_each(self.lanes, self.flush)
         async with self._joining:
             self.is_closed = True
             await self._leave()
 
     async def _leave(self) -> None:
         left = 0
-        for group in self._live():
+
+        async def leave(group: Group) -> None:
+            nonlocal left
             left += await group.leave(self.consumer)
+
+        await for_each(self.groups.values(), leave)
         if left:
             return  # the keep-alive stays, so that peers claim before they delete the consumer
-        for group in self._live():
-            await self.members.strike(group, self.consumer)
+        await for_each(
+            self.groups.values(), lambda group: self.members.strike(group, self.consumer)
+        )
         await self.members.forget(self.consumer)

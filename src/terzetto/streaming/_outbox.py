@@ -7,7 +7,7 @@ in a crash, is pending on the server and comes back by a claim.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
@@ -25,10 +25,13 @@ class Outbox:
     """
 
     acknowledged: dict[str, list[str]] = attrs.field(factory=dict[str, list[str]])
-    returned: deque[tuple[Event, int]] = attrs.field(factory=deque[tuple[Event, int]])
+    returned: dict[str, deque[tuple[Event, int]]] = attrs.field(
+        factory=dict[str, deque[tuple[Event, int]]]
+    )
 
-    def __bool__(self) -> bool:
-        return bool(self.acknowledged or self.returned)
+    def streams(self) -> set[str]:
+        """Return the names of the streams that something waits for."""
+        return {*self.acknowledged, *self.returned}
 
     def acknowledge(self, stream: str, event_ids: Sequence[str]) -> None:
         """Note that events are done."""
@@ -36,12 +39,13 @@ class Outbox:
 
     def hand_back(self, event: Event, idle_ms: int) -> None:
         """Note that an event shall come again."""
-        self.returned.append((event, idle_ms))
+        self.returned.setdefault(event.stream, deque()).append((event, idle_ms))
 
-    def take_acknowledged(self) -> dict[str, list[str]]:
-        """Return the acknowledgements, and leave none here."""
-        taken, self.acknowledged = self.acknowledged, {}
-        return taken
+    def take_acknowledged(self, streams: Iterable[str]) -> dict[str, list[str]]:
+        """Return the acknowledgements of streams, and leave none of theirs here."""
+        if not self.acknowledged:
+            return {}
+        return {name: self.acknowledged.pop(name) for name in streams if name in self.acknowledged}
 
     def put_back(self, acknowledged: dict[str, list[str]]) -> None:
         """Keep acknowledgements that could not be sent; sending them twice does no harm."""

@@ -3,7 +3,7 @@
 A loop that waits on the server in XREAD or XREADGROUP has to look around when
 a stream is added or removed, and before it closes. Cancelling the read would
 not do for a sink: the server might deliver to a reader who is no longer there.
-So the wait is ended on the server, by CLIENT UNBLOCK over the shared link, and
+So the wait is ended on the server, by CLIENT UNBLOCK over a shared link, and
 the read returns as if its time were up, with all that was delivered to it.
 
 Called by the loops of readers and sinks; one of these for each dedicated link.
@@ -15,7 +15,7 @@ from typing import Final
 import trio
 from redis.exceptions import RedisError
 
-from terzetto.redis import Arg, Dedicated, Redis, Reply
+from terzetto.redis import Arg, Dedicated, Reply
 
 _BETWEEN_NUDGES: Final = 0.02  # seconds: the read may not have reached the server yet
 _PATIENCE: Final = 1.0  # seconds until a read that does not end is cancelled
@@ -24,8 +24,7 @@ _PATIENCE: Final = 1.0  # seconds until a read that does not end is cancelled
 class Poll:
     """The reads of one loop over its dedicated link."""
 
-    def __init__(self, redis: Redis, link: Dedicated) -> None:
-        self._redis = redis
+    def __init__(self, link: Dedicated) -> None:
         self._link = link
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()
@@ -54,14 +53,9 @@ class Poll:
         scope, ended = self._scope, self._ended
         if scope is None:
             return
-        # In a cluster the shared link may lead to another server, where the number is
-        # somebody else's: there the read is cancelled, and what it was given comes by claims.
-        reachable = not self._redis.url.startswith("redis-cluster:")
-        with trio.move_on_after(_PATIENCE if reachable else 0):
+        with trio.move_on_after(_PATIENCE):
             while not ended.is_set():
-                try:
-                    await self._redis.execute("CLIENT", "UNBLOCK", self._link.link.client_id)
-                except RedisError:
+                if not await self._link.unblock():
                     break  # no link, or no permission for it: the server will not help
                 with trio.move_on_after(_BETWEEN_NUDGES):
                     await ended.wait()

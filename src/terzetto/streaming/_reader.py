@@ -1,6 +1,6 @@
 """Readers: every event of some streams, for each reader anew.
 
-A reader is one actor that runs the feed's poll loop; the `Reader` that callers
+A reader is one actor that runs the feed's poll loops; the `Reader` that callers
 hold is its face, and survives restarts of the actor. See `_feed.py` for how it
 works. `Stream.open_reader` and `Stream.reader_child` make readers.
 """
@@ -125,12 +125,11 @@ class Reader:
         or has added it.
 
         Raises:
-            InvalidOptionError: `start` is none, or the stream is on another link or,
-                in a cluster, in another slot.
+            InvalidOptionError: `start` is none, or the stream is on another link.
         """
         feed = self._feed
         if stream.name not in feed.cursors:
-            check_same_link(feed.redis, feed.home, stream)
+            check_same_link(feed.redis, stream)
             place = feed.options.start if start is None else start
             cursor = await open_cursor(feed.redis, stream.name, stream.key, place)
             await feed.add(cursor)
@@ -180,31 +179,22 @@ class _ReaderActor(Actor):
             start = feed.options.start if saved is None else saved
             cursor = await open_cursor(feed.redis, stream.name, stream.key, start)
             cursor.existed |= saved is not None
-            feed.cursors[stream.name] = cursor
-            feed.home = stream.key
+            feed.enter(cursor)
             feed.has_started = True
-        ctx.start_soon(feed.run, name="poll")
+        feed.lanes.start(ctx.start_soon)
 
     async def stopping(self, reason: Stop) -> None:
+        self.feed.lanes.stop()
         if reason in FINAL:
             self.feed.close()
 
 
-def check_same_link(redis: Redis, home: str | None, stream: "Stream") -> None:
-    """Raise `InvalidOptionError` unless `stream` can be read over this link.
-
-    `home` is the key of the stream that the reading began with: in a cluster, the
-    link for reading leads to where that one is.
-    """
+def check_same_link(redis: Redis, stream: "Stream") -> None:
+    """Raise `InvalidOptionError` unless `stream` is on this link."""
     if stream.redis is not redis:
         raise InvalidOptionError(
             f"the stream {stream.name!r} is on another link: "
             "streams that are read together need the same one"
-        )
-    if home is not None and not redis.share_slot(home, stream.key):
-        raise InvalidOptionError(
-            f"the stream {stream.name!r} is in another slot of the cluster than the first one: "
-            "give streams that are read together a common {tag}, or open one more for it"
         )
 
 

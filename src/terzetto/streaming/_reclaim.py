@@ -1,4 +1,4 @@
-"""The claims' loop of a sink instance: outbox, renewals, claims, sweeps.
+"""The claims' loop of a sink instance, for one lane: outbox, renewals, claims, sweeps.
 
 It looks around a few times in a grace period, earlier when something in the
 outbox is urgent. In each round the outbox comes first, so that nothing is
@@ -17,27 +17,32 @@ from terzetto._shared._texts import describe_error
 from terzetto.redis import LinkClosedError
 from terzetto.streaming._claims import claim_interval, needs_renewal
 from terzetto.streaming._intake import Intake
+from terzetto.streaming._lanes import Lane
+from terzetto.streaming._members import Members
 from terzetto.streaming._pace import Pace
 
 _CLAIM_AT_ONCE: Final = 100  # entries in one script, which holds up the server meanwhile
 
 
-async def run_claims(intake: Intake) -> None:
-    """Look around until the sink has closed or the link's block is left."""
+async def run_claims(intake: Intake, lane: Lane) -> None:
+    """Look around until the sink has closed, the lane has ended or the link's block is left."""
     random = Random()  # noqa: S311 - jitter, so that instances do not march in step
     interval = claim_interval(intake.grace)
     pace = Pace()
+    members = Members(intake.redis, intake.sink, intake.grace)
     next_sweep = trio.current_time() + intake.grace
-    while not intake.is_closed:
-        due = min(trio.current_time() + interval * random.uniform(0.8, 1.2), intake.due)
+    seen = lane.hurry.count
+    while not intake.is_closed and not lane.is_over:
+        due = min(trio.current_time() + interval * random.uniform(0.8, 1.2), lane.due)
         with trio.move_on_at(due):
-            await intake.hurry.wait()
-        if trio.current_time() >= intake.due:
-            intake.due = float("inf")
+            await lane.hurry.wait(seen)
+        seen = lane.hurry.count
+        if trio.current_time() >= lane.due:
+            lane.due = float("inf")
         try:
-            await _round(intake)
+            await _round(intake, lane)
             if trio.current_time() >= next_sweep and not intake.is_closing:
-                await intake.members.sweep(intake.groups.values(), intake.consumer)
+                await members.sweep(intake.groups_of(lane), intake.consumer)
                 next_sweep = trio.current_time() + intake.grace * random.uniform(0.8, 1.2)
             pace.worked()
         except LinkClosedError:
@@ -45,15 +50,15 @@ async def run_claims(intake: Intake) -> None:
         except RedisError as error:
             intake.log.warning("claims failed", error=describe_error(error))
             await trio.sleep(pace.failed())
-            await intake.mend(error)
+            await intake.mend(lane, error)
 
 
-async def _round(intake: Intake) -> None:
-    await intake.flush()
+async def _round(intake: Intake, lane: Lane) -> None:
+    await intake.flush(lane)
     if intake.no_ack:
         return
-    await _renew(intake)
-    for group in tuple(intake.groups.values()):
+    await _renew(intake, lane)
+    for group in intake.groups_of(lane):
         while intake.has_taker and not intake.is_closing and intake.buffer.free:
             count = min(_CLAIM_AT_ONCE, intake.buffer.free)
             consumer, now = intake.consumer, trio.current_time()
@@ -63,9 +68,15 @@ async def _round(intake: Intake) -> None:
                 break
 
 
-async def _renew(intake: Intake) -> None:
+async def _renew(intake: Intake, lane: Lane) -> None:
     if len(intake.buffer) and not intake.has_taker:
-        await intake.return_buffer()
+        await intake.return_buffer(lane)
     now = trio.current_time()
     held = (*intake.buffer.batches(), *intake.processing.values())
-    await intake.renew([batch for batch in held if needs_renewal(batch.since, now, intake.grace)])
+    await intake.renew(
+        [
+            batch
+            for batch in held
+            if batch.stream in lane.names and needs_renewal(batch.since, now, intake.grace)
+        ]
+    )

@@ -1,6 +1,6 @@
 """Sinks: each event of some streams goes to one of the instances that share a name.
 
-An instance is one actor that runs the engine's three loops; the `Sink` that
+An instance is one actor that runs the engine's loops; the `Sink` that
 callers hold is its face, and survives restarts of the actor. See `_intake.py`
 for how it works. `Stream.open_sink` and `Stream.sink_child` make sinks.
 """
@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Child, Context, Stop
+from terzetto.errors import InvalidOptionError
 from terzetto.streaming._claims import HANDED_BACK_MS, idle_for_retry_ms
 from terzetto.streaming._event import Event
 from terzetto.streaming._handling import OrderedLoop, run_unordered
@@ -23,7 +24,6 @@ from terzetto.streaming._names import stream_key
 from terzetto.streaming._options import check_count, check_seconds
 from terzetto.streaming._positions import Start
 from terzetto.streaming._reader import FINAL, check_same_link
-from terzetto.streaming._reclaim import run_claims
 from terzetto.streaming._retry import insist
 from terzetto.streaming._subscription import Subscription
 from terzetto.streaming._typed import Handler, UnreadablePayloadError
@@ -257,10 +257,11 @@ class Sink:
 
         Raises:
             InvalidOptionError: `start` is none, or the stream is on another link or,
-                in a cluster, in another slot.
+                in a cluster, has a name without a ``{tag}``.
         """
         if stream.name not in self._intake.groups:
-            check_same_link(self._intake.redis, self._intake.home, stream)
+            check_same_link(self._intake.redis, stream)
+            check_tag(stream)
             place = self._intake.options.start if start is None else start
             await self._intake.add(stream, place)
 
@@ -285,10 +286,10 @@ class _SinkActor(Actor):
     async def started(self, ctx: Context[Any]) -> None:
         await self.intake.open([(self.stream, self.intake.options.start)])
         ctx.start_soon(self.intake.run_keepalive, name="keep-alive")
-        ctx.start_soon(run_claims, self.intake, name="claims")
-        ctx.start_soon(self.intake.run_reading, name="reading")
+        self.intake.lanes.start(ctx.start_soon)
 
     async def stopping(self, reason: Stop) -> None:
+        self.intake.lanes.stop()
         if reason in FINAL:
             try:
                 await self.intake.close(self.close_grace)
@@ -297,10 +298,20 @@ class _SinkActor(Actor):
                 self.intake.log.warning("left without a word", error=describe_error(error))
 
 
+def check_tag(stream: "Stream") -> None:
+    """Raise `InvalidOptionError` unless a script can use a stream and its dead letters together."""
+    if not stream.redis.share_slot(stream.key, stream.dead_letters.key):
+        raise InvalidOptionError(
+            f"on a cluster, the stream {stream.name!r} and its dead letters are in two slots: "
+            f"give a sink's stream a name with a {{tag}}, such as {{{stream.name}}}"
+        )
+
+
 def make_sink_child(
     stream: "Stream", intake: Intake, *, name: str | None, retry_base: float, close_grace: float
 ) -> Child[Sink]:
     """Return the spec of a sink instance that starts with one stream."""
+    check_tag(stream)
     sink = Sink(intake, retry_base)
     return Child(
         partial(_SinkActor, intake, stream, close_grace),

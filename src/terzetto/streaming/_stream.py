@@ -41,6 +41,8 @@ from terzetto.streaming._options import (
 )
 from terzetto.streaming._positions import NEWEST, Start, parse_id
 from terzetto.streaming._reader import Reader, make_reader_child
+from terzetto.streaming._reading import run_reading
+from terzetto.streaming._reclaim import run_claims
 from terzetto.streaming._scripts import EDGES, MapWriter
 from terzetto.streaming._sink import Sink, make_sink_child
 from terzetto.streaming._typed import TypedStream
@@ -446,7 +448,8 @@ class Stream:
         Raises:
             InvalidNameError: no sink can have this name.
             InvalidOptionError: an option is out of its range (`InvalidPatternError`
-                for the pattern); Redis was not touched.
+                for the pattern), or, on a cluster, the stream's name has no ``{tag}``;
+                Redis was not touched.
         """
         options = ReadOptions(
             start=start,
@@ -467,6 +470,7 @@ class Stream:
             if max_deliveries is None
             else check_count("max_deliveries", max_deliveries),
             logger=self.logger.bind(sink=name),
+            loops={"claims": run_claims, "reading": run_reading},
         )
         return make_sink_child(
             self,

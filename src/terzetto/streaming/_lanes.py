@@ -1,0 +1,181 @@
+"""Lanes: one blocking read for each slot whose streams a reader or sink reads.
+
+Theory of operation
+-------------------
+A server answers one XREAD or XREADGROUP for several streams only if they share
+a slot, even where it owns the slots of all of them, and a connection that waits
+for one slot can wait for no other. So the streams of a slot make a lane, with a
+dedicated link that follows the slot's owner and with loops of its own: what
+holds up one owner, such as a fail-over, holds up the lanes of its slots and no
+other. Where there is no cluster all streams are in one slot, and in one lane.
+
+A lane begins with its first stream and ends when its loop finds that the last
+one has gone. Between a loop's finding that and the lane's leaving the table there
+is no checkpoint, so a stream that comes finds a lane that goes on, or none.
+
+All lanes put into the same buffers. Each reserves room before it reads, so that
+reads under way bring no more than there is room for; a lane may always read one
+event into an empty buffer, however many lanes there are.
+
+The lanes outlive restarts of the actor that runs their loops. Used by the
+engines of readers and sinks.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import TypeAlias, TypeVar
+
+import attrs
+import trio
+from redis.exceptions import RedisError
+
+from terzetto.actor import ActorStoppedError
+from terzetto.redis import Redis
+from terzetto.streaming._buffer import Buffer, Signal
+from terzetto.streaming._names import stream_key
+from terzetto.streaming._poll import Poll
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class Lane:
+    """The streams of one slot.
+
+    Attributes:
+        slot: the slot.
+        key: a key in it, which says where its link leads.
+        names: the names of the streams, in the order in which they came.
+        poll: the read of its loop.
+        reserved: how many events the read under way may bring.
+        last_end: when its last read ended, by `trio.current_time()`.
+        hurry: raised when a sink's claims should look around before their time.
+        due: when the first of a sink's events that rest can be claimed.
+        is_over: whether it has ended.
+        flushing: held while a sink's outbox is sent.
+    """
+
+    slot: int
+    key: str
+    names: list[str] = attrs.field(factory=list[str])
+    poll: Poll | None = None
+    reserved: int = 0
+    last_end: float = float("-inf")
+    hurry: Signal = attrs.field(factory=Signal)
+    due: float = float("inf")
+    is_over: bool = False
+    flushing: trio.Lock = attrs.field(factory=trio.Lock)
+
+    async def interrupt(self) -> None:
+        """End the read that is under way, if there is one."""
+        if self.poll is not None:
+            await self.poll.interrupt()
+
+
+Loop: TypeAlias = Callable[[Lane], Awaitable[None]]
+
+
+class Lanes:
+    """The lanes of one reader or sink; see the module's theory of operation."""
+
+    def __init__(self, redis: Redis, loops: Mapping[str, Loop]) -> None:
+        """Begin without a lane; `loops` are what runs for each lane, by name."""
+        self._redis = redis
+        self._loops = loops
+        self._lanes: dict[int, Lane] = {}
+        self._by_name: dict[str, Lane] = {}
+        self._start_soon: Callable[..., None] | None = None
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(tuple(self._lanes.values()))
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    def of(self, stream: str) -> Lane | None:
+        """Return the lane of a stream that is read."""
+        return self._by_name.get(stream)
+
+    def add(self, stream: str) -> Lane:
+        """Put a stream into the lane of its slot; make and start that if there is none."""
+        key = stream_key(stream)
+        slot = self._redis.slot_of(key)
+        lane = self._lanes.get(slot)
+        if lane is None:
+            self._lanes[slot] = lane = Lane(slot, key)
+            self._start(lane)
+        lane.names.append(stream)
+        self._by_name[stream] = lane
+        return lane
+
+    def remove(self, stream: str) -> Lane:
+        """Take a stream out of its lane, and return that; the lane's loop ends it if it can."""
+        lane = self._by_name.pop(stream)
+        lane.names.remove(stream)
+        return lane
+
+    def close(self, lane: Lane) -> None:
+        """Take a lane without streams off the table; called by its loop, which then ends."""
+        del self._lanes[lane.slot]
+        lane.is_over = True
+        lane.hurry.raise_()
+
+    def start(self, start_soon: Callable[..., None]) -> None:
+        """Run the loops of all lanes, and of those that come, by `Context.start_soon`."""
+        self._start_soon = start_soon
+        for lane in self:
+            self._start(lane)
+
+    def stop(self) -> None:
+        """Start no more loops; the actor's life is over."""
+        self._start_soon = None
+
+    def _start(self, lane: Lane) -> None:
+        if self._start_soon is not None:
+            with suppress(ActorStoppedError):  # the actor's next life starts all lanes
+                for name, loop in self._loops.items():
+                    self._start_soon(loop, lane, name=name)
+
+    async def interrupt(self) -> None:
+        """End all reads that are under way."""
+        await for_each(self, Lane.interrupt)
+
+    def reserve(self, lane: Lane, buffers: Iterable[Buffer], most: int) -> int:
+        """Return how many events a lane may read, and keep the room; 0 if there is none now."""
+        others = sum(other.reserved for other in self if other is not lane)
+        room = min((self._share(buffer, others) for buffer in buffers), default=0)
+        lane.reserved = min(room, most)
+        return lane.reserved
+
+    def _share(self, buffer: Buffer, reserved: int) -> int:
+        if not buffer.room:
+            return 0
+        free = min(buffer.room - reserved, max(1, buffer.size // len(self)))
+        return free if free > 0 else int(not len(buffer))
+
+    def release(self, lane: Lane, wanted: Signal) -> None:
+        """Give back the room that a lane's read has not used, for the other lanes."""
+        lane.reserved = 0
+        if len(self) > 1:
+            wanted.raise_()
+
+
+async def for_each(items: Iterable[T], act: Callable[[T], Awaitable[object]]) -> None:
+    """Call `act` for every item, side by side; raise the first Redis error when all are through."""
+    several = tuple(items)
+    if len(several) == 1:
+        await act(several[0])
+        return
+    errors: list[RedisError] = []
+
+    async def run(item: T) -> None:
+        try:
+            await act(item)
+        except RedisError as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for item in several:
+            nursery.start_soon(run, item)
+    if errors:
+        raise errors[0]
