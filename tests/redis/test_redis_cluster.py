@@ -9,7 +9,6 @@ import trio
 from terzetto.redis import (
     ConnectError,
     CrossSlotError,
-    Gap,
     LinkLostError,
     Message,
     Script,
@@ -123,26 +122,6 @@ async def test_what_is_split_and_what_is_refused(cluster: Cluster) -> None:
             await redis.execute_many([("MULTI",), ("SET", "a", 1), ("SET", "b", 1), ("EXEC",)])
         with pytest.raises(CrossSlotError):
             await redis.run_script(Script("two", "return 1"), keys=["a", "b"])
-
-
-async def test_sharded_channels_move_with_their_slot(cluster: Cluster) -> None:
-    channel = "{moving}channel"
-    async with (
-        connect(cluster.url) as redis,
-        redis.subscribe(channel, sharded=True) as subscription,
-        AsyncExitStack() as stack,
-    ):
-        await redis.execute("SPUBLISH", channel, "one")
-        source, target = await owner_and_other(stack, cluster)
-        with trio.fail_after(FAIL_OVER):
-            assert await anext(subscription) == Message(channel.encode(), b"one")
-            await move_slot(source, target, [])
-            assert await anext(subscription) == Gap()
-            await redis.execute("SPUBLISH", channel, "two")
-            assert await anext(subscription) == Message(channel.encode(), b"two")
-        with pytest.raises(CrossSlotError):
-            async with redis.subscribe("a", "b", sharded=True):
-                pass
 
 
 async def test_one_seed_of_several_is_enough(cluster: Cluster) -> None:

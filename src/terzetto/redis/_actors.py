@@ -1,6 +1,6 @@
 """The actors that run links, under one supervisor for each client.
 
-They are thin: the logic is in `Link.run` and `Hub.keep`, and callers talk to
+They are thin: the logic is in `Link.run` and `Hub.run`, and callers talk to
 the link itself, not to a mailbox. A link outlives a crash of its actor: the next
 life runs the same link, and what waits in its queue goes on waiting. An outage
 is no crash, so no restart is counted for it.
@@ -19,6 +19,7 @@ from terzetto.actor import Actor, ActorStoppedError, Context, Ref, Stop, Supervi
 from terzetto.redis._link import Link
 from terzetto.redis._pubsub import Hub
 from terzetto.redis._request import closed
+from terzetto.redis._shards import Shards
 from terzetto.redis._url import Options
 
 A = TypeVar("A", bound=Actor)
@@ -48,15 +49,13 @@ class LinkActor(Actor):
 
 @attrs.define(eq=False)
 class HubActor(Actor):
-    """Runs the link of pub/sub, and what follows it."""
+    """Runs what looks after subscriptions, with its links."""
 
-    _hub: Hub
+    _hub: Hub | Shards
 
     async def started(self, ctx: Context[Any]) -> None:
-        """Start the hub's tasks; the link connects in the background."""
-        ctx.start_soon(self._hub.link.run, name="pubsub")
-        ctx.start_soon(self._hub.keep, name="keep")
-        ctx.start_soon(self._hub.tidy, name="tidy")
+        """Start the hub; its links connect in the background."""
+        ctx.start_soon(self._hub.run, name="pubsub")
 
     async def stopping(self, reason: Stop) -> None:
         """End the subscriptions, unless a crash has brought this about."""
@@ -130,9 +129,10 @@ class Keeper:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSING_GRACE):
                 await ref.close()
 
-    async def keep_hub(self, hub: Hub) -> None:
-        """Run the pub/sub link and its hub until the client's block is left."""
-        self._links.add(hub.link)
+    async def keep_hub(self, hub: Hub | Shards) -> None:
+        """Run what looks after subscriptions until the client's block is left."""
+        if isinstance(hub, Hub):
+            self._links.add(hub.link)
         await self._spawn(partial(HubActor, hub))
 
     async def _spawn(self, factory: Callable[[], A]) -> Ref[A]:

@@ -43,6 +43,7 @@ from terzetto.redis._refusals import named_by, refusal_of
 from terzetto.redis._request import LinkStatistics, LinkStatus, State, lost, replies_of
 from terzetto.redis._script import Script
 from terzetto.redis._shape import Shaper, words
+from terzetto.redis._shards import Shards
 from terzetto.redis._url import Endpoint, Options
 from terzetto.redis._watching import Watching
 from terzetto.redis._wire import Arg, Reply, pack, pack_common, plain
@@ -73,7 +74,7 @@ class Redis(AsyncCoreCommands):
         self._options = options
         self._link = link
         self._keeper = keeper
-        self._hubs: dict[int, Hub] = {}
+        self._subscriptions: Hub | None = None
         self._hub_lock = trio.Lock()
         self._leases = Leases(keeper, self)
         self._shaper = Shaper(decode=options.decode_replies)
@@ -185,7 +186,7 @@ class Redis(AsyncCoreCommands):
             redis.exceptions.RedisError: the script's own error, or the server's.
             LinkLostError, LinkClosedError, InvalidPayloadError: as in `execute`.
         """
-        reply = await self._link.request(pack(("EVALSHA", script.sha, len(keys), *keys, *args)))
+        reply = await self._link.request(script.pack_call(keys, args))
         if isinstance(reply, NoScriptError):
             reply = await self._link.request(pack(("EVAL", script.source, len(keys), *keys, *args)))
         if isinstance(reply, Exception):
@@ -306,8 +307,7 @@ class Redis(AsyncCoreCommands):
             watching = Watching(dedicated, dedicated.link.epoch, self._shaper)
             (reply,) = await watching.send([("WATCH", *keys)])
             if isinstance(reply, Exception):
-                if await self.misplaced(reply, dedicated.link.endpoint):
-                    dedicated.link.retire(reply)
+                if await dedicated.leaves(reply):
                     raise lost(str(reply), may_have_run=False)
                 raise reply
             yield watching
@@ -419,19 +419,24 @@ class Redis(AsyncCoreCommands):
             raise InvalidOptionError("subscribe() to nothing: name a channel or a pattern")
         if buffer_size < 1:
             raise InvalidOptionError(f"buffer_size is {buffer_size}: it has to be 1 or more")
-        hub = await self._hub(self._slot([name for _, name in keys] if sharded else ()))
+        if sharded and patterns:
+            raise InvalidOptionError("subscribe() to patterns with sharded=True: Redis has none")
+        hub = await self._sharded_hub() if sharded else await self._hub()
         async with hub.subscribe(list(dict.fromkeys(keys)), buffer_size) as subscription:
             yield subscription
 
-    async def _hub(self, slot: int) -> Hub:
-        """Return what looks after the subscriptions of a slot, started if need be."""
+    async def _hub(self) -> Hub:
+        """Return what looks after subscriptions, started if need be."""
         async with self._hub_lock:
-            hub = self._hubs.get(slot)
-            if hub is None:
-                hub = Hub(self._options_for(slot), self.misplaced)
+            if self._subscriptions is None:
+                hub = Hub(self._options_for(self._slot(())), self.misplaced)
                 await self._keeper.keep_hub(hub)
-                self._hubs[slot] = hub
-            return hub
+                self._subscriptions = hub
+            return self._subscriptions
+
+    async def _sharded_hub(self) -> Hub | Shards:
+        """Return what looks after sharded subscriptions; without a cluster, the same."""
+        return await self._hub()
 
 
 def _channel(channel: str | bytes) -> bytes:

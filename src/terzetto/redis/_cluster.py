@@ -32,6 +32,7 @@ from terzetto.redis._link import Link
 from terzetto.redis._refusals import NOT_NOW, Asking, asking, is_ask, named_by, refusal_of
 from terzetto.redis._request import LinkStatistics, LinkStatus, State, as_list, replies_of
 from terzetto.redis._script import Script
+from terzetto.redis._shards import Shards
 from terzetto.redis._slots import fixed_place, keys_of, slot_of
 from terzetto.redis._topology import SlotLocator, Topology
 from terzetto.redis._url import Endpoint, Options
@@ -69,6 +70,7 @@ class ClusterRedis(Redis):
     def __init__(self, options: Options, topology: Topology, keeper: Keeper) -> None:
         super().__init__(options, topology.any_link(), keeper)
         self._topology = topology
+        self._shards: Shards | None = None
         self._places: dict[Arg, int] = {}  # of the one key, by name; 0: look closer
 
     @property
@@ -227,6 +229,15 @@ class ClusterRedis(Redis):
             await trio.sleep(_PAUSE)
             return True
         return await super().misplaced(error, sender)
+
+    async def _sharded_hub(self) -> Shards:
+        """Return what looks after sharded subscriptions, at the owners of their slots."""
+        async with self._hub_lock:
+            if self._shards is None:
+                shards = Shards(self._options, self._topology, self.misplaced)
+                await self._keeper.keep_hub(shards)
+                self._shards = shards
+            return self._shards
 
     def _links(self) -> list[Link]:
         return list(self._topology.links.values())

@@ -1,4 +1,4 @@
-"""Publish and subscribe: one link for all subscriptions of a client.
+"""Publish and subscribe: one link for all subscriptions of a client, but for a cluster's shards.
 
 Theory of operation
 -------------------
@@ -26,7 +26,7 @@ import attrs
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule
 
-from terzetto.redis._errors import LinkClosedError, ReplyError
+from terzetto.redis._errors import LinkClosedError
 from terzetto.redis._link import Link
 from terzetto.redis._request import replies_of
 from terzetto.redis._url import Endpoint, Options
@@ -50,7 +50,14 @@ Misplaced: TypeAlias = Callable[[Exception, Endpoint], Awaitable[bool]]
 TopicKey: TypeAlias = tuple[Kind, bytes]
 
 _CONFIRMATIONS: Final = frozenset(
-    {b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe", b"ssubscribe"}
+    {
+        b"subscribe",
+        b"unsubscribe",
+        b"psubscribe",
+        b"punsubscribe",
+        b"ssubscribe",
+        b"sunsubscribe",
+    }
 )
 
 
@@ -160,7 +167,6 @@ class Hub:
         self._topics: dict[TopicKey, list[Subscription]] = {}
         self._lock = trio.Lock()
         self._left = trio.Event()
-        self._leaving: TopicKey | None = None
 
     def on_push(self, push: list[Reply]) -> bool:
         """Take a push; False if it answers the oldest request of the link."""
@@ -171,14 +177,6 @@ class Hub:
             key, message = (Kind.PATTERN, push[1]), Message(push[2], push[3], push[1])
         elif kind == b"smessage":
             key, message = (Kind.SHARD, push[1]), Message(push[1], push[2])
-        elif kind == b"sunsubscribe":
-            key = (Kind.SHARD, push[1])
-            if self._leaving == key:
-                return False
-            # The server says it unasked when the slot has moved away.
-            if self._topics.get(key):
-                self.link.retire(ReplyError("the slot of a channel has moved to another server"))
-            return True
         else:
             return kind not in _CONFIRMATIONS
         for subscription in self._topics.get(key, ()):
@@ -207,6 +205,13 @@ class Hub:
                 if subscription in readers:
                     readers.remove(subscription)
             self._left.set()
+
+    async def run(self) -> None:
+        """Run the link and what follows it, until cancelled or closed."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.link.run)
+            nursery.start_soon(self.keep)
+            nursery.start_soon(self.tidy)
 
     def close(self) -> None:
         """End the link and all subscriptions."""
@@ -261,7 +266,5 @@ class Hub:
             async with self._lock:
                 for key in [key for key, readers in self._topics.items() if not readers]:
                     del self._topics[key]
-                    self._leaving = key
                     kind, name = key
                     await self.link.request(pack((kind.value[1], name)), True)  # noqa: FBT003 - as in `request`
-                    self._leaving = None

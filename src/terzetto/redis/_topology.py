@@ -53,12 +53,12 @@ class Topology:
         self.links: dict[Endpoint, Link] = {}
         self.slots: list[Link | None] = [None] * SLOTS
         self.readers: list[Link | None] = [None] * SLOTS
-        self.version = 0
         self._replicas: dict[Endpoint, Link] = {}
         self._read_from = read_from
         self._taste = secrets.randbits(32)  # which replicas this client likes
         self._seeds = seeds
         self._start = start
+        self.on_change: Callable[[], None] | None = None  # called when slots have other owners
         self._stale = trio.Event()
         self._fresh = trio.Event()
         self._closed = False
@@ -134,6 +134,8 @@ class Topology:
     async def moved(self, slot: int, endpoint: Endpoint) -> None:
         """Take a server's word that another owns a slot now."""
         self.slots[slot] = await self.link_of(endpoint)
+        if self.on_change is not None:
+            self.on_change()
         self.doubt()
 
     async def link_of(self, endpoint: Endpoint) -> Link:
@@ -207,7 +209,8 @@ class Topology:
         self._announce()
 
     def _announce(self) -> None:
-        self.version += 1
+        if self.on_change is not None and not self._closed:
+            self.on_change()
         self._fresh.set()
         self._fresh = trio.Event()
 

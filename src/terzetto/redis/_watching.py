@@ -14,7 +14,8 @@ from redis.event import EventDispatcher
 from terzetto.redis._commands import check_dedicated
 from terzetto.redis._dedicated import Dedicated
 from terzetto.redis._pipeline import Transaction
-from terzetto.redis._request import replies_of
+from terzetto.redis._refusals import refusal_of
+from terzetto.redis._request import lost, replies_of
 from terzetto.redis._shape import Shaper, words
 from terzetto.redis._wire import Arg, Reply, pack_many
 
@@ -67,4 +68,7 @@ class Watching(AsyncCoreCommands):
     async def _exec(self, commands: Sequence[Sequence[Arg]]) -> list[Reply]:
         replies = await self.send(commands)
         self.done = True  # EXEC has ended the watching, whatever it answered
+        refusal = refusal_of(commands, replies)
+        if refusal is not None and await self._dedicated.leaves(refusal):
+            raise lost(str(refusal), may_have_run=False)
         return replies
