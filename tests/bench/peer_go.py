@@ -16,7 +16,7 @@ import trio
 from tests.bench.harness import AsyncMeasure, Figures, MissingPeerError, Setting, Stopwatch
 from tests.bench.work import PAYLOAD, TASKS, rate_and_delays
 from tests.bench.work_rmap import lags_of
-from tests.interop.gopeer import Peer, PeerMissingError, build_peer, open_peer
+from tests.interop.gopeer import PULSE_PEER, Peer, PeerMissingError, build_peer, open_peer
 
 READS = 1_000_000
 SETS_EACH = 400
@@ -33,7 +33,7 @@ async def open_go(url: str, number: int = 1) -> AsyncGenerator[list[Peer]]:
     with TemporaryDirectory() as directory:
         binary = Path(directory, "peer")
         try:
-            await trio.to_thread.run_sync(build_peer, binary)
+            await trio.to_thread.run_sync(build_peer, PULSE_PEER, binary)
         except PeerMissingError as error:
             raise MissingPeerError(str(error)) from error
         async with open_peer(binary, url) as first:

@@ -1,4 +1,4 @@
-"""The Go peer, built once for all of a test session, and run once a test that asks for it."""
+"""The Go peers, built once for all of a test session, and run once a test that asks for one."""
 
 import fcntl
 from collections.abc import AsyncIterator
@@ -7,25 +7,44 @@ from pathlib import Path
 import pytest
 
 from terzetto.server import EmbeddedServer
-from tests.interop.gopeer import Peer, PeerMissingError, build_peer, open_peer
+from tests.interop.gopeer import (
+    ASYNQ_PEER,
+    PULSE_PEER,
+    Peer,
+    PeerMissingError,
+    Program,
+    build_peer,
+    open_peer,
+)
 
 
 @pytest.fixture(scope="session")
 def peer_binary(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """Return the built peer; skip where it cannot be built, and say what is missing.
+    """Return the built peer that uses Pulse."""
+    return _built(PULSE_PEER, tmp_path_factory, worker_id)
+
+
+@pytest.fixture(scope="session")
+def asynq_binary(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Return the built peer that uses asynq."""
+    return _built(ASYNQ_PEER, tmp_path_factory, worker_id)
+
+
+def _built(program: Program, factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Return a built peer; skip where it cannot be built, and say what is missing.
 
     The processes of pytest-xdist share one build: who comes first makes it, or
     leaves the reason why there is none.
     """
-    directory = tmp_path_factory.getbasetemp()
+    directory = factory.getbasetemp()
     if worker_id != "master":
         directory = directory.parent
-    binary, missing = directory / "go-peer", directory / "go-peer.missing"
-    with (directory / "go-peer.lock").open("w") as lock:
+    binary, missing = directory / program.name, directory / f"{program.name}.missing"
+    with (directory / f"{program.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not binary.exists() and not missing.exists():
             try:
-                build_peer(binary)
+                build_peer(program, binary)
             except PeerMissingError as error:
                 missing.write_text(str(error))
     if missing.exists():
@@ -35,6 +54,13 @@ def peer_binary(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Pat
 
 @pytest.fixture
 async def go(peer_binary: Path, server: EmbeddedServer) -> AsyncIterator[Peer]:
-    """Return a running peer on the test's own server."""
+    """Return a running peer with Pulse, on the test's own server."""
     async with open_peer(peer_binary, server.url) as peer:
+        yield peer
+
+
+@pytest.fixture
+async def asynq(asynq_binary: Path, server: EmbeddedServer) -> AsyncIterator[Peer]:
+    """Return a running peer with asynq, on the test's own server."""
+    async with open_peer(asynq_binary, server.url) as peer:
         yield peer

@@ -1,7 +1,7 @@
-"""Builds the Go program under `peer/`, and talks to it: a real Pulse on the other side.
+"""Builds the Go programs beside this file, and talks to them: a real Pulse, a real asynq.
 
-`build_peer` says by name what is missing where it cannot be built. `open_peer`
-runs the program; `Peer.call` is one request to it. The bench uses both too.
+`build_peer` says by name what is missing where one cannot be built. `open_peer`
+runs a program; `Peer.call` is one request to it. The bench uses both too.
 """
 
 import json
@@ -16,10 +16,26 @@ from typing import Any, Final, cast
 import attrs
 import trio
 
-PULSE: Final = "goa.design/pulse v1.6.5"
-SOURCE: Final = Path(__file__).with_name("peer")
 BUILD_PATIENCE: Final = 600.0  # seconds; an empty module cache takes minutes to fill
 END_GRACE: Final = 10.0  # seconds to wait for a program that was sent SIGKILL
+
+
+@attrs.frozen
+class Program:
+    """A Go program: the directory of its source, and the module that it is there for."""
+
+    source: Path
+    module: str
+
+    @property
+    def name(self) -> str:
+        """What it is called in the directory of a test session."""
+        return f"go-{self.source.name}"
+
+
+_HERE: Final = Path(__file__).parent
+PULSE_PEER: Final = Program(_HERE / "peer", "goa.design/pulse v1.6.5")
+ASYNQ_PEER: Final = Program(_HERE / "asynq_peer", "github.com/hibiken/asynq v0.26.0")
 
 
 class PeerMissingError(Exception):
@@ -27,26 +43,32 @@ class PeerMissingError(Exception):
 
 
 class PeerRefusedError(Exception):
-    """The peer answered a request with an error; the text is Pulse's."""
+    """The peer answered a request with an error; the text is that of Go's side."""
 
 
-def build_peer(binary: Path) -> None:
-    """Build the peer into the file `binary`.
+def build_peer(program: Program, binary: Path) -> None:
+    """Build a peer into the file `binary`.
 
     Raises:
-        PeerMissingError: there is no Go, or Pulse cannot be had.
+        PeerMissingError: there is no Go, or the module cannot be had.
     """
     go = shutil.which("go")
     if go is None:
         raise PeerMissingError("no go on PATH")
     # Whoever has Go but not the module is told at once, before the rest is downloaded.
     for what, words in [
-        (f"the Go module {PULSE} cannot be downloaded", ["mod", "download", PULSE.split()[0]]),
-        ("the Go program tests/interop/peer cannot be built", ["build", "-o", str(binary), "."]),
+        (
+            f"the Go module {program.module} cannot be downloaded",
+            ["mod", "download", program.module.split()[0]],
+        ),
+        (
+            f"the Go program tests/interop/{program.source.name} cannot be built",
+            ["build", "-o", str(binary), "."],
+        ),
     ]:
         done = subprocess.run(  # noqa: S603 - Go, on our own source
             [go, *words],
-            cwd=SOURCE,
+            cwd=program.source,
             env={**os.environ, "GOWORK": "off"},
             capture_output=True,
             text=True,
@@ -75,7 +97,7 @@ class Peer:
         Texts may have any bytes, those that are not UTF-8 as surrogate escapes.
 
         Raises:
-            PeerRefusedError: Pulse returned an error.
+            PeerRefusedError: the Go side returned an error.
             trio.EndOfChannel: the program ended meanwhile.
         """
         self._asked += 1

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.gopeer import PULSE, PeerMissingError, build_peer
+from tests.interop.gopeer import PULSE_PEER, PeerMissingError, build_peer
 
 
 def test_without_go_the_reason_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(PeerMissingError, match=r"^no go on PATH$"):
-        build_peer(tmp_path / "peer")
+        build_peer(PULSE_PEER, tmp_path / "peer")
 
 
 def test_without_pulse_the_reason_names_the_module(
@@ -21,5 +21,8 @@ def test_without_pulse_the_reason_names_the_module(
     go.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(PeerMissingError) as caught:
-        build_peer(tmp_path / "peer")
-    assert str(caught.value) == f"the Go module {PULSE} cannot be downloaded: no such module"
+        build_peer(PULSE_PEER, tmp_path / "peer")
+    assert (
+        str(caught.value)
+        == f"the Go module {PULSE_PEER.module} cannot be downloaded: no such module"
+    )
