@@ -67,8 +67,9 @@ async def keys_of_pool(cluster: Cluster) -> list[str]:
     return sorted(key.decode() for key in found)
 
 
-async def master_of(cluster: Cluster, redis: Redis, key: str) -> EmbeddedServer:
-    owner = str(redis.slot_owner(key))
+async def master_of(cluster: Cluster, key: str) -> EmbeddedServer:
+    async with connect(cluster.url) as redis:
+        owner = str(redis.slot_owner(key))
     return next(one for one in await cluster.masters() if owner.endswith(f":{one.port}"))
 
 
@@ -141,7 +142,7 @@ async def test_a_pool_outlives_the_master_that_keeps_it() -> None:
     async with open_cluster() as cluster, nodes(cluster, 3) as (first, second, third):
         for node in (first, second):
             await node.add_worker(jobs)
-        victim = await master_of(cluster, first.redis, "{mail}")
+        victim = await master_of(cluster, "{mail}")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(traffic.dispatch, third)
             nursery.start_soon(traffic.tick, second)

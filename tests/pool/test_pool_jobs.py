@@ -405,7 +405,7 @@ async def test_a_node_that_crashes_comes_back_with_its_workers_and_jobs(redis: R
         worker = await node.add_worker(handler)
         before = worker.id
         await node.dispatch("a", b"payload")
-        life = await node.wait_up()
+        life = await node._seat.wait_up()  # pyright: ignore[reportPrivateUsage] - nothing outside makes a node crash
         life._ctx.start_soon(crash)  # pyright: ignore[reportPrivateUsage] - a fault from inside
         with trio.fail_after(20):
             while worker.id == before or worker.jobs != ["a"]:  # noqa: ASYNC110 - another task

@@ -17,7 +17,7 @@ waits until no worker is left in the pool, shortly for the other nodes too
 import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import attrs
 import trio
@@ -30,15 +30,13 @@ from terzetto.pool._errors import MalformedBodyError, PoolShutdownError
 from terzetto.pool._fleet import Fleet
 from terzetto.pool._names import ACK, RETURN, SINK, Names
 from terzetto.pool._routing import Router
+from terzetto.pool._seat import Seat, WorkerSeat
 from terzetto.pool._store import Claim, Store
 from terzetto.pool._upkeep import Upkeep
 from terzetto.pool._worker import WorkerActor
 from terzetto.rmap import Map
 from terzetto.rmap import child as map_child
 from terzetto.streaming import NEWEST, OLDEST, Event, Reader, Stream
-
-if TYPE_CHECKING:
-    from terzetto.pool._node import Node, Worker
 
 _SETTLE: Final = 0.05  # seconds that a change of the fleet rests before jobs move
 _LEAVING: Final = 3.0  # seconds that the other nodes have to go, once they have no workers
@@ -53,9 +51,9 @@ def _maps_of(names: Names) -> tuple[str, ...]:
 
 @attrs.define(eq=False)
 class NodeActor(Actor):
-    """One life of a node; `face` is what outlives it."""
+    """One life of a node; `seat` is what outlives it."""
 
-    face: "Node"
+    seat: Seat
     core: Core = attrs.field(init=False)
     _ctx: Context["NodeActor"] = attrs.field(init=False)
     _workers: Supervisor | None = None
@@ -70,18 +68,18 @@ class NodeActor(Actor):
     async def started(self, ctx: Context["NodeActor"]) -> None:
         """Join the pool."""
         self._ctx = ctx
-        face = self.face
-        store = Store(face.redis, face.names)
+        seat = self.seat
+        store = Store(seat.redis, seat.names)
         self.core = core = Core(
-            node_id=face.id,
-            names=face.names,
-            options=face.options,
+            node_id=seat.id,
+            names=seat.names,
+            options=seat.options,
             store=store,
-            log=face.log,
-            watchers=face.watchers,
-            fleet=Fleet(face.options.worker_ttl),
-            outbox=Outbox(store, face.log),
-            releases=Releases(store, face.log),
+            log=seat.log,
+            watchers=seat.watchers,
+            fleet=Fleet(seat.options.worker_ttl),
+            outbox=Outbox(store, seat.log),
+            releases=Releases(store, seat.log),
         )
         await store.load()
         core.clock.set(await store.server_us())
@@ -89,7 +87,7 @@ class NodeActor(Actor):
         for name in (names.shutdown, names.node_keepalive):
             await self._join(name)
         await self._refuse_while_shutting_down()
-        await store.open_stream(names.node_stream(face.id), face.id.encode())
+        await store.open_stream(names.node_stream(seat.id), seat.id.encode())
         upkeep = Upkeep(core=core)
         await upkeep.beat()
         self._follow(names.node_keepalive, self._observe_nodes)
@@ -99,7 +97,7 @@ class NodeActor(Actor):
         else:
             await self._open_routing()
         reader = await ctx.spawn(
-            Stream(names.node_stream(face.id), face.redis).reader_child(
+            Stream(names.node_stream(seat.id), seat.redis).reader_child(
                 start=OLDEST, block=core.options.job_sink_block_duration
             )
         )
@@ -115,8 +113,8 @@ class NodeActor(Actor):
             ctx.start_soon(upkeep.tidy)
             ctx.start_soon(upkeep.sweep_guards)
             self._workers = await ctx.spawn(Tree(name="workers", dynamic=True))
-        face.begin_life(self)
-        for worker in face.workers:
+        seat.begin_life(self)
+        for worker in seat.workers:
             await self.add_worker(worker)
         core.report("node_joined")
 
@@ -124,7 +122,7 @@ class NodeActor(Actor):
         """Leave the pool; the workers and the sink have left already."""
         self._closing = True
         core = self.core
-        self.face.end_life(final=reason in {Stop.NORMAL, Stop.CLOSED, Stop.SHUTDOWN})
+        self.seat.end_life(final=reason in {Stop.NORMAL, Stop.CLOSED, Stop.SHUTDOWN})
         with trio.move_on_after(_LAST_WORDS):
             await core.outbox.flush()
         with trio.move_on_after(_LAST_WORDS):  # peers forget it after a TTL
@@ -163,7 +161,7 @@ class NodeActor(Actor):
             router.take(claim.event_id, body)
         return claim
 
-    async def add_worker(self, worker: "Worker") -> None:
+    async def add_worker(self, worker: WorkerSeat) -> None:
         """Start a worker; returns once it is in the pool."""
         if self._workers is None:
             raise ClosedError("the node is closing: it takes no new worker")
@@ -182,7 +180,7 @@ class NodeActor(Actor):
         worker.ref = ref
         self._ctx.start_soon(self._mind, worker)
 
-    async def _mind(self, worker: "Worker") -> None:
+    async def _mind(self, worker: WorkerSeat) -> None:
         """Bring a worker back that was found to be no longer in the pool."""
         await worker.wait_life_over()
         if worker.was_evicted and not self._closing:
@@ -207,7 +205,7 @@ class NodeActor(Actor):
         await self._maps[core.names.shutdown].wait_for(lambda content: not content)
 
     async def _open_routing(self) -> None:
-        core, ctx, redis = self.core, self._ctx, self.face.redis
+        core, ctx, redis = self.core, self._ctx, self.seat.redis
         names, options = core.names, core.options
         for name in _maps_of(names):
             await self._join(name)
@@ -221,7 +219,7 @@ class NodeActor(Actor):
                 close_grace=_SINK_GRACE,
             )
         )
-        self._router = Router(core=core, source=sink, returned=self.face.returns.returned)
+        self._router = Router(core=core, source=sink, returned=self.seat.returns.returned)
         core.releases.take_up = self._router.take
         self._observe_jobs()
         for name in (names.workers, names.worker_keepalive, names.cleanup):
@@ -234,9 +232,9 @@ class NodeActor(Actor):
 
     async def _join(self, name: str) -> None:
         """Join a map; who is dead is decided by maps, so they look often for what they missed."""
-        face = self.face
-        poll = max(1.0, face.options.worker_ttl / 2)
-        spec = map_child(name, face.redis, poll_interval=poll, logger=face.log)
+        seat = self.seat
+        poll = max(1.0, seat.options.worker_ttl / 2)
+        spec = map_child(name, seat.redis, poll_interval=poll, logger=seat.log)
         self._maps[name] = await self._ctx.spawn(spec)
 
     # Background tasks ---------------------------------------------------------------
@@ -307,7 +305,7 @@ class NodeActor(Actor):
     def _take(self, event: Event) -> None:
         if event.name == RETURN:
             ack = decode_ack(event.payload)
-            self.face.returns.returned(ack.event_id, ack.error)
+            self.seat.returns.returned(ack.event_id, ack.error)
         elif event.name == ACK and self._router is not None:
             self._router.hear(event)
 

@@ -8,20 +8,16 @@ from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from datetime import UTC, tzinfo
 from functools import partial
-from typing import Any
 
+import attrs
 import trio
 from ulid import ULID
 
-from terzetto._shared._logging import Logger
 from terzetto._shared._names import check_name
-from terzetto.actor import Child, Ref, open_child
-from terzetto.errors import ClosedError, InvalidNameError, InvalidOptionError, TerzettoError
-from terzetto.pool._actor import NodeActor
+from terzetto.actor import Child, open_child
+from terzetto.errors import InvalidNameError, InvalidOptionError, TerzettoError
 from terzetto.pool._checks import check_count, check_handler
 from terzetto.pool._codec import JobBody, encode_job, encode_job_key, encode_notification
-from terzetto.pool._core import Options
-from terzetto.pool._dispatch import Returns
 from terzetto.pool._errors import (
     DispatchUnknownError,
     JobExistsError,
@@ -32,69 +28,51 @@ from terzetto.pool._errors import (
 )
 from terzetto.pool._job import Handler
 from terzetto.pool._letter import DeadLetter, decode_letter
-from terzetto.pool._names import NOTIFY, RESERVED, STOP, Names, check_key, check_payload, check_pool
-from terzetto.pool._observe import Watch, Watchers
+from terzetto.pool._names import NOTIFY, RESERVED, STOP, check_key, check_payload
+from terzetto.pool._observe import Kind, Watch
 from terzetto.pool._runner import JobPolicy
 from terzetto.pool._schedule import Plan, Schedule, ScheduleActor, ScheduleState
+from terzetto.pool._seat import Seat, WorkerSeat
 from terzetto.pool._store import ENDING, FULL, RUNNING, Claim
-from terzetto.pool._ticker import Ticker
+from terzetto.pool._ticker import Ticker, Ticks
 from terzetto.pool._ticks import Cadence, cadence_of, full_name
-from terzetto.pool._worker import WorkerActor
-from terzetto.redis import LinkLostError, Redis
+from terzetto.redis import LinkLostError
 
 
+@attrs.frozen
 class Worker:
     """A worker of a node; made by `Node.add_worker`."""
 
-    def __init__(self, node: "Node", handler: Handler, policy: JobPolicy) -> None:
-        self.node = node
-        self.handler = handler
-        self.policy = policy
-        self.ref: Ref[WorkerActor] | None = None
-        self._life: WorkerActor | None = None
+    _node: Seat
+    _seat: WorkerSeat
 
     def __repr__(self) -> str:
-        return f"<Worker {self.id} of {self.node.pool!r}, {len(self.jobs)} jobs>"
+        return f"<Worker {self.id} of {self._node.names.pool!r}, {len(self.jobs)} jobs>"
 
     @property
     def id(self) -> str:
         """Its id in the pool; it changes when the worker had to join anew."""
-        return "" if self._life is None else self._life.worker_id
+        return "" if self._seat.life is None else self._seat.life.worker_id
 
     @property
     def jobs(self) -> list[str]:
         """The keys of the jobs that it runs or starts."""
-        return [] if self._life is None else self._life.running()
+        return [] if self._seat.life is None else self._seat.life.running()
 
     @property
     def is_closed(self) -> bool:
         """Whether it has left the pool for good."""
-        return self.ref is not None and self.ref.is_stopped and not self.was_evicted
+        return self._seat.is_closed
 
     async def close(self) -> None:
         """Leave the pool; the jobs go to the workers that remain.
 
         Cancelling this stops the waiting, not the closing.
         """
-        self.node.workers_left(self)
-        if self.ref is not None:
-            await self.ref.close()
-
-    # For the node's actor.
-
-    def begin_life(self, life: WorkerActor) -> None:
-        """Note the life that begins."""
-        self._life = life
-
-    @property
-    def was_evicted(self) -> bool:
-        """Whether its last life ended because the pool did not know it any more."""
-        return self._life is not None and self._life.is_evicted
-
-    async def wait_life_over(self) -> None:
-        """Wait until the ref that it has now has stopped."""
-        if self.ref is not None:
-            await self.ref.wait_stopped()
+        if self._seat in self._node.workers:
+            self._node.workers.remove(self._seat)
+        if self._seat.ref is not None:
+            await self._seat.ref.close()
 
 
 class Node:
@@ -106,33 +84,32 @@ class Node:
     is closed.
     """
 
-    def __init__(self, pool: str, redis: Redis, options: Options, log: Logger) -> None:
-        self.names = Names(check_pool(pool))
-        self.redis = redis
-        self.options = options
-        self.id = str(ULID())
-        self.log = log.bind(pool=pool, node_id=self.id)
-        self.watchers = Watchers()
-        self.returns = Returns()
-        self.workers: list[Worker] = []
-        self.ref: Ref[NodeActor] | None = None
-        self._life: NodeActor | None = None
-        self._up = trio.Event()
-        self._is_closed = False
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else "open"
         return f"<Node {self.id} of {self.pool!r} {state}, {len(self.workers)} workers>"
 
     @property
+    def id(self) -> str:
+        """Its id in the pool."""
+        return self._seat.id
+
+    @property
     def pool(self) -> str:
         """The pool's name."""
-        return self.names.pool
+        return self._seat.names.pool
 
     @property
     def is_closed(self) -> bool:
         """Whether it has left the pool for good."""
-        return self._is_closed or (self.ref is not None and self.ref.is_stopped)
+        return self._seat.is_closed
+
+    @property
+    def workers(self) -> list[Worker]:
+        """The workers of this node that were not closed, oldest first."""
+        return [Worker(self._seat, seat) for seat in self._seat.workers]
 
     async def add_worker(
         self, handler: Handler, *, grace: float = 5.0, max_restarts: int = 3, backoff: float = 0.1
@@ -156,15 +133,15 @@ class Node:
 
         When cancelled, the worker is closed again.
         """
-        if self.options.client_only:
+        if self._seat.options.client_only:
             raise InvalidOptionError("a client-only node has no workers: open one that is not")
         check_handler(handler)
         policy = JobPolicy(grace=grace, max_restarts=max_restarts, backoff=backoff)
-        worker = Worker(self, handler, policy)
-        life = await self.wait_up()
-        await life.add_worker(worker)
-        self.workers.append(worker)
-        return worker
+        seat = WorkerSeat(handler, policy)
+        life = await self._seat.wait_up()
+        await life.add_worker(seat)
+        self._seat.workers.append(seat)
+        return Worker(self._seat, seat)
 
     async def dispatch(self, key: str, payload: bytes = b"") -> None:
         """Have a job run by the worker that its key belongs to; returns once it has started.
@@ -187,19 +164,19 @@ class Node:
         """
         check_key(key)
         check_payload(payload)
-        life = await self.wait_up()
+        life = await self._seat.wait_up()
         core = life.core
         body = encode_job(JobBody(key, self.id, payload, core.clock.now_ns()))
         token = str(ULID())
-        patience = 2 * self.options.ack_grace_period
+        patience = 2 * self._seat.options.ack_grace_period
         await core.releases.wait(key)
         claim: Claim | str | None = None
         try:
-            with self.returns.sending():
+            with self._seat.returns.sending():
                 claim = await life.claim(key, body, token=token, guard_for=patience)
                 if isinstance(claim, str):
                     raise self._refusal(claim, key)
-                with self.returns.expect(claim.event_id) as waiting:
+                with self._seat.returns.expect(claim.event_id) as waiting:
                     with trio.move_on_after(patience):
                         await waiting.event.wait()
         finally:
@@ -245,7 +222,7 @@ class Node:
                 else:
                     outcomes[key] = None
 
-        await self.wait_up()
+        await self._seat.wait_up()
         async with trio.open_nursery() as nursery:
             for key, payload in wanted:
                 nursery.start_soon(one, key, payload)
@@ -261,12 +238,12 @@ class Node:
             ClosedError: the node is closed.
         """
         check_key(key)
-        life = await self.wait_up()
+        life = await self._seat.wait_up()
         while True:
             try:
                 await life.core.store.send(STOP, encode_job_key(key))
             except LinkLostError:
-                await self.redis.wait_connected()  # stopping twice is stopping
+                await self._seat.redis.wait_connected()  # stopping twice is stopping
             else:
                 return
 
@@ -283,23 +260,23 @@ class Node:
         """
         check_key(key)
         check_payload(payload)
-        life = await self.wait_up()
+        life = await self._seat.wait_up()
         await life.core.store.send(NOTIFY, encode_notification(key, payload))
 
     async def job_keys(self) -> list[str]:
         """Return the keys of all jobs that run in the pool, sorted."""
-        life = await self.wait_up()
+        life = await self._seat.wait_up()
         return await life.core.store.job_keys()
 
     async def job_payload(self, key: str) -> bytes | None:
         """Return a job's payload; None if there is no such job in the pool."""
         check_key(key)
-        life = await self.wait_up()
+        life = await self._seat.wait_up()
         return await life.core.store.payload(key)
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the jobs of the pool that were given up, sorted by key."""
-        life = await self.wait_up()
+        life = await self._seat.wait_up()
         letters = await life.core.store.letters()
         return [decode_letter(key, letters[key]) for key in sorted(letters)]
 
@@ -309,7 +286,7 @@ class Node:
         Raises what `dispatch` raises, and:
             UnknownLetterError: there is no letter of that key.
         """
-        life = await self.wait_up()
+        life = await self._seat.wait_up()
         letter = (await life.core.store.letters()).get(key)
         if letter is None:
             raise UnknownLetterError(f"pool {self.pool!r} has no dead letter of job {key!r}")
@@ -318,7 +295,7 @@ class Node:
 
     async def discard_dead_letter(self, key: str) -> bool:
         """Forget a job that was given up; False if there is no letter of that key."""
-        life = await self.wait_up()
+        life = await self._seat.wait_up()
         return await life.core.store.discard(key)
 
     @asynccontextmanager
@@ -380,9 +357,9 @@ class Node:
                 partial(
                     ScheduleActor,
                     node=self,
-                    log=self.log,
+                    log=self._seat.log,
                     name=name,
-                    redis=self.redis,
+                    redis=self._seat.redis,
                     map_name=map_name,
                     plan=plan,
                     cadence=cadence,
@@ -395,12 +372,12 @@ class Node:
         )
 
     async def _new_ticker(self, name: str, cadence: Cadence) -> Ticker:
-        ticker = Ticker(self, name, full_name(self.pool, name), cadence)
-        await ticker.begin()
-        return ticker
+        ticks = Ticks(self._seat, full_name(self.pool, name), cadence)
+        await ticks.begin()
+        return Ticker(name, ticks)
 
     def _check_ticker(self, name: str, when: float | str, zone: tzinfo) -> Cadence:
-        if self.options.client_only:
+        if self._seat.options.client_only:
             raise InvalidOptionError("a client-only node has no tickers: open one that is not")
         full_name(self.pool, name)
         return cadence_of(when, zone)
@@ -411,12 +388,17 @@ class Node:
 
         Client-only nodes know it too. Empty while the node restarts, and once it is closed.
         """
-        return [] if self._life is None else self._life.core.fleet.worker_ids()
+        return [] if self._seat.life is None else self._seat.life.core.fleet.worker_ids()
+
+    @property
+    def counts(self) -> dict[Kind, int]:
+        """How often each kind of `NodeEvent` has happened in this node since it was opened."""
+        return dict(self._seat.watchers.counts)
 
     @contextmanager
     def watch(self, *, buffer_size: int = 1000) -> Generator[Watch]:
         """Hear what happens in this node, from now on, for the time of a block."""
-        with self.watchers.watch(buffer_size) as watch:
+        with self._seat.watchers.watch(buffer_size) as watch:
             yield watch
 
     async def close(self) -> None:
@@ -425,8 +407,8 @@ class Node:
         Closing twice, or while a shutdown goes on, is no error. Cancelling
         stops the waiting, not the closing.
         """
-        if self.ref is not None:
-            await self.ref.close()
+        if self._seat.ref is not None:
+            await self._seat.ref.close()
 
     async def shutdown(self) -> None:
         """Stop every job in the whole pool and close all nodes; returns once this one is closed.
@@ -440,59 +422,22 @@ class Node:
         Raises:
             InvalidOptionError: a client-only node may not ask for it.
         """
-        if self.options.client_only:
+        if self._seat.options.client_only:
             raise InvalidOptionError("a client-only node cannot shut the pool down: ask another")
-        if self.ref is None or self.is_closed:
+        if self._seat.ref is None or self.is_closed:
             await trio.lowlevel.checkpoint()
             return
-        life = await self.wait_up()
+        life = await self._seat.wait_up()
         await life.core.store.ask_shutdown(self.id)
-        await self.ref.wait_stopped()
-
-    # For the node's actor.
-
-    def begin_life(self, life: NodeActor) -> None:
-        """Note the life that begins."""
-        self._life = life
-        self._up.set()
-
-    def end_life(self, *, final: bool) -> None:
-        """Note that it ends."""
-        self._life = None
-        self._up = trio.Event()
-        if final:
-            self._is_closed = True
-            self.returns.cut()
-            self.watchers.close()
-
-    def workers_left(self, worker: Worker) -> None:
-        """Forget a worker that is closed on its own."""
-        if worker in self.workers:
-            self.workers.remove(worker)
+        await self._seat.ref.wait_stopped()
 
     def _refusal(self, why: str, key: str) -> TerzettoError:
         if why == FULL:
             return PoolFullError(
-                f"pool {self.pool!r} has {self.options.max_queued_jobs} events waiting: "
+                f"pool {self.pool!r} has {self._seat.options.max_queued_jobs} events waiting: "
                 "add workers, or dispatch again later"
             )
         if why == ENDING:
             return PoolShutdownError(f"pool {self.pool!r} is being shut down: it takes no job")
         state = "running" if why == RUNNING else "being started"
         return JobExistsError(f"job {key!r} is {state}: stop it first, or leave it be")
-
-    async def wait_up(self) -> NodeActor:
-        """Return the life that is up; wait for the next one while the node restarts."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while self._life is None:
-            if self.ref is None or self.is_closed:
-                raise ClosedError(f"the node of pool {self.pool!r} is closed: open another")
-            async with trio.open_nursery() as nursery:
-
-                async def first(wait: Any) -> None:  # noqa: ANN401 - either of two waits
-                    await wait()
-                    nursery.cancel_scope.cancel()
-
-                nursery.start_soon(first, self._up.wait)
-                nursery.start_soon(first, self.ref.wait_stopped)
-        return self._life

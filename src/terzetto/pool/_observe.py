@@ -4,6 +4,7 @@ Watchers never hold anything up: one who does not read loses the newest events,
 and is told how many by `Watch.lost`.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
@@ -69,15 +70,21 @@ class Watch:
 
 @attrs.define(eq=False)
 class Watchers:
-    """Everybody who watches a node."""
+    """Everybody who watches a node.
 
+    Attributes:
+        counts: how many events of each kind there were.
+    """
+
+    counts: Counter[Kind] = attrs.field(factory=Counter[Kind])
     _watches: list[tuple[Watch, trio.MemorySendChannel[NodeEvent]]] = attrs.field(
         factory=list[tuple[Watch, trio.MemorySendChannel[NodeEvent]]]
     )
     _is_closed: bool = False
 
     def report(self, event: NodeEvent) -> None:
-        """Tell everybody."""
+        """Count the event, and tell everybody."""
+        self.counts[event.kind] += 1
         for watch, send in self._watches:
             try:
                 send.send_nowait(event)

@@ -8,8 +8,9 @@ from terzetto.actor import Child, Ref, Restart, open_child
 from terzetto.errors import InvalidNameError, InvalidOptionError
 from terzetto.pool._actor import NodeActor
 from terzetto.pool._core import Options
-from terzetto.pool._names import RESERVED, check_pool, has_hash_tag, tag
+from terzetto.pool._names import RESERVED, Names, check_pool, has_hash_tag, tag
 from terzetto.pool._node import Node
+from terzetto.pool._seat import Seat
 from terzetto.redis import Redis
 
 
@@ -73,14 +74,14 @@ def child(
             f"pool {pool!r} would lie in several slots of the cluster: "
             f"give its name a hash tag, such as '{{{pool}}}', or hash_tag={pool!r}"
         )
-    node = Node(pool, redis, options, default_logger("pool") if logger is None else logger)
+    seat = Seat(Names(pool), redis, options, default_logger("pool") if logger is None else logger)
 
     def bind(ref: Ref[NodeActor]) -> Node:
-        node.ref = ref
-        return node
+        seat.ref = ref
+        return Node(seat)
 
     return Child(
-        partial(NodeActor, node),
+        partial(NodeActor, seat),
         name=name or f"node {pool}".replace("/", "|"),  # a child's name has no slash
         restart=restart,
         grace=5.0,

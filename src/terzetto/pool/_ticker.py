@@ -26,7 +26,7 @@ from terzetto.rmap import Map
 
 if TYPE_CHECKING:
     from terzetto.pool._actor import NodeActor
-    from terzetto.pool._node import Node
+    from terzetto.pool._seat import Seat
 
 _PAUSE = 1.0  # seconds before Redis is asked again after it refused
 
@@ -39,15 +39,10 @@ class _Claim:
 
 
 @attrs.define(eq=False)
-class Ticker:
-    """The ticks of the pool that this node receives; made by `Node.open_ticker`.
+class Ticks:
+    """The ticks that this node receives; one task waits for them."""
 
-    Iterate it, in one task: each tick is the time at which it was due. Ticks do
-    not queue; those that nobody was ready for are one when somebody is.
-    """
-
-    _node: "Node"
-    name: str
+    _seat: "Seat"
     _full: str
     _cadence: Cadence
     _claim: _Claim | None = None
@@ -59,33 +54,27 @@ class Ticker:
         """Whether the ticker was stopped for the whole pool."""
         return self._is_stopped
 
-    def __aiter__(self) -> "Ticker":
-        return self
-
-    async def __anext__(self) -> datetime:
-        """Wait for the next tick that is this node's; a cancelled wait loses none.
-
-        The iteration ends when the ticker is stopped, or the node is closed.
-        """
+    async def next(self) -> datetime | None:
+        """Wait for the next tick; None once the ticker is stopped or the node closed."""
         while not self._is_stopped:
             try:
-                life = await self._node.wait_up()
+                life = await self._seat.wait_up()
             except ClosedError:
                 break
             tick = await self._wait_tick(life)
             if tick is not None:
                 return moment_of(tick.due_ns)
-        raise StopAsyncIteration
+        return None
 
     async def stop(self) -> None:
         """Stop the ticker everywhere."""
-        life = await self._node.wait_up()
+        life = await self._seat.wait_up()
         await self._repeat(life, life.tickers.delete, self._full)
         self._is_stopped = True
 
     async def begin(self) -> None:
         """Take over the entry that is there, or set one, if it was set otherwise."""
-        life = await self._node.wait_up()
+        life = await self._seat.wait_up()
         value = life.tickers.get(self._full)
         entry = None if value is None else read_entry(value)
         if entry is None or not self._cadence.has(entry):
@@ -157,3 +146,40 @@ class Ticker:
                 await life.core.store.redis.wait_connected()
             else:
                 return
+
+
+@attrs.frozen(eq=False)
+class Ticker:
+    """The ticks of the pool that this node receives; made by `Node.open_ticker`.
+
+    Iterate it, in one task: each tick is the time at which it was due. Ticks do
+    not queue; those that nobody was ready for are one when somebody is.
+
+    Attributes:
+        name: what it is called in the pool.
+    """
+
+    name: str
+    _ticks: Ticks
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the ticker was stopped for the whole pool."""
+        return self._ticks.is_stopped
+
+    def __aiter__(self) -> "Ticker":
+        return self
+
+    async def __anext__(self) -> datetime:
+        """Wait for the next tick that is this node's; a cancelled wait loses none.
+
+        The iteration ends when the ticker is stopped, or the node is closed.
+        """
+        tick = await self._ticks.next()
+        if tick is None:
+            raise StopAsyncIteration
+        return tick
+
+    async def stop(self) -> None:
+        """Stop the ticker everywhere; raises `ClosedError` once the node is closed."""
+        await self._ticks.stop()

@@ -1,0 +1,66 @@
+"""What users see of pools: these names and no other, so that what is the actors' own stays so."""
+
+import pytest
+import trio
+
+from terzetto import pool
+from terzetto.redis import Redis
+
+SURFACE: dict[type, set[str]] = {
+    pool.Node: {
+        "add_worker",
+        "close",
+        "counts",
+        "dead_letters",
+        "discard_dead_letter",
+        "dispatch",
+        "dispatch_many",
+        "id",
+        "is_closed",
+        "job_keys",
+        "job_payload",
+        "notify",
+        "open_schedule",
+        "open_ticker",
+        "pool",
+        "pool_workers",
+        "retry_dead_letter",
+        "shutdown",
+        "stop_job",
+        "watch",
+        "workers",
+    },
+    pool.Worker: {"close", "id", "is_closed", "jobs"},
+    pool.Ticker: {"is_stopped", "name", "stop"},
+    pool.Schedule: {"is_stopped", "keys", "name", "stop"},
+    pool.Watch: {"lost", "next"},
+    pool.Job: {"created_at", "key", "node_id", "notifications", "payload"},
+    pool.DeadLetter: {"created_at", "error", "key", "node_id", "payload"},
+}
+
+
+@pytest.mark.parametrize("face", SURFACE, ids=lambda face: face.__name__)
+def test_a_face_shows_what_users_use_and_no_more(face: type) -> None:
+    assert {name for name in dir(face) if not name.startswith("_")} == SURFACE[face]
+
+
+async def test_a_node_counts_what_happens_in_it_and_knows_its_workers(redis: Redis) -> None:
+    async def run(job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    async with pool.open_node("p", redis) as node:
+        worker = await node.add_worker(run)
+        other = await node.add_worker(run)
+        assert node.workers == [worker, other]
+        assert node.pool_workers == [worker.id, other.id]
+        await node.dispatch_many((f"job-{number}", b"") for number in range(5))
+        assert len(worker.jobs) + len(other.jobs) == 5
+        await other.close()
+        assert other.is_closed
+        assert node.workers == [worker]
+        counts = node.counts
+        assert counts["job_started"] >= 5
+        assert counts["worker_joined"] == 2
+        assert counts["worker_left"] == 1
+        assert "dead_letter" not in counts
