@@ -55,7 +55,7 @@ class Worker:
         return self.handled
 
 
-def at_once(retried: int, error: Exception, task: tasks.TaskMessage) -> float:
+def at_once(retried: int, error: BaseException, task: tasks.TaskMessage) -> float:
     return 0.0
 
 
