@@ -97,6 +97,10 @@ def run(channel: Channel, order: dict[str, Any]) -> None:
         trio.run(run_on_trio, channel, opening, ready)
     elif order["loop"] == "asyncio":
         asyncio.run(run_on_asyncio(channel, opening, ready))
+    elif order["loop"] == "uvloop":
+        new_loop = importlib.import_module("uvloop").new_event_loop
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(run_on_asyncio(channel, opening, ready))
     else:
         run_plain(channel, opening, ready)
 

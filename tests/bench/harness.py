@@ -29,8 +29,8 @@ returns its figures, by the names in `units`::
 
             yield measure
 
-With `loop="trio"` (as above) and `loop="asyncio"` manager and function are
-async, with `loop="none"` both are plain. A figure whose unit ends in ``/s`` is
+With `loop="trio"` (as above), `loop="asyncio"` and `loop="uvloop"` manager and
+function are async, with `loop="none"` both are plain. A figure whose unit ends in ``/s`` is
 better when it is higher, any other when it is lower; the first is the case's
 own, the others are reported as ``<case>.<figure>``. A contender may leave out a
 figure that it cannot know.
@@ -40,8 +40,11 @@ imports and connects don't count; one round that is thrown away warms it up. In
 each round all take their turn, in an order that moves on by one, so that
 whatever else the machine does falls on all alike. A case with `server=True`
 gets a `redis-server` without persistence, pinned to the first core; contenders
-are then pinned to the others. Contenders share that server: keys open with
-`Setting.name`, and data must not grow from turn to turn.
+are then pinned to the others, or with `same_core=True` to the first one too.
+With `cluster=True` there are a server and, on the same core, a cluster of six.
+Contenders share those servers: keys open with `Setting.name`, and data must not
+grow from turn to turn. A goal is for the case's own figure, or for another one
+that stands after the peer's name: ``{"redis.asyncio": 8.0, "redis.asyncio p50": 8.0}``.
 
 A peer that is not installed (its module does not import, or its contender
 raises `MissingPeerError`) is reported by name; one that fails is reported with
@@ -64,7 +67,7 @@ import attrs
 Figures = Mapping[str, float]
 Measure = Callable[[], Figures]
 AsyncMeasure = Callable[[], Awaitable[Figures]]
-Loop = Literal["trio", "asyncio", "none"]
+Loop = Literal["trio", "asyncio", "uvloop", "none"]
 
 
 class MissingPeerError(Exception):
@@ -73,11 +76,12 @@ class MissingPeerError(Exception):
 
 @attrs.frozen(kw_only=True)
 class Setting:
-    """What a contender is told: a name for its keys, and the server's address if it has one."""
+    """What a contender is told: a name for its keys, and the addresses of servers it may use."""
 
     name: str
     port: int = 0
     url: str = ""
+    cluster_port: int = 0
 
 
 @attrs.frozen
@@ -102,6 +106,8 @@ class Case:
     ours: Contender
     peers: Sequence[Contender] = ()
     server: bool = False
+    same_core: bool = False
+    cluster: bool = False
     goals: Mapping[str, float] = attrs.field(factory=dict[str, float])
 
 

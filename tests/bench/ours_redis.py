@@ -1,18 +1,22 @@
-"""Our side of the cases on the link, bare and through a stream."""
+"""Our side of the cases on the link: bare, through a stream, in a cluster; and its memory."""
 
+import gc
+import tracemalloc
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from time import perf_counter
 
 import trio
+import trio.testing
 
-from terzetto.redis import Script, connect
+from terzetto.redis import Redis, Script, connect
 from terzetto.streaming import Stream
 from tests.bench.harness import AsyncMeasure, Figures, Setting, Stopwatch
 from tests.bench.work import EVENT, PAYLOAD, SCRIPT, TASKS, rate_and_delays
 
 CALLS_EACH = 600
 CALLS_ALONE = 10_000
+WAITING = 10_000
 
 
 async def call_from_tasks(call: Callable[[], Awaitable[object]]) -> Figures:
@@ -70,5 +74,71 @@ async def set_and_get(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
                     await redis.execute("SET", key, "value")
                     await redis.execute("GET", key)
             return {"rate": CALLS_ALONE / watch.seconds}
+
+        yield measure
+
+
+async def add_to_many(redis: Redis, name: str) -> Figures:
+    """Let 100 tasks add events, each to a stream of its own."""
+    delays: list[float] = []
+
+    async def run(number: int) -> None:
+        key = f"{name}:{number}"
+        for _ in range(CALLS_EACH):
+            began = perf_counter()
+            await redis.execute("XADD", key, *EVENT)
+            delays.append(perf_counter() - began)
+
+    with Stopwatch() as watch:
+        async with trio.open_nursery() as nursery:
+            for number in range(TASKS):
+                nursery.start_soon(run, number)
+    return rate_and_delays(delays, watch)
+
+
+@asynccontextmanager
+async def add_in_cluster(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """100 tasks that share a client of a cluster add events to a stream each."""
+    async with connect(f"redis-cluster://127.0.0.1:{setting.cluster_port}") as redis:
+        yield lambda: add_to_many(redis, f"{setting.name}:terzetto")
+
+
+@asynccontextmanager
+async def add_to_one_server(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """The same on a single server."""
+    async with connect(setting.url) as redis:
+        yield lambda: add_to_many(redis, f"{setting.name}:terzetto")
+
+
+async def memory_of_tasks(wait: Callable[[], Awaitable[object]]) -> float:
+    """Return the megabytes that many tasks take which wait."""
+    gc.collect()
+    before, _ = tracemalloc.get_traced_memory()
+    async with trio.open_nursery() as nursery:
+        for _ in range(WAITING):
+            nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        after, _ = tracemalloc.get_traced_memory()
+        nursery.cancel_scope.cancel()
+    return (after - before) / 1e6
+
+
+@asynccontextmanager
+async def hold_requests(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """Requests that wait for a server which is paused, and what they take beyond bare tasks."""
+    key = f"{setting.name}:terzetto"
+    async with connect(setting.url) as redis, connect(setting.url) as other:
+
+        async def measure() -> Figures:
+            tracemalloc.start()
+            try:
+                bare = await memory_of_tasks(trio.sleep_forever)
+                await other.execute("CLIENT", "PAUSE", 60_000, "WRITE")
+                whole = await memory_of_tasks(lambda: redis.execute("SET", key, PAYLOAD))
+            finally:
+                tracemalloc.stop()
+                await other.execute("CLIENT", "UNPAUSE")
+            await redis.execute("PING")
+            return {"memory": whole - bare, "with_tasks": whole}
 
         yield measure

@@ -16,7 +16,7 @@ connect = cast("Any", Redis.from_url)  # pyright: ignore[reportUnknownMemberType
 
 @asynccontextmanager
 async def receive(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
-    """Receive what a script on the server publishes all at once."""
+    """Receive what a script on the server has published all at once."""
     channel = f"{setting.name}:redis-py"
     async with connect(setting.url) as client, client.pubsub() as subscription:
         await subscription.subscribe(channel)
@@ -24,8 +24,8 @@ async def receive(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
 
         async def measure() -> Figures:
             began = process_time()
+            await client.eval(PUBLISH_MANY, 0, channel, MESSAGES)
             with Stopwatch() as watch:
-                await client.eval(PUBLISH_MANY, 0, channel, MESSAGES)
                 got = 0
                 async for _ in subscription.listen():
                     got += 1

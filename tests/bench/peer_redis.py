@@ -1,8 +1,9 @@
-"""The link's peers: redis-py with hiredis, on asyncio and alone, and redis-benchmark."""
+"""The link's peers: redis-py with hiredis, on asyncio, alone and in threads; redis-benchmark."""
 
 import asyncio
-import shutil
+import itertools
 import subprocess
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from time import perf_counter
@@ -15,14 +16,15 @@ from tests.bench.harness import (
     AsyncMeasure,
     Figures,
     Measure,
-    MissingPeerError,
     Setting,
     Stopwatch,
 )
+from tests.bench.server import find_program
 from tests.bench.work import EVENT, PAYLOAD, SCRIPT, TASKS, rate_and_delays
 
 # redis-py's own signatures are partly unknown, so its clients come in as `Any`.
 connect = cast("Any", redis.asyncio).Redis.from_url
+connect_cluster = cast("Any", redis.asyncio).RedisCluster.from_url
 connect_plain = cast("Any", redis).Redis.from_url
 
 CALLS_EACH = 60
@@ -105,18 +107,71 @@ def set_and_get_plain(setting: Setting) -> Generator[Measure]:
         yield measure
 
 
+@asynccontextmanager
+async def add_in_cluster(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """100 tasks that share a client of a cluster add events to a stream each."""
+    async with connect_cluster(f"redis://127.0.0.1:{setting.cluster_port}") as client:
+        keys = itertools.cycle([f"{setting.name}:redis-py:{number}" for number in range(TASKS)])
+        yield lambda: call_from_tasks(lambda: client.execute_command("XADD", next(keys), *EVENT))
+
+
+def call_from_threads(call: Callable[[], object]) -> Figures:
+    """Let 100 threads make their calls, each one after the other."""
+    delays: list[float] = []
+
+    def run() -> None:
+        for _ in range(CALLS_EACH):
+            began = perf_counter()
+            call()
+            delays.append(perf_counter() - began)
+
+    threads = [threading.Thread(target=run) for _ in range(TASKS)]
+    with Stopwatch() as watch:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return rate_and_delays(delays, watch)
+
+
+@contextmanager
+def add_from_threads(setting: Setting) -> Generator[Measure]:
+    """100 threads that share a client add events."""
+    with connect_plain(setting.url) as client:
+        key = f"{setting.name}:redis-py-threads"
+        yield lambda: call_from_threads(lambda: client.execute_command("XADD", key, *EVENT))
+
+
+@contextmanager
+def run_scripts_from_threads(setting: Setting) -> Generator[Measure]:
+    """100 threads that share a client run a small script."""
+    with connect_plain(setting.url) as client:
+        key = f"{setting.name}:redis-py-threads"
+        script = client.register_script(SCRIPT)
+        yield lambda: call_from_threads(lambda: script(keys=[key], args=["calls"]))
+
+
 @contextmanager
 def benchmark_adds(setting: Setting) -> Generator[Measure]:
     """redis-benchmark on one connection, 100 commands in each write."""
-    binary = shutil.which("redis-benchmark")
-    if binary is None:
-        raise MissingPeerError("no redis-benchmark on PATH")
-    command = [binary, "-p", str(setting.port), "-c", "1", "-P", str(TASKS), "--csv"]
-    command += ["-n", str(CEILING_EVENTS), "XADD", f"{setting.name}:ceiling", *EVENT]
+    yield benchmark(setting, "-c", "1", "-P", str(TASKS), "-n", str(CEILING_EVENTS))
+
+
+@contextmanager
+def benchmark_single_adds(setting: Setting) -> Generator[Measure]:
+    """redis-benchmark on 100 connections, one command in each write."""
+    yield benchmark(setting, "-c", str(TASKS), "-n", str(CEILING_EVENTS // 5))
+
+
+def benchmark(setting: Setting, *options: str) -> Measure:
+    """Return what runs redis-benchmark with these options."""
+    command = [find_program("redis-benchmark"), "-p", str(setting.port), "--csv", *options]
+    command += ["XADD", f"{setting.name}:ceiling", *EVENT]
 
     def measure() -> Figures:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        # The last line: "what","requests per second","average latency",...
-        return {"rate": float(done.stdout.splitlines()[-1].split('","')[1])}
+        # The last line: "what","requests per second", then in ms "average","min","p50","p95","p99"
+        figures = done.stdout.splitlines()[-1].split('","')
+        return {"rate": float(figures[1]), "p50": float(figures[4]), "p99": float(figures[6])}
 
-    yield measure
+    return measure

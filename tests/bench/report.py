@@ -59,8 +59,10 @@ def describe_peer(case: Case, figure: str, ours: float | None, line: Line) -> Pe
         record["median"] = median(turns)
         if ours is not None:
             record["ratio"] = find_ratio(case.units[figure], ours, record["median"])
-    if figure == next(iter(case.units)) and line.contender.name in case.goals:
-        record["goal"] = case.goals[line.contender.name]
+    is_own = figure == next(iter(case.units))
+    goal = case.goals.get(line.contender.name if is_own else f"{line.contender.name} {figure}")
+    if goal is not None:
+        record["goal"] = goal
     return record
 
 

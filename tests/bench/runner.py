@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Collection
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from tests.bench.harness import Case, Contender, Line, MissingPeerError, Setting
-from tests.bench.server import open_server
+from tests.bench.server import open_cluster, open_server
 
 START_LIMIT = 60.0  # seconds until a contender is ready
 TURN_LIMIT = 120.0  # seconds for one turn; a load that needs so long is not bounded
@@ -75,11 +75,13 @@ class Runner:
         return {"error": f"silent for {limit:.0f} s"}
 
 
-def split_cores(*, server: bool) -> tuple[set[int], set[int]]:
+def split_cores(*, server: bool, same_core: bool = False) -> tuple[set[int], set[int]]:
     """Return the cores of the server and those of contenders; empty where nothing is pinned."""
     if not server or not hasattr(os, "sched_getaffinity"):
         return set(), set()
     first, *others = sorted(os.sched_getaffinity(0))
+    if same_core:
+        return {first}, {first}
     return ({first}, set(others)) if others else (set(), set())
 
 
@@ -119,14 +121,21 @@ async def open_setting(case: Case, cores: Collection[int]) -> AsyncGenerator[Set
     if not case.server:
         yield Setting(name=f"bench:{case.name}")
         return
-    async with open_server(cores) as port:
-        yield Setting(name=f"bench:{case.name}", port=port, url=f"redis://127.0.0.1:{port}")
+    async with AsyncExitStack() as stack:
+        port = await stack.enter_async_context(open_server(cores))
+        cluster_port = await stack.enter_async_context(open_cluster(cores)) if case.cluster else 0
+        yield Setting(
+            name=f"bench:{case.name}",
+            port=port,
+            url=f"redis://127.0.0.1:{port}",
+            cluster_port=cluster_port,
+        )
 
 
 async def run_case(case: Case, rounds: int) -> list[Line]:
     """Run `rounds` rounds of `case` after one to warm up; return ours first, then the peers."""
     contenders = [case.ours, *case.peers]
-    server_cores, client_cores = split_cores(server=case.server)
+    server_cores, client_cores = split_cores(server=case.server, same_core=case.same_core)
     try:
         async with (
             open_setting(case, server_cores) as setting,
