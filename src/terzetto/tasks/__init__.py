@@ -4,6 +4,10 @@ Clients enqueue tasks, servers run them, and Go and Python processes may serve
 the same queues, on a single server, behind Sentinel and on a cluster.
 """
 
+from terzetto.tasks._client import (
+    Client,
+    TaskHandle,
+)
 from terzetto.tasks._context import (
     TaskContext,
 )
@@ -16,6 +20,7 @@ from terzetto.tasks._errors import (
     QueueNotEmptyError,
     QueueNotFoundError,
     TaskError,
+    TaskFailedError,
     TaskIdConflictError,
     TaskNotFoundError,
     TaskStateError,
@@ -40,6 +45,9 @@ from terzetto.tasks._open import (
 from terzetto.tasks._options import (
     Grouping,
 )
+from terzetto.tasks._partitions import (
+    partitioned,
+)
 from terzetto.tasks._retry import (
     AttemptError,
     LeaseLostError,
@@ -60,9 +68,18 @@ from terzetto.tasks._server import (
     ServerStateError,
     ServerStatistics,
 )
+from terzetto.tasks._task import (
+    Task,
+    TaskOptions,
+)
+from terzetto.tasks._trace import (
+    current_trace,
+    tracing,
+)
 
 __all__ = [
     "AttemptError",
+    "Client",
     "ConcurrencyLimit",
     "DuplicateTaskError",
     "EnqueueEvent",
@@ -82,20 +99,27 @@ __all__ = [
     "ServerStateError",
     "ServerStatistics",
     "SkipRetry",
+    "Task",
     "TaskCancelledError",
     "TaskContext",
     "TaskError",
     "TaskExitError",
+    "TaskFailedError",
+    "TaskHandle",
     "TaskIdConflictError",
     "TaskInfo",
     "TaskMessage",
     "TaskNotFoundError",
+    "TaskOptions",
     "TaskState",
     "TaskStateError",
     "TaskTimeoutError",
     "UnknownTaskTypeError",
     "WorkerInfo",
+    "current_trace",
     "default_retry_delay",
     "open_server",
+    "partitioned",
     "server_child",
+    "tracing",
 ]

@@ -70,26 +70,32 @@ class Tick:
 class Enqueue:
     """A task to be enqueued.
 
-    It becomes scheduled if `process_at` is later than now, else aggregating if its
+    It becomes scheduled if it is due later than now, else aggregating if its
     message has a group, else pending. A scheduled one with a group joins it when
     it is due.
 
     Attributes:
         message: the task; its `unique_key` is set exactly if it is unique.
         process_at: Unix seconds before which it may not start; 0: at once.
+        process_in: the same, in seconds from now on.
         unique_for: whole seconds that its lock lasts, at least 1, if it is unique;
-            they begin at `process_at`.
+            they begin when it is due.
         tick: enqueue it only if nobody has enqueued this tick, or a later one.
     """
 
     message: TaskMessage
     process_at: float = 0.0
+    process_in: float = 0.0
     unique_for: int = 0
     tick: Tick | None = None
 
+    def due_at(self, now: float) -> float:
+        """Return when it may start if it is enqueued at `now`, in Unix seconds."""
+        return max(self.process_at, now + self.process_in)
+
     def state_at(self, now: float) -> TaskState:
         """Return the state that it begins in if it is enqueued at `now`."""
-        if self.process_at > now:
+        if self.due_at(now) > now:
             return TaskState.SCHEDULED
         return TaskState.AGGREGATING if self.message.group else TaskState.PENDING
 
@@ -97,7 +103,7 @@ class Enqueue:
         """Return how many seconds its lock lasts from `now` on; 0: it has none."""
         if not self.message.unique_key:
             return 0
-        return self.unique_for + max(0, int(self.process_at - now))
+        return self.unique_for + int(self.due_at(now) - now)
 
 
 @attrs.frozen

@@ -70,5 +70,22 @@ class TaskNotFoundError(TaskError, LookupError):
     """The queue has no task with this id (any more)."""
 
 
+class TaskFailedError(TaskError):
+    """The task was given up: its last attempt failed and there are none left.
+
+    Attributes:
+        task_id: its id.
+        error: the text of its last error, as its worker wrote it.
+    """
+
+    def __init__(self, task_id: str, error: str) -> None:
+        super().__init__(task_id, error)
+        self.task_id = task_id
+        self.error = error
+
+    def __str__(self) -> str:
+        return f"task {self.task_id!r} was given up: {self.error}"
+
+
 class TaskStateError(TaskError):
     """What was asked for cannot be done to a task or queue in the state that it is in."""

@@ -136,7 +136,7 @@ class MemoryBroker(MemoryInspection):
                 return Duplicate(holder)
             queue.locks[message.unique_key] = Lock(holder=message.id, until=now + lasts)
         state = entry.state_at(now)
-        at = entry.process_at if state is TaskState.SCHEDULED else float(int(now))
+        at = entry.due_at(now) if state is TaskState.SCHEDULED else float(int(now))
         stored = Stored(
             message=message, state=state, at=at, order=queue.next_order(), group=message.group
         )

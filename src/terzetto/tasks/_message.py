@@ -86,23 +86,31 @@ class TaskMessage:
             MessageError: a text is no UTF-8, or a number needs more bits than the wire has.
         """
         try:
-            return pb.TaskMessage(
+            message = pb.TaskMessage(
                 type=self.type,
                 payload=self.payload,
                 id=self.id,
                 queue=self.queue,
                 retry=self.max_retry,
-                retried=self.retried,
-                error_msg=_any_text(self.error),
                 timeout=self.timeout,
-                deadline=self.deadline,
-                unique_key=self.unique_key,
-                last_failed_at=self.last_failed_at,
-                retention=self.retention,
-                completed_at=self.completed_at,
-                group_key=self.group,
-                headers=self.headers,
-            ).SerializeToString()
+            )
+            # Of a new task these are nothing, and what is nothing is not on the wire.
+            if self.retried or self.error or self.last_failed_at:
+                message.retried = self.retried
+                message.error_msg = _any_text(self.error)
+                message.last_failed_at = self.last_failed_at
+            if self.deadline:
+                message.deadline = self.deadline
+            if self.unique_key:
+                message.unique_key = self.unique_key
+            if self.retention or self.completed_at:
+                message.retention = self.retention
+                message.completed_at = self.completed_at
+            if self.group:
+                message.group_key = self.group
+            if self.headers:
+                message.headers.update(self.headers)
+            return message.SerializeToString()
         except _REFUSALS as error:
             raise _unwritable(f"task {self.id!r} of type {self.type!r}", error) from error
 

@@ -88,7 +88,8 @@ class RedisWork(RedisBase):
             queue = message.queue
             keys = self.keys(queue)
             body = message.encode()
-            if entry.process_at > now or message.unique_key or message.group or entry.tick:
+            state = entry.state_at(now)
+            if state is not TaskState.PENDING or message.unique_key or entry.tick:
                 args = self.place_args(keys, entry, body, now)
                 calls.append(_Call(_scripts.PLACE, self.place_keys(keys, entry), args, [place]))
                 open_calls.pop(queue, None)
@@ -119,7 +120,7 @@ class RedisWork(RedisBase):
     def place_args(self, keys: QueueKeys, entry: Enqueue, body: bytes, now: float) -> list[Arg]:
         """Return the arguments of `place` in Lua."""
         message, tick = entry.message, entry.tick
-        score, due_ms = due(entry.process_at)
+        score, due_ms = due(entry.due_at(now))
         return [
             message.id,
             body,
