@@ -79,3 +79,23 @@ async def broker(deployment: str, clock: ManualClock) -> AsyncGenerator[AnyBroke
     async with connect(deployment) as redis:
         await redis.execute("FLUSHALL")
         yield RedisBroker(redis, clock=clock)
+
+
+@pytest.fixture(scope="module", params=["memory", "single"])
+def place_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Return an empty text for memory, or the URL of a single server."""
+    if request.param == "memory":
+        yield ""
+    else:
+        yield from run_deployment(request.param)
+
+
+@pytest.fixture
+async def place(place_url: str) -> AsyncGenerator[AnyBroker]:
+    """Return an empty broker that goes by a clock of its own: in this process, and in Redis."""
+    if not place_url:
+        yield MemoryBroker()
+        return
+    async with connect(place_url) as redis:
+        await redis.execute("FLUSHALL")
+        yield RedisBroker(redis)

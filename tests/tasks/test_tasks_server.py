@@ -1,14 +1,12 @@
 """A server and its tasks: how they are run, how they end, and what is written of them."""
 
 import contextvars
-from collections.abc import AsyncGenerator
 
 import pytest
 import trio
 import trio.lowlevel
 
 from terzetto.errors import InvalidOptionError
-from terzetto.redis import connect
 from terzetto.tasks import (
     RevokeTask,
     Router,
@@ -20,16 +18,8 @@ from terzetto.tasks import (
     open_server,
 )
 from terzetto.tasks._broker import CancelRequest
-from terzetto.tasks._redis_broker import RedisBroker
 from tests.tasks.conftest import AnyBroker
 from tests.tasks.serving import put, reaches, serving, task, until, until_true
-
-
-@pytest.fixture
-async def place(single_url: str) -> AsyncGenerator[AnyBroker]:
-    async with connect(single_url) as redis:
-        await redis.execute("FLUSHALL")
-        yield RedisBroker(redis)
 
 
 async def test_tasks_run_once_each_as_many_at_once_as_there_are_slots(place: AnyBroker) -> None:

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -16,7 +16,6 @@ from redis.exceptions import ResponseError
 
 from terzetto.actor import Tree, open_tree
 from terzetto.errors import InvalidOptionError
-from terzetto.redis import connect
 from terzetto.tasks import (
     ConcurrencyLimit,
     Grouping,
@@ -27,17 +26,8 @@ from terzetto.tasks import (
     server_child,
 )
 from terzetto.tasks._broker import CancelRequest, Enqueue, Lease
-from terzetto.tasks._redis_broker import RedisBroker
 from tests.tasks.conftest import AnyBroker
 from tests.tasks.serving import QUICK, put, reaches, serving, task, until, until_true
-
-
-@pytest.fixture
-async def place(single_url: str) -> AsyncGenerator[AnyBroker]:
-    async with connect(single_url) as redis:
-        await redis.execute("FLUSHALL")
-        yield RedisBroker(redis)
-
 
 # Functions that compute --------------------------------------------------------------
 

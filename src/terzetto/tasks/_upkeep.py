@@ -7,7 +7,8 @@ that see the same work only one does it.
 Theory of operation of recovery. A task whose lease has run out belongs to a server
 that died, or that cannot reach Redis. When it was Redis that was away, everybody's
 leases have run out; so a server takes over nothing until it has been in touch with
-Redis, without a break, for as long as all others need to renew theirs.
+Redis, without a break, for half as long as a lease lasts: the others need that time
+to reconnect and to renew theirs.
 """
 
 import math
@@ -156,7 +157,7 @@ class Upkeep:
         now = trio.current_time()
         if now - self._last_touch > interval + 2 * _GRACE:
             self._in_touch_since = now
-        may_take = now - self._in_touch_since >= 2 * options.heartbeat_interval
+        may_take = now - self._in_touch_since >= options.lease / 2
         # A request that Redis does not answer is withdrawn: it must not be carried out
         # before the renewals of others when Redis is back.
         with trio.move_on_after(_GRACE) as scope:
