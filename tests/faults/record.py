@@ -12,8 +12,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import attrs
+import trio
+
+STALL: Final = 0.1  # seconds that a process waits for its turn before that is worth a line
+_TICK: Final = 0.02
 
 
 def say(text: str) -> None:
@@ -31,9 +36,12 @@ class Kind(enum.StrEnum):
     STARTED = "started"  # the job's code began to run
     ANSWERED = "answered"  # the job's code answered a roll call: it runs
     ENDED = "ended"  # the job's code has ended
+    DONE = "done"  # a sink's handler has dealt with an event; before it has ended
+    DEAD = "dead"  # an event has become a dead letter
     PAUSED = "paused"  # a node's process was sent SIGSTOP
     RESUMED = "resumed"  # a node's process was sent SIGCONT
     KILLED = "killed"  # a node's process was sent SIGKILL
+    STALLED = "stalled"  # the machine did not let a process run; `key` says for how many seconds
 
 
 @attrs.frozen
@@ -60,6 +68,21 @@ class Recorder:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+
+
+async def keep_time(recorder: Recorder, node: str) -> None:
+    """Write down, for ever, when the machine does not let this process run for a while.
+
+    Time that the process used itself, however badly, is not the machine's fault.
+    """
+    at, used = time.monotonic(), time.process_time()
+    while True:
+        await trio.sleep(_TICK)
+        now, now_used = time.monotonic(), time.process_time()
+        stalled = (now - at) - _TICK - (now_used - used)
+        if stalled > STALL:
+            recorder.write(node, f"{stalled:.3f}", Kind.STALLED)
+        at, used = now, now_used
 
 
 class Follower:

@@ -1,72 +1,49 @@
 """Every instance of a sink is killed with events in its hands: they come again, on each stream."""
 
-from collections import Counter
-from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
 
-import terzetto
-from terzetto import streaming
-from terzetto.redis import Redis
 from terzetto.server import EmbeddedServer
-from terzetto.testing import open_program
 from tests.faults.fleet import scaled
+from tests.faults.record import Kind, say
+from tests.faults.sinks import GRACE, open_sinks
 
 pytestmark = pytest.mark.timeout(600)
 
-GRACE = 1.0
-EVENTS = 500  # of each stream
-# Takes all events of a stream, and acknowledges none.
-HOARDER = """
-import sys, trio, terzetto
-from terzetto import streaming
-
-async def main(url, stream, count, grace):
-    async with terzetto.connect(url) as redis:
-        opened = streaming.Stream(stream, redis)
-        async with opened.open_sink(
-            "events", start=streaming.OLDEST, ack_grace_period=float(grace)
-        ) as sink:
-            seen = 0
-            async for event in sink:
-                seen += 1
-                if seen == int(count):
-                    print("all", flush=True)
-
-trio.run(main, *sys.argv[1:])
-"""
+EVENTS = 500  # of each pool
+POOLS = ("one:pool", "other:pool")
 
 
-async def take_all(redis: Redis, name: str, count: int, seen: Counter[str]) -> None:
-    stream = streaming.Stream(name, redis)
-    async with stream.open_sink("events", start=streaming.OLDEST, ack_grace_period=GRACE) as sink:
-        async for event in sink:
-            await sink.ack(event)
-            seen[event.id] += 1
-            if len(seen) == count:
-                return
-
-
-async def test_all_that_was_pending_comes_again(server: EmbeddedServer) -> None:
-    """Two streams with a sink of one name, 500 pending in each: 500 of 500, twice."""
+async def test_all_that_was_pending_comes_again(server: EmbeddedServer, tmp_path: Path) -> None:
+    """Two pools' streams with a sink of one name, 500 pending in each: 500 of 500, twice."""
     count = scaled(EVENTS)
-    async with terzetto.connect(server.url) as redis:
-        for name in ("one", "two"):
-            stream = streaming.Stream(name, redis)
-            for number in range(count):
-                assert await stream.add("work", str(number).encode())
-            async with open_program(HOARDER, server.url, name, str(count), str(GRACE)) as hoarder:
-                assert await hoarder.read_line() == "all"
-                await hoarder.kill()
-        seen = {name: Counter[str]() for name in ("one", "two")}
-        # An event is due a grace after its delivery; what is due is claimed within another.
-        with trio.fail_after(2 * GRACE + 1):
-            async with trio.open_nursery() as nursery:
-                for name, ids in seen.items():
-                    nursery.start_soon(partial(take_all, redis, name, count, ids))
-        assert [len(ids) for ids in seen.values()] == [count, count]
-        for name in seen:
-            pending = await redis.execute("XPENDING", streaming.stream_key(name), "events")
-            assert isinstance(pending, list)
-            assert pending[0] == 0
+    async with open_sinks(server.url, tmp_path) as sinks:
+        hoarders = [
+            await sinks.start(pool, sink="events", how="hoard", concurrency=count)
+            for pool in POOLS
+            for _ in range(3)
+        ]
+        for pool in POOLS:
+            await sinks.add(pool, ["work"] * count)
+        with trio.fail_after(60):
+            await sinks.wait_count(Kind.STARTED, 2 * count)
+        for hoarder in hoarders:
+            await sinks.kill(hoarder)
+        # A peer that is stuck holds the lease that Go's instances share under this name.
+        await sinks.redis.execute("SET", "sink:events:stalelease", "99999999999999", "PX", 600_000)
+        for pool in POOLS:
+            await sinks.start(pool, sink="events", concurrency=50)
+        began = trio.current_time()
+        with trio.fail_after(60):
+            await sinks.wait_count(Kind.DONE, 2 * count)
+        seconds = trio.current_time() - began
+        with trio.fail_after(60):
+            await sinks.settle(*POOLS)
+        verdict = await sinks.judge(*POOLS)
+    say(f"{2 * count} pending events done in {seconds:.2f} s")
+    assert verdict.is_clean, verdict
+    assert len(verdict.recoveries) == 2 * count
+    # What is due is claimed at once: the last was delivered before its process was killed.
+    assert seconds <= 2 * GRACE
