@@ -13,11 +13,20 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from terzetto.errors import TerzettoError
-from terzetto.redis import AuthError, ConnectError, Credentials, UrlError, connect
+from terzetto.redis import (
+    AuthError,
+    ConnectError,
+    Credentials,
+    Gap,
+    Redis,
+    UrlError,
+    connect,
+)
 from terzetto.server import EmbeddedServer
 from tests.redis.scripted import PATIENCE, open_scripted, say_nothing, wait_state
 
 SECRET = "hush-hush"  # noqa: S105 - it guards nothing
+OTHER_SECRET = f"other {SECRET}"
 
 
 async def refuse(url: str | None, **options: object) -> BaseException:
@@ -134,6 +143,51 @@ async def test_wrong_and_missing_passwords(
             assert await redis.execute("CLIENT", "GETNAME") == b"till"
             assert SECRET not in repr(redis) + redis.url + repr(redis.status)
     assert SECRET not in caplog.text
+
+
+async def test_credentials_that_are_refused_later(server: EmbeddedServer) -> None:
+    """Everybody who calls is told so, the server is left in peace, and a new password helps."""
+    password = SECRET
+
+    def credentials() -> Credentials:
+        return None, password
+
+    async with connect(server.url) as admin:
+        await admin.execute("CONFIG", "SET", "requirepass", SECRET)
+        async with (
+            connect(server.url, credentials=credentials, max_backoff=0.01) as redis,
+            redis.open_dedicated("reader") as dedicated,
+            redis.subscribe("c") as subscription,
+        ):
+            await dedicated.execute("PING")
+            await admin.execute("CONFIG", "SET", "requirepass", OTHER_SECRET)
+            await admin.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await admin.execute("CLIENT", "KILL", "TYPE", "pubsub")
+            with trio.fail_after(PATIENCE):
+                for call in (redis.execute, dedicated.execute, redis.execute, dedicated.execute):
+                    with pytest.raises(AuthError, match="check user name and password"):
+                        await call("PING")
+                with pytest.raises(AuthError):
+                    await redis.execute_many([("PING",)])
+                with pytest.raises(AuthError):
+                    async with redis.subscribe("d"):
+                        pass
+                refused = await attempts(admin)
+                await trio.sleep(0.5)  # fifty times max_backoff
+                assert await attempts(admin) <= refused + 3  # for what was still to be told
+                assert redis.state == "reconnecting"
+                password = OTHER_SECRET
+                assert await dedicated.execute("PING") == b"PONG"
+                assert await redis.execute("PING") == b"PONG"
+                async with redis.subscribe("d"):
+                    assert await anext(subscription) == Gap()
+
+
+async def attempts(admin: Redis) -> int:
+    """Return how often the server has refused credentials, as it says itself."""
+    stats: bytes = await admin.execute("INFO", "stats")
+    fields = dict(line.split(b":") for line in stats.splitlines() if b":" in line)
+    return int(fields[b"acl_access_denied_auth"])
 
 
 async def test_a_user_with_few_rights(server: EmbeddedServer) -> None:

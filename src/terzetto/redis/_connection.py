@@ -6,7 +6,7 @@ Called by `connect` for the first connection, and by every link afterwards.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
@@ -78,11 +78,12 @@ async def open_connection(options: Options) -> Connection:
 
 
 async def reconnect(
-    options: Options, note_failure: Callable[[int, ConnectError], None]
+    options: Options, note_failure: Callable[[int, ConnectError], Awaitable[None]]
 ) -> Connection:
     """Open a connection, however often that fails, with ever longer waits in between.
 
-    `note_failure` is told after each failure how many there were, and the error.
+    `note_failure` is told after each failure how many there were, and the error; the
+    next attempt waits until it has returned.
     """
     backoff = Backoff(ceiling=options.max_backoff)
     while True:
@@ -90,7 +91,7 @@ async def reconnect(
             return await open_connection(options)
         except ConnectError as error:
             delay = backoff.next_delay()
-            note_failure(backoff.attempts, error)
+            await note_failure(backoff.attempts, error)
         await trio.sleep(delay)
 
 

@@ -30,7 +30,7 @@ The client, dedicated links and pub/sub have one each; `_actors.py` runs them.
 from collections import deque
 from collections.abc import Awaitable, Callable
 from sys import maxsize
-from typing import Final
+from typing import Final, cast
 
 import hiredis
 import trio
@@ -47,7 +47,7 @@ from trio.lowlevel import (
 )
 
 from terzetto.redis._connection import Connection, reconnect
-from terzetto.redis._errors import ConnectError, LinkClosedError, ReplyError
+from terzetto.redis._errors import AuthError, ConnectError, LinkClosedError, ReplyError
 from terzetto.redis._io import Transport
 from terzetto.redis._request import (
     Blocking,
@@ -66,6 +66,7 @@ from terzetto.redis._url import Options
 from terzetto.redis._watch import watch
 from terzetto.redis._wire import NEED_MORE, Push, Reply, bounded
 
+_REFUSED_PAUSE: Final = 30.0  # seconds until credentials that were refused are tried unasked
 _BATCH: Final = 50
 """Requests that do not wait for the end of the turn: of 300 bytes each, a server's read."""
 
@@ -86,9 +87,7 @@ class Link:
         first: Connection | None = None,
         on_push: Callable[[list[Reply]], bool] = _drop_push,
     ) -> None:
-        self.options = options
-        self.name = name
-        self.first = first
+        self.options, self.name, self.first = options, name, first
         self.on_status: Callable[[], None] | None = None
         self.log = options.logger.bind(link=name, url=options.url)
         self.endpoint = options.endpoint  # of the last connection
@@ -109,11 +108,9 @@ class Link:
         self._batch = maxsize  # `_BATCH` where callers may send what has been queued
         self._notices: list[Request] = []
         self._writer: Task | None = None  # the writer, while it sleeps
-        self._life = trio.CancelScope()  # of `run`
-        self._scope = trio.CancelScope()  # of the connection
+        self._life, self._scope = trio.CancelScope(), trio.CancelScope()  # of `run`, a connection
         self._nursery: trio.Nursery | None = None  # of the connection
-        self._loss: Exception | None = None
-        self._retiring: Exception | None = None
+        self._loss = self._retiring = cast("Exception | None", None)
         self.reads = 0  # counted so that the watch sees whether the server says anything
         self._changed = trio.Event()
         self.status = LinkStatus(state="reconnecting", since=trio.current_time())
@@ -297,9 +294,15 @@ class Link:
         self._room.unpark_all()
         self._life.cancel()
 
-    def _note_failure(self, attempts: int, error: ConnectError) -> None:
+    async def _note_failure(self, attempts: int, error: ConnectError) -> None:
         self._set_status("reconnecting", attempts, error)
         self.log.debug("cannot reconnect", attempts=attempts, error=str(error))
+        if isinstance(error, AuthError):  # trying again helps nobody: until somebody asks again
+            self._refuse_queue(error)
+            self._make_room()
+            with trio.move_on_after(_REFUSED_PAUSE):
+                self._writer = current_task()
+                await wait_task_rescheduled(self._leave_writer)
 
     async def _serve(self, connection: Connection) -> None:
         transport = connection.transport
@@ -356,9 +359,9 @@ class Link:
             self.log.warning("connection lost", reason=reason_of(error), lost=len(gone))
             self._set_status("reconnecting", error=error)
 
-    def _refuse_queue(self) -> None:
+    def _refuse_queue(self, error: Exception | None = None) -> None:
         for request in self._queue:
-            request.resume(closed())
+            request.resume(AuthError(str(error)) if error else closed())
         self._queue.clear()
 
     def _set_status(self, state: State, attempts: int = 0, error: Exception | None = None) -> None:

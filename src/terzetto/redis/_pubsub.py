@@ -26,7 +26,7 @@ import attrs
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule
 
-from terzetto.redis._errors import LinkClosedError
+from terzetto.redis._errors import AuthError, LinkClosedError
 from terzetto.redis._link import Link
 from terzetto.redis._request import replies_of
 from terzetto.redis._url import Endpoint, Options
@@ -248,6 +248,8 @@ class Hub:
                     confirmed = await self._ask(wanted)
                 except LinkClosedError:
                     return
+                except AuthError:
+                    continue
                 seen = self.link.connections
                 for key, reply in confirmed:
                     for subscription in self._topics.get(key, ()):

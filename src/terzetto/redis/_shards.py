@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
-from terzetto.redis._errors import LinkClosedError, LinkLostError
+from terzetto.redis._errors import AuthError, LinkClosedError, LinkLostError
 from terzetto.redis._link import Link
 from terzetto.redis._pubsub import Message, Subscription, TopicKey
 from terzetto.redis._request import replies_of
@@ -158,6 +158,13 @@ class Shards:
             topic.refuse(error)
             self.assign()
 
+    def give_up(self, names: Sequence[bytes], error: AuthError) -> None:
+        """Refuse channels that nobody has been let in for yet."""
+        for name in names:
+            topic = self._topics.get(name)
+            if topic is not None and not topic.settled.is_set():
+                self.refuse(name, AuthError(str(error)))
+
     def doubt(self) -> None:
         """Note that a channel may have moved."""
         self._topology.doubt()
@@ -228,6 +235,9 @@ class Shard:
             self._confirmed.clear()
         new = list(self._wanted - self._confirmed)
         self._leaving = self._confirmed - self._wanted
+        error = self.link.status.error
+        if isinstance(error, AuthError):
+            self._shards.give_up(new, error)
         if not epoch or not (new or self._leaving):
             return False
         parts = [pack(("SSUBSCRIBE", name)) for name in new]
