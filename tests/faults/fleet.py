@@ -8,7 +8,7 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,12 +19,14 @@ from redis.exceptions import RedisError
 import terzetto
 from terzetto import pool
 from terzetto.errors import TerzettoError
+from terzetto.redis import Redis
 from terzetto.testing import Program, open_program
 from tests.faults.oracle import Verdict, judge
-from tests.faults.record import Event, Follower, Kind, Recorder
+from tests.faults.record import STALL, Event, Follower, Kind, Recorder, keep_time
 
 POOL: Final = "scenario"
 CLIENT: Final = "client"
+REDIS: Final = "redis"
 TTL: Final = 1.0  # seconds
 GRACE: Final = 1.0  # seconds
 AT_ONCE: Final = 50  # dispatches
@@ -182,7 +184,7 @@ class Fleet:
                 await node.program.write_line("roll call")
                 assert await node.program.read_line() == "rolled"
             self.live()
-            verdict = judge(self.events, roll_call=began)
+            verdict = judge(self.events, roll_call=began, lease=TTL)
             if not verdict.lost or trio.current_time() > deadline:
                 return verdict
             await trio.sleep(LOOK)
@@ -192,9 +194,26 @@ class Fleet:
         wrong = [*verdict.lost, *verdict.undead, *(one.key for one in verdict.overlaps)]
         if not wrong:
             return "all is well"
-        told = [event for event in self.events if event.key in (wrong[0], "")]
+        told = [
+            event
+            for event in self.events
+            if event.key in (wrong[0], "") or event.kind is Kind.STALLED
+        ]
         told.sort(key=lambda event: event.at)
-        return "\n".join(f"{event.at:.3f} {event.node} {event.kind} {event.key}" for event in told)
+        lines = [f"{event.at:.3f} {event.node} {event.kind} {event.key}" for event in told]
+        return "\n".join([f"all that happened is in {self.directory}", *lines])
+
+
+async def keep_asking(redis: Redis, recorder: Recorder) -> None:
+    """Write down, for ever, when Redis takes long to answer; its disk may be busy."""
+    while True:
+        began, used = time.monotonic(), time.process_time()
+        with suppress(RedisError):
+            await redis.execute("PING")
+            stalled = (time.monotonic() - began) - (time.process_time() - used)
+            if stalled > STALL:
+                recorder.write(REDIS, f"{stalled:.3f}", Kind.STALLED)
+        await trio.sleep(LOOK)
 
 
 @asynccontextmanager
@@ -203,7 +222,9 @@ async def open_fleet(
 ) -> AsyncGenerator[Fleet, None]:
     """Run a fleet, and a dispatcher without workers in this process."""
     async with AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(terzetto.connect(client_url or url))
+        redis = await stack.enter_async_context(
+            terzetto.connect(client_url or url, max_backoff=TTL / 4)
+        )
         client = await stack.enter_async_context(
             pool.open_node(name, redis, worker_ttl=TTL, ack_grace_period=GRACE, client_only=True)
         )
@@ -218,6 +239,10 @@ async def open_fleet(
             recorder=recorder,
             follower=Follower(directory),
         )
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(keep_time, recorder, CLIENT)
+        nursery.start_soon(keep_asking, redis, recorder)
         for _ in range(nodes):
             await fleet.add_node()
         yield fleet
+        nursery.cancel_scope.cancel()

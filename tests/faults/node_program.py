@@ -15,7 +15,7 @@ import trio.testing
 
 import terzetto
 from terzetto import pool
-from tests.faults.record import Kind, Recorder, say
+from tests.faults.record import Kind, Recorder, keep_time, say
 
 
 @attrs.define
@@ -52,17 +52,20 @@ async def main(*arguments: str) -> None:
     recorder = Recorder(Path(events))
     jobs = Jobs(name, recorder)
     async with (
-        terzetto.connect(url) as redis,
+        terzetto.connect(url, max_backoff=float(ttl) / 4) as redis,
         pool.open_node(
             name_of_pool, redis, worker_ttl=float(ttl), ack_grace_period=float(grace)
         ) as node,
+        trio.open_nursery() as nursery,
     ):
+        nursery.start_soon(keep_time, recorder, name)
         await node.add_worker(jobs.run)
         say("ready")
         stdin = trio.lowlevel.FdStream(sys.stdin.fileno())
         while await stdin.receive_some():
             await jobs.call_roll()
             say("rolled")
+        nursery.cancel_scope.cancel()
     recorder.close()
 
 

@@ -4,12 +4,17 @@ Pure. An execution is live from its start to its end, or until its process was
 killed; while its process is paused, it is not executing. At the end of a
 scenario a roll call asks every execution for an answer: code that ended without
 a word is found out by its silence.
+
+Processes also write down when the machine did not let them run (`Kind.STALLED`).
+Such a stall is a pause that nobody ordered: no code is executed in it, it does not
+count towards the time of a recovery, and a process that comes back from a long
+one may find that its jobs have moved.
 """
 
 import bisect
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -42,6 +47,8 @@ class Overlap:
     key: str
     nodes: tuple[str, str]
     seconds: float
+    stalled: float
+    """Seconds for which one of the two was stalled in it, or in the two leases before it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -55,7 +62,8 @@ class Verdict:
     overlaps: tuple[Overlap, ...]
     """Pairs of executions of a key that ran at the same time, the longest first."""
     recoveries: tuple[float, ...]
-    """For each execution that a kill ended: seconds until its key was live elsewhere."""
+    """For each execution that a kill ended: seconds until its key was live elsewhere,
+    without those in which the machine stalled any process; in order."""
     executions: int
     """How many there were."""
 
@@ -64,6 +72,10 @@ class Verdict:
         """Seconds of the longest overlap; 0 if there is none."""
         return self.overlaps[0].seconds if self.overlaps else 0.0
 
+    def overlaps_of_able(self, patience: float) -> tuple[Overlap, ...]:
+        """Return the overlaps of processes that were not stalled for `patience` seconds before."""
+        return tuple(overlap for overlap in self.overlaps if overlap.stalled < patience)
+
     def recovery(self, share: float) -> float:
         """Return the seconds within which that share of the recoveries was over."""
         if not self.recoveries:
@@ -71,13 +83,16 @@ class Verdict:
         return self.recoveries[max(0, math.ceil(share * len(self.recoveries)) - 1)]
 
 
-def judge(events: Iterable[Event], *, roll_call: float | None = None) -> Verdict:
+def judge(
+    events: Iterable[Event], *, roll_call: float | None = None, lease: float = 1.0
+) -> Verdict:
     """Judge all that was written down.
 
     Args:
         events: in any order.
         roll_call: when a roll call began; executions that have not answered since
             count as ended at their last sign of life. None: there was none.
+        lease: for how long a stall may have consequences, in seconds.
     """
     ordered = sorted(events, key=lambda event: event.at)
     executions = _executions(ordered, roll_call)
@@ -88,7 +103,7 @@ def judge(events: Iterable[Event], *, roll_call: float | None = None) -> Verdict
     return Verdict(
         lost=tuple(sorted(accepted - live)),
         undead=tuple(sorted(stopped & live)),
-        overlaps=_overlaps(executions),
+        overlaps=_overlaps(executions, _stalls(ordered), lease),
         recoveries=_recoveries(ordered, executions),
         executions=len(executions),
     )
@@ -154,7 +169,27 @@ def _pauses(ordered: Sequence[Event]) -> dict[str, list[tuple[float, float]]]:
             pauses[event.node].append((event.at, math.inf))
         elif event.kind is Kind.RESUMED and pauses[event.node]:
             pauses[event.node][-1] = (pauses[event.node][-1][0], event.at)
+    for node, stalls in _stalls(ordered).items():
+        pauses[node] = sorted([*pauses[node], *stalls])
     return pauses
+
+
+def _stalls(ordered: Iterable[Event]) -> dict[str, list[tuple[float, float]]]:
+    stalls: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for event in ordered:
+        if event.kind is Kind.STALLED:
+            stalls[event.node].append((event.at - float(event.key), event.at))
+    return stalls
+
+
+def _within(spans: Iterable[tuple[float, float]], begin: float, end: float) -> float:
+    """Return for how many seconds between `begin` and `end` any of the spans lasts."""
+    total, reached = 0.0, begin
+    for span in sorted(spans):
+        start, stop = max(span[0], reached), min(span[1], end)
+        if stop > start:
+            total, reached = total + stop - start, stop
+    return total
 
 
 def _without(
@@ -173,7 +208,9 @@ def _without(
     return tuple(spans)
 
 
-def _overlaps(executions: Iterable[Execution]) -> tuple[Overlap, ...]:
+def _overlaps(
+    executions: Iterable[Execution], stalls: Mapping[str, list[tuple[float, float]]], lease: float
+) -> tuple[Overlap, ...]:
     of_key: dict[str, list[Execution]] = defaultdict(list)
     for execution in executions:
         of_key[execution.key].append(execution)
@@ -187,7 +224,13 @@ def _overlaps(executions: Iterable[Execution]) -> tuple[Overlap, ...]:
                     for b in other.spans
                 )
                 if seconds > 0:
-                    found.append(Overlap(key, (one.node, other.node), seconds))
+                    began = max(one.begin, other.begin)
+                    stalled = max(
+                        _within(stalls.get(node, ()), began - 2 * lease, began + seconds)
+                        for node in (one.node, other.node)
+                    )
+                    nodes = (one.node, other.node)
+                    found.append(Overlap(key, nodes, seconds, stalled))
     return tuple(sorted(found, key=lambda overlap: -overlap.seconds))
 
 
@@ -200,13 +243,14 @@ def _recoveries(ordered: Sequence[Event], executions: Iterable[Execution]) -> tu
         if event.kind is Kind.STOPPED:
             stops[event.key].append(event.at)
     kills = {(event.node, event.at) for event in ordered if event.kind is Kind.KILLED}
+    stalls = [span for spans in _stalls(ordered).values() for span in spans]
     found: list[float] = []
     for execution in executions:
         if (execution.node, execution.end) not in kills:
             continue
         again = _next(begins[execution.key], execution.end)
         if again < _next(stops[execution.key], execution.end):
-            found.append(again - execution.end)
+            found.append(again - execution.end - _within(stalls, execution.end, again))
     return tuple(sorted(found))
 
 

@@ -66,6 +66,15 @@ def test_after_an_outage_everybody_has_a_whole_ttl_again() -> None:
     assert fleet.dead_workers(60.5) == ["a", "b"]
 
 
+def test_time_in_which_we_could_not_listen_is_not_silence() -> None:
+    fleet = fleet_of("a")
+    fleet.credit(4.0, 9.0)
+    assert fleet.dead_workers(13.5) == []
+    assert fleet.dead_workers(14.5) == ["a"]
+    fleet.credit(100.0, 15.0)
+    assert fleet.dead_workers(25.5) == ["a"], "nobody is heard in the future"
+
+
 def test_a_worker_without_a_sign_is_dead_only_after_a_ttl() -> None:
     fleet = Fleet(10.0)
     watch(fleet, {}, workers={"a": "1"}, now=0.0)

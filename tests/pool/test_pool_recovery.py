@@ -8,7 +8,10 @@ import trio
 
 from terzetto import pool
 from terzetto.pool._codec import JobBody, encode_envelope, encode_job
+from terzetto.pool._names import Names
+from terzetto.pool._store import Store
 from terzetto.redis import Redis
+from terzetto.rmap import content_key
 from terzetto.streaming import Stream
 
 TTL = 1.0
@@ -280,3 +283,22 @@ async def test_lost_streams_of_nodes_and_workers_are_made_again(redis: Redis) ->
         await eventually(are_back)
         await client.dispatch("a")
         assert handler.live == {"a"}
+
+
+async def test_a_worker_that_others_took_for_dead_ends_its_jobs_at_once(redis: Redis) -> None:
+    """It hears of it from the map, long before its next sign of life is due, and comes back."""
+    handler = Handler()
+    async with pool.open_node("p", redis, worker_ttl=60, ack_grace_period=60) as node:
+        worker = await node.add_worker(handler)
+        await node.dispatch("a")
+        taken = worker.id
+        names = Names("p")
+        sign = await redis.execute("HGET", content_key(names.worker_keepalive), taken)
+        burial = await Store(redis, names).bury(
+            taken, sign=sign.decode(), lock="", node_id="another", created_ns=1, limit=10
+        )
+        assert burial == (1, 1), "one job was sent again"
+        # The new worker's start would fail the handler's assertion if the job still ran.
+        await until(lambda: handler.starts == ["a", "a"] and handler.live == {"a"})
+        assert worker.id != taken
+        assert await node.job_keys() == ["a"]

@@ -236,3 +236,25 @@ def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert second.kind is Kind.ENDED
     assert not list(follower.read_new())
     recorder.close()
+
+
+def test_what_the_machine_did_is_not_held_against_a_fleet() -> None:
+    """A stalled process executes nothing, and its stall is no part of a recovery."""
+    events = [
+        Event(0.0, "n0", "a", Kind.STARTED),
+        Event(0.1, CLIENT, "a", Kind.ACCEPTED),
+        Event(2.0, "n1", "a", Kind.STARTED),  # n0 did not run, and was taken for dead
+        Event(3.0, "n0", "2.500", Kind.STALLED),
+        Event(3.2, "n0", "a", Kind.ENDED),
+        Event(4.0, "n1", "", Kind.KILLED),
+        Event(5.5, "redis", "1.000", Kind.STALLED),
+        Event(6.0, "n0", "a", Kind.STARTED),
+    ]
+    verdict = judge(events)
+    assert verdict.worst_overlap == pytest.approx(0.2)
+    assert verdict.overlaps_of_able(0.3) == ()
+    assert verdict.overlaps_of_able(10.0) == verdict.overlaps
+    assert verdict.recoveries == pytest.approx((1.0,))
+    able = judge([event for event in events if event.kind is not Kind.STALLED])
+    assert able.overlaps_of_able(0.3), "without the stall it is the fleet's fault"
+    assert able.recoveries == pytest.approx((2.0,))

@@ -58,6 +58,7 @@ class NodeActor(Actor):
     _ctx: Context["NodeActor"] = attrs.field(init=False)
     _workers: Supervisor | None = None
     _router: Router | None = None
+    _upkeep: Upkeep | None = None
     _maps: dict[str, Map] = attrs.field(factory=dict[str, Map])
     _rebalance: trio.Event = attrs.field(factory=trio.Event)
     _asked_shutdown: bool = False
@@ -88,7 +89,7 @@ class NodeActor(Actor):
             await self._join(name)
         await self._refuse_while_shutting_down()
         await store.open_stream(names.node_stream(seat.id), seat.id.encode())
-        upkeep = Upkeep(core=core)
+        upkeep = self._upkeep = Upkeep(core=core)
         await upkeep.beat()
         self._follow(names.node_keepalive, self._observe_nodes)
         if core.options.client_only:
@@ -269,6 +270,7 @@ class NodeActor(Actor):
         now = trio.current_time()
         core.workers_revision = max(core.workers_revision, maps[core.names.workers].revision)
         before = core.fleet.ring(now)
+        here = {worker for worker in core.workers if core.fleet.is_member(worker)}
         changed = core.fleet.observe_workers(
             workers=maps[core.names.workers],
             keepalive=maps.get(core.names.worker_keepalive, nothing),
@@ -277,6 +279,8 @@ class NodeActor(Actor):
             wall_ns=core.clock.now_ns(),
         )
         after = core.fleet.ring(now)
+        if self._upkeep is not None and not all(map(core.fleet.is_member, here)):
+            self._upkeep.hurry()
         if changed or after != before:
             core.fleet_changed()
             if self._router is not None:

@@ -14,6 +14,7 @@ Theory of operation of `Pulse`, for each id:
     stale  --TTL without a change--> silent
     any    --value changes--> fresh
     any    --forgive (we were deaf ourselves)--> timer starts again
+    any    --credit (we were deaf for a while)--> timer runs on that much later
 
 `fresh` may be routed to; only `silent` may be buried.
 """
@@ -75,6 +76,11 @@ class Pulse:
         """Start every timer again: we could not have heard anybody."""
         for sign in self._signs.values():
             sign.changed_at = now
+
+    def credit(self, seconds: float, now: float) -> None:
+        """Leave out `seconds` of everybody's silence: we were not listening."""
+        for sign in self._signs.values():
+            sign.changed_at = min(now, sign.changed_at + seconds)
 
     def is_fresh(self, peer: str, now: float) -> bool:
         """Tell whether `peer` has given a sign within the TTL."""

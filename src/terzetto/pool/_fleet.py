@@ -77,6 +77,12 @@ class Fleet:
             pulse.forgive(now)
         self._ring = None
 
+    def credit(self, seconds: float, now: float) -> None:
+        """Leave out some seconds of everybody's silence: we were not able to hear them."""
+        for pulse in (self._signs, self._locks, self._nodes):
+            pulse.credit(seconds, now)
+        self._ring = None
+
     def ring(self, now: float) -> tuple[Member, ...]:
         """Return the active workers in the ring's order."""
         if self._ring is None or now > self._ring_until:

@@ -6,7 +6,8 @@ that acts, so it may come late, twice or together with others and does no harm.
 
 A node that could not speak to Redis for a TTL (it was paused, or Redis was
 away) may be the one that is dead to others. It buries nobody until it has given
-a sign again, and then gives everybody a whole TTL.
+a sign again, and then gives everybody a whole TTL. After a shorter time of
+that kind the others get as much time as it missed: they may have missed it too.
 """
 
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,7 @@ from terzetto.pool._codec import encode_envelope
 from terzetto.pool._core import Core
 
 _BEATS: Final = 3  # signs of life in a TTL
+_LATE: Final = 0.5  # of a TTL: a sign that comes later than this was held up
 _LOOKS: Final = 10  # looks for the dead in a TTL; they cost nothing while all live
 _BATCH: Final = 200  # jobs that one script moves, so that it never holds Redis up for long
 
@@ -32,6 +34,7 @@ class Upkeep:
     core: Core
     _last_beat: float = attrs.field(factory=trio.current_time)
     _unwritten: dict[str, frozenset[str]] = attrs.field(factory=dict[str, frozenset[str]])
+    _hurried: trio.Event = attrs.field(factory=trio.Event)
     _orphans: dict[str, float] = attrs.field(factory=dict[str, float])
 
     async def beat(self) -> None:
@@ -40,8 +43,7 @@ class Upkeep:
         workers = [(worker.worker_id, worker.created) for worker in core.workers.values()]
         alive = await core.store.alive(core.node_id, workers)
         now = trio.current_time()
-        if now - self._last_beat > core.options.worker_ttl:
-            core.fleet.forgive(now)
+        self._make_up_for(now - self._last_beat, now)
         self._last_beat = now
         core.clock.set(alive.server_us)
         await self._restore_streams()
@@ -58,6 +60,14 @@ class Upkeep:
             else:
                 worker.evict()
 
+    def _make_up_for(self, gap: float, now: float) -> None:
+        """Give the others the time in which we could not hear them either."""
+        ttl = self.core.options.worker_ttl
+        if gap > ttl:
+            self.core.fleet.forgive(now)
+        elif gap > ttl * _LATE:
+            self.core.fleet.credit(gap - ttl / _BEATS, now)
+
     async def _restore_streams(self) -> None:
         """Make those of our streams again that are gone.
 
@@ -73,8 +83,19 @@ class Upkeep:
             await core.store.open_stream(name, bodies[name])
 
     async def keep_alive(self) -> None:
-        """Beat for ever."""
-        await self._every(self.core.options.worker_ttl / _BEATS, self.beat)
+        """Beat for ever, and at once when hurried."""
+
+        async def wait_and_beat() -> None:
+            with trio.move_on_after(self.core.options.worker_ttl / _BEATS):
+                await self._hurried.wait()
+            self._hurried = trio.Event()
+            await self.beat()
+
+        await self._every(0, wait_and_beat)
+
+    def hurry(self) -> None:
+        """Ask now who is still known: it looks as if somebody here is not."""
+        self._hurried.set()
 
     async def look_for_dead(self) -> None:
         """Bury dead workers for ever."""

@@ -183,8 +183,20 @@ class WorkerActor(Actor):
 
     def evict(self) -> None:
         """Stop at once: this worker is no longer in the pool, and its jobs are elsewhere."""
-        self._evicted = True
+        if self._leaving:
+            self._evicted = True
+            return
+        self._evicted = self._leaving = True
         self.core.report("worker_evicted", worker_id=self.worker_id)
+        self._ctx.start_soon(self._fence)
+
+    async def _fence(self) -> None:
+        """End all jobs, and then the worker; its closing waits for Redis before it gets to them."""
+        async with trio.open_nursery() as nursery:
+            for key in self.settled():
+                nursery.start_soon(self._hand_over, key)
+            await self._end_lanes()
+        await self._each_job(self._hand_over)
         self._ctx.stop()
 
     async def readmit(self) -> None:
@@ -288,7 +300,9 @@ class WorkerActor(Actor):
 
     async def _start(self, job: JobBody) -> str | None:
         if job.key in self._jobs:
-            return ""
+            # Told again. Whoever sent it may have buried this worker, which has not heard
+            # of that yet: to say that the job runs would lose it.
+            return "" if await self._own(self._jobs[job.key]) else RETRY
         try:
             check_key(job.key)
         except InvalidNameError as error:
