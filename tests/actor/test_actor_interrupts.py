@@ -170,7 +170,7 @@ async def test_a_deadline_may_be_asked_for_at_any_time(
         assert not scope.cancelled_caught
         with trio.move_on_after(1):
             await ref.ask(Curious.look_when_left)
-        await journal.wait_for("deadline", float("inf"))
+        await journal.wait_for("deadline", float("-inf"))
 
 
 async def test_an_asker_may_leave_while_it_tells_its_deadline(

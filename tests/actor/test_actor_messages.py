@@ -218,7 +218,7 @@ async def test_a_withdrawn_ask_lets_the_next_sender_in() -> None:
         (Probe.note, "no method of Counter"),
         (Counter().add, "through its class"),
         ("add", "through its class"),
-        ([], "name a method"),
+        ([], "name the method"),
     ],
 )
 async def test_what_is_no_message_is_refused_where_it_is_sent(method: object, text: str) -> None:

@@ -54,6 +54,7 @@ class PolicyModel(RuleBasedStateMachine):
         self.escalated = False
         self.finished = False
         self.closing_asked: set[int] = set()
+        self.drained: set[int] = set()
 
     @initialize(
         strategy=st.sampled_from(["one_for_one", "one_for_all", "rest_for_one"]),
@@ -90,7 +91,10 @@ class PolicyModel(RuleBasedStateMachine):
                 case Start(id_):
                     assert id_ not in self.running, "started twice"
                     assert id_ not in self.gone, "started after it was given up"
-                    assert not self.closing, "started after the closing had begun"
+                    assert not self.closing or id_ in self.drained, (
+                        "started after the closing began"
+                    )
+                    self.drained.discard(id_)
                     self.running[id_] = "starting"
                 case Stop(id_):
                     assert id_ in self.running, "stopped, but does not run"
@@ -177,10 +181,12 @@ class PolicyModel(RuleBasedStateMachine):
         self.obey(self.policy.add(id_, restart, self.now, significant=False))
 
     @precondition(lambda self: bool(self.policy.children) and not self.closing)
-    @rule(index=st.integers(0, 9))
-    def stop_by_name(self, index: int) -> None:
+    @rule(index=st.integers(0, 9), drain=st.booleans())
+    def stop_by_name(self, index: int, drain: bool) -> None:  # noqa: FBT001 - as above
         id_ = self.pick(list(self.policy.children), index)
-        self.obey(self.policy.stop(id_, self.now))
+        waited = self.policy.children[id_].phase is Phase.WAITING
+        self.obey(self.policy.stop(id_, self.now, (id_,) if drain else ()))
+        assert not (waited and drain) or id_ in self.asked, "no life to handle its messages"
         assert id_ in self.asked or id_ in self.gone
 
     @precondition(lambda self: bool(self.policy.children) and not self.closing)
@@ -197,11 +203,16 @@ class PolicyModel(RuleBasedStateMachine):
             assert due is None or due > self.now or self.policy.tick(self.now) == []
 
     @precondition(lambda self: not self.finished)
-    @rule(rarely=st.integers(0, 9))
-    def close(self, rarely: int) -> None:
+    @rule(rarely=st.integers(0, 9), drain=st.frozensets(st.integers(0, 12)))
+    def close(self, rarely: int, drain: frozenset[int] = frozenset()) -> None:
         if rarely == 9:  # or most runs would end after a few steps
+            waiting = {
+                id_ for id_, child in self.policy.children.items() if child.phase is Phase.WAITING
+            }
+            self.drained = set[int]() if self.closing else waiting.intersection(drain)
             self.closing = True
-            self.obey(self.policy.close(self.now))
+            self.obey(self.policy.close(self.now, drain))
+            assert not self.drained, "one that waited with messages got no life to handle them"
 
     # What always holds ---------------------------------------------------------------
 

@@ -44,6 +44,12 @@ CASES = [
         goals={"pykka": 4.0, "thespian": 1.0},
     ),
     Case(
+        name="actor.ask.waiting",
+        units={"rate": "questions/s"},
+        ours=ours(f"{OURS}:ask_waiting"),
+        peers=[CHECKPOINT],
+    ),
+    Case(
         name="actor.ask.20askers",
         units={"rate": "questions/s"},
         ours=ours(f"{OURS}:ask_from_tasks"),

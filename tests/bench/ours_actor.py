@@ -33,6 +33,11 @@ class Counter(Actor):
         self.total += number
         return self.total
 
+    async def add_later(self, number: int) -> int:
+        """Let others run, add the number, and reply with the total."""
+        await trio.lowlevel.checkpoint()
+        return await self.add(number)
+
     async def crash(self) -> None:
         """Crash."""
         raise ValueError
@@ -64,6 +69,21 @@ async def ask(_setting: Setting) -> AsyncGenerator[AsyncMeasure]:
             with Stopwatch() as watch:
                 for _ in range(ASKS):
                     await counter.ask(Counter.add, 1)
+            return {"rate": ASKS / watch.seconds}
+
+        yield measure
+
+
+@asynccontextmanager
+async def ask_waiting(_setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """Ask for what the handler cannot give at once, one question after the other."""
+    async with open_supervisor() as top:
+        counter = await top.spawn(Counter)
+
+        async def measure() -> Figures:
+            with Stopwatch() as watch:
+                for _ in range(ASKS):
+                    await counter.ask(Counter.add_later, 1)
             return {"rate": ASKS / watch.seconds}
 
         yield measure

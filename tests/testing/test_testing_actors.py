@@ -117,6 +117,31 @@ def test_a_seed_replays_an_interleaving_and_another_seed_gives_another() -> None
     assert len(set(orders)) == 3
 
 
+async def _race_of_tells(count: int) -> list[int]:
+    journal = Journal()
+    async with open_supervisor() as top:
+        ref = await top.spawn(partial(Probe, journal))
+
+        async def tell(sender: int) -> None:
+            for _ in range(count):
+                await ref.tell(Probe.note, sender)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tell, 1)
+            nursery.start_soon(tell, 2)
+        await ref.shutdown()
+    return journal.values("note")
+
+
+def test_a_seed_replays_whatever_was_told_before() -> None:
+    # When a sender lets others run depends on how much was told; in this run, not before it.
+    orders: list[list[int]] = []
+    for before in (1, 10, 20):
+        run_seeded(_race_of_tells, before, seed=0)
+        orders.append(run_seeded(_race_of_tells, 70, seed=1))
+    assert orders[0] == orders[1] == orders[2]
+
+
 def test_seeding_leaves_the_worlds_chance_as_it_was() -> None:
     before = random.getstate()
     with seeded(1):

@@ -2,9 +2,10 @@
 
 A message is a public ``async def`` of the class, hooks excepted. The table
 resolves a method named through any base class to the actor's own override, once
-for each class and method.
+for each class and method; beside it stands which of the handlers are brief.
 """
 
+import dis
 import inspect
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -79,6 +80,8 @@ class Actor:
 
 
 _tables: "WeakKeyDictionary[type, dict[Any, Handler]]" = WeakKeyDictionary()
+_WAITING = ("YIELD", "SEND", "GET_A")  # how the opcodes begin that can suspend a coroutine
+_briefs: "WeakKeyDictionary[type, set[Handler]]" = WeakKeyDictionary()
 
 
 def message_table(cls: type) -> dict[Any, Handler]:
@@ -87,6 +90,22 @@ def message_table(cls: type) -> dict[Any, Handler]:
     if table is None:
         table = _tables[cls] = {}
     return table
+
+
+def _is_brief(handler: Handler) -> bool:
+    """Return whether there is no ``await``, ``async for`` and ``async with`` in `handler`."""
+    code = getattr(handler, "__code__", None)
+    return code is not None and not any(
+        instruction.opname.startswith(_WAITING) for instruction in dis.get_instructions(code)
+    )
+
+
+def brief_handlers(cls: type) -> set[Handler]:
+    """Return those handlers of the table of `cls` that wait for nothing."""
+    handlers = _briefs.get(cls)
+    if handlers is None:
+        handlers = _briefs[cls] = set()
+    return handlers
 
 
 def resolve(cls: type, method: object) -> Handler:
@@ -113,4 +132,6 @@ def resolve(cls: type, method: object) -> Handler:
     if not inspect.iscoroutinefunction(own):
         raise MessageError(f"{cls.__name__}.{name} is no message: make it `async def`")
     message_table(cls)[method] = own
+    if _is_brief(own):
+        brief_handlers(cls).add(own)
     return own

@@ -23,27 +23,28 @@ in a mailbox that is kept.
 """
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
 from terzetto._shared._texts import describe_error
-from terzetto.actor._actor import Actor, message_table, resolve
+from terzetto.actor._actor import Actor, brief_handlers, message_table, resolve
+from terzetto.actor._background import Background, triage
 from terzetto.actor._current import Waiter, current_cell
 from terzetto.actor._errors import (
     ActorCrashedError,
     ActorStoppedError,
     MessageError,
     Reject,
-    StrayCancelledError,
 )
 from terzetto.actor._events import CutOff, describe_stop
-from terzetto.actor._mailbox import Mailbox
-from terzetto.actor._message import Handler, Message
+from terzetto.actor._mailbox import Item, Mailbox, as_item, as_message
+from terzetto.actor._message import Handler, Message, misfit
 from terzetto.actor._node import Node
+from terzetto.actor._question import Question
 from terzetto.actor._types import Ending, Exit, LifeEnd, Stop
 
 if TYPE_CHECKING:
@@ -60,12 +61,31 @@ class ActorCell(Node):
     factory: Callable[[], Actor]
     grace: float
     mailbox: Mailbox
+    turns: Iterator[int]
+    """Counts what is told in this run of trio; senders let others run now and then."""
+
     table: dict[Any, Handler] = attrs.field(factory=dict[Any, Handler])
+    brief: AbstractSet[Handler] = frozenset()
+    """Those handlers that an asker may run while the actor rests (`_brief`)."""
+
+    actor: Actor | None = None
+    """The actor of the life that handles messages."""
+
+    task: trio.lowlevel.Task | None = None
+    """The task of the life."""
+
+    run_in_context: Callable[..., Any] = attrs.field(init=False)
+    """Calls a function in the context of that task."""
+
     actor_type: type[Actor] | None = None
     waiting_on: list[Waiter] = attrs.field(factory=list[Waiter])
-    current: Message | None = None
+    current: Item | None = None
+    """The message in hand."""
+
+    _received: Message | None = None  # the last one that an actor with its own `run` took
     children: "SupervisorCell | None" = None
     stop_asked: bool = False
+    _handed_over: BaseException | None = None  # what a handler in its asker's task crashed with
     _crash: BaseException | None = None
     _work: trio.CancelScope | None = None
     _closing: trio.CancelScope | None = None
@@ -73,8 +93,7 @@ class ActorCell(Node):
     _unanswered: dict[Message, None] | None = None  # what an actor with its own `run` holds
     _pump_scope: trio.CancelScope | None = None
     _pumped: trio.Event | None = None
-    _background: dict[trio.CancelScope, None] | None = None
-    _background_done: trio.Event | None = None
+    _background: Background | None = None
 
     # What others ask of it ---------------------------------------------------------------
 
@@ -84,13 +103,22 @@ class ActorCell(Node):
             raise MessageError(f"{self.path!r} has not started yet: wait until it has")
         return resolve(self.actor_type, method)
 
+    def has_messages(self) -> bool:
+        """Whether messages wait in its mailbox."""
+        return bool(self.mailbox.queue)
+
+    @property
+    def takes_while_waiting(self) -> bool:
+        """Whether it may go on with messages while a task of its handler's waits."""
+        return self.actor_type is not None and self.actor_type.run is not Actor.run
+
     def waits_for(self) -> Iterable[Waiter]:
         """Return those that its handler is waiting for."""
         return self.waiting_on
 
     async def deadline(self) -> float:
         """Return until when the asker of the message in hand waits."""
-        message = self.current
+        message = self._received if self.current is None else as_message(self.current)
         if message is None:
             await trio.lowlevel.checkpoint()
             return math.inf
@@ -137,6 +165,12 @@ class ActorCell(Node):
         if self._work is not None:
             self._work.cancel()
 
+    def crash_on(self, question: Question, error: BaseException) -> None:
+        """Crash the actor, which rests, as if `question` had raised `error` in its own task."""
+        self.current = as_item(question)
+        self._handed_over = error
+        self.mailbox.wake()
+
     def finish(self, exit_: Exit) -> None:
         """Resolve; what is still in the mailbox becomes dead letters."""
         self.mailbox.close(describe_stop(exit_.reason))
@@ -148,16 +182,23 @@ class ActorCell(Node):
         self.bury(left)
         super().finish(exit_)
 
-    def bury(self, messages: Sequence[Message], reason: str = "unhandled") -> None:
+    def bury(
+        self,
+        messages: Sequence[Message],
+        reason: str = "unhandled",
+        error: BaseException | None = None,
+    ) -> None:
         """Make dead letters of `messages`."""
         for message in messages:
-            self.system.hub.dead(self.path, message, reason)
+            self.system.hub.dead(self.path, message, reason, error)
 
     # One life ----------------------------------------------------------------------------
 
     async def live(self) -> None:
         """Run one life, and report how it ended."""
         current_cell.set(self)
+        self.task = trio.lowlevel.current_task()
+        self.run_in_context = self.task.context.run
         self._crash = None
         self.stop_asked = self._forced = False
         self._work = scope = trio.CancelScope()
@@ -179,11 +220,14 @@ class ActorCell(Node):
                     else:
                         await self._run(actor, context)
         except BaseException as error:  # noqa: BLE001 - the boundary of user code; see _triage
-            crash = await self._triage(error)
+            crash = await triage(self.path, error)
             # A start that was overtaken by a stop finds others stopped: that is no crash.
             if is_up or self.ending is None or not isinstance(crash, ActorStoppedError):
                 self._crash = crash
-        self.note_ended(await self._close(actor if is_up else None))
+        self.actor = None
+        end = await self._close(actor if is_up else None)
+        self.task = None
+        self.note_ended(end)
 
     def _make(self) -> Actor:
         actor = self.factory()
@@ -194,32 +238,14 @@ class ActorCell(Node):
         if type(actor) is not self.actor_type:
             self.actor_type = type(actor)
             self.table = message_table(self.actor_type)
+            if self.actor_type.run is Actor.run:
+                self.brief = brief_handlers(self.actor_type)
+            else:
+                self.brief = frozenset()
         return actor
 
-    @trio.lowlevel.enable_ki_protection
-    async def _triage(self, error: BaseException) -> BaseException:
-        """Tell a cancellation of the whole tree, which passes on, from a crash."""
-        is_cancelled = isinstance(error, trio.Cancelled)
-        group: object = error
-        if isinstance(group, BaseExceptionGroup):
-            parts = cast("BaseExceptionGroup[BaseException]", group)
-            found, rest = parts.split(trio.Cancelled)
-            if found is not None and rest is not None:
-                return rest
-            is_cancelled = found is not None
-        if is_cancelled:
-            # One that belongs to a scope around us is raised anew by this very line,
-            # so no captured Cancelled travels; one that belongs to none is a crash.
-            await trio.lowlevel.checkpoint_if_cancelled()
-            stray = StrayCancelledError(
-                f"{self.path!r} raised a trio.Cancelled that belongs to no scope around it: "
-                "never keep a Cancelled to raise it later"
-            )
-            stray.__cause__ = error
-            return stray
-        return error
-
     async def _handle_messages(self, actor: Actor) -> None:  # noqa: C901 - a call for each part would cost every message
+        self.actor = actor
         mailbox = self.mailbox
         queue = mailbox.queue
         handled = 0
@@ -230,6 +256,9 @@ class ActorCell(Node):
                 if self.ending is not None:
                     return
                 await mailbox.wait()
+                if self._handed_over is not None:
+                    error, self._handed_over = self._handed_over, None
+                    raise error
                 handled = 0
                 continue
             handled += 1
@@ -238,30 +267,33 @@ class ActorCell(Node):
                 await trio.lowlevel.checkpoint()
                 continue
             # From here on every line is paid for by every message.
-            self.current = message = queue.popleft()
+            self.current = item = queue.popleft()
             if mailbox.has_senders:
                 mailbox.admit()
+            handler, args, kwargs, _, question = item
             try:
-                work = message.method(actor, *message.args, **message.kwargs)
+                work = handler(actor, *args, **kwargs) if kwargs else handler(actor, *args)
             except TypeError as error:
-                self._misfit(message, error)
+                self._misfit(item, error)
                 continue
             try:
                 value = await work
             except Reject as refusal:
-                message.refuse(refusal.error)
+                if question is not None:
+                    question.refuse(refusal.error)
             else:
-                if message.asker is not None:
-                    message.answer(value)
+                if question is not None:
+                    question.answer(value)
             self.current = None
 
-    def _misfit(self, message: Message, error: TypeError) -> None:
+    def _misfit(self, item: Item, error: TypeError) -> None:
         """Turn away a message whose arguments do not fit; that is no crash of the actor."""
         self.current = None
+        message = as_message(item)
         if message.is_asked:
-            message.refuse(message.misfit(error))
+            message.refuse(misfit(message.method, error))
         else:
-            self.bury([message], "misfit")
+            self.bury([message], "misfit", misfit(message.method, error))
 
     # An actor with a `run` of its own ----------------------------------------------------
 
@@ -270,10 +302,12 @@ class ActorCell(Node):
         send, receive = trio.open_memory_channel[Message](0)
         self._unanswered = {}
         self._pumped = trio.Event()
-        self._pump_scope = self.start_soon(self._pump, (send, self._pumped), "inbox")
+        self._pump_scope = self.background("inbox").start_soon(
+            self._pump, (send, self._pumped), "inbox"
+        )
         with receive:
             await actor.run(context, receive)
-        self.current = None
+        self._received = None
         self.stop_asked = True
         self.mailbox.wake()
 
@@ -298,7 +332,7 @@ class ActorCell(Node):
             except trio.BrokenResourceError:
                 return  # run has returned
             if message is not None and not self.stop_asked:
-                self.current = message
+                self._received = message
                 self._note_received(message)
 
     def _note_received(self, message: Message) -> None:
@@ -311,77 +345,17 @@ class ActorCell(Node):
 
     # Background tasks --------------------------------------------------------------------
 
-    def start_soon(
-        self, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...], name: str
-    ) -> trio.CancelScope:
-        """Start a task whose crash is the actor's crash; return the scope that ends it."""
-        scope = self._add_background(name)
-        self.system.spawn(self._in_background, f"{self.path}: {name}", fn, args, scope)
-        return scope
+    def background(self, name: str) -> Background:
+        """Return the background tasks of this life, for one more.
 
-    async def start(
-        self, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...], name: str
-    ) -> Any:  # noqa: ANN401 - as trio's own Nursery.start
-        """Start a task and wait until it says that it has started."""
-        scope = self._add_background(name)
-        return await self.system.start(
-            partial(self._in_background_once_started, fn, args, scope), f"{self.path}: {name}"
-        )
-
-    def _add_background(self, name: str) -> trio.CancelScope:
+        Raises:
+            ActorStoppedError: the life is over.
+        """
         if self._work is None:
             raise ActorStoppedError(f"{self.path!r} is not running: it cannot start {name!r}")
         if self._background is None:
-            self._background = {}
-        scope = trio.CancelScope()
-        self._background[scope] = None
-        return scope
-
-    async def _in_background(
-        self, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...], scope: trio.CancelScope
-    ) -> None:
-        current_cell.set(None)
-        try:
-            with scope:
-                await fn(*args)
-        except BaseException as error:  # noqa: BLE001 - the boundary of user code; see _triage
-            self.fail(await self._triage(error))
-        finally:
-            self._background_ended(scope)
-
-    async def _in_background_once_started(
-        self,
-        fn: Callable[..., Awaitable[object]],
-        args: tuple[Any, ...],
-        scope: trio.CancelScope,
-        *,
-        task_status: trio.TaskStatus[Any],
-    ) -> None:
-        current_cell.set(None)
-        status = _Status(task_status)
-        try:
-            with scope:
-                await fn(*args, task_status=status)
-        except BaseException as error:
-            if not status.called:
-                raise  # to the one who waits in `start`
-            self.fail(await self._triage(error))
-        finally:
-            self._background_ended(scope)
-
-    def _background_ended(self, scope: trio.CancelScope) -> None:
-        if self._background is not None:
-            self._background.pop(scope, None)
-            if not self._background and self._background_done is not None:
-                self._background_done.set()
-
-    async def _end_background(self) -> None:
-        if self._background:
-            self._background_done = trio.Event()
-            for scope in list(self._background):
-                scope.cancel()
-            await self._background_done.wait()
-        self._background = self._background_done = None
+            self._background = Background(path=self.path, system=self.system, fail=self.fail)
+        return self._background
 
     # The closing -------------------------------------------------------------------------
 
@@ -410,7 +384,9 @@ class ActorCell(Node):
         if actor is not None and type(actor).stopping is not Actor.stopping:
             await self._hook(actor.stopping, reason, until)
         self._work = None
-        await self._end_background()
+        if self._background is not None:
+            await self._background.end()
+            self._background = None
         if self._crash is not None:
             reason = Stop.CRASHED
         return LifeEnd(reason, self._crash)
@@ -419,9 +395,12 @@ class ActorCell(Node):
         """Take what was begun and not finished: one message, or more of an actor with `run`."""
         unanswered, self._unanswered = self._unanswered, None
         in_hand = dict.fromkeys(message for message in unanswered or () if message.is_asked)
+        received, self._received = self._received, None
+        if received is not None and not received.is_done:
+            in_hand[received] = None
         current, self.current = self.current, None
-        if current is not None and not current.is_done:
-            in_hand[current] = None
+        if current is not None:
+            in_hand[as_message(current)] = None
         return list(in_hand)
 
     def _fail_messages(self, messages: list[Message], crash: BaseException) -> None:
@@ -432,7 +411,7 @@ class ActorCell(Node):
                 )
                 error.__cause__ = crash
                 message.refuse(error)
-        self.bury(messages, "crashed")
+        self.bury(messages, "crashed", crash)
 
     def _refuse(self, messages: list[Message], what: str) -> None:
         for message in messages:
@@ -461,7 +440,7 @@ class ActorCell(Node):
                 await hook(argument)
                 return True
         except BaseException as error:  # noqa: BLE001 - the boundary of user code; see _triage
-            self._crash_late(await self._triage(error))
+            self._crash_late(await triage(self.path, error))
         if scope.cancelled_caught:
             self.system.hub.emit(CutOff(path=self.path, hook=getattr(hook, "__name__", repr(hook))))
         return False
@@ -484,15 +463,3 @@ class ActorCell(Node):
         if self.ending is not None:
             return self.ending is Ending.RESTART
         return self.restart == "permanent"
-
-
-@attrs.define(eq=False)
-class _Status:
-    """A `trio.TaskStatus` that remembers whether it was called."""
-
-    inner: trio.TaskStatus[Any]
-    called: bool = False
-
-    def started(self, value: object = None) -> None:
-        self.inner.started(value)
-        self.called = True

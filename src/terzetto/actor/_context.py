@@ -98,7 +98,8 @@ class Context(Generic[A_co]):
         Raises:
             ActorStoppedError: the actor's life is over.
         """
-        self._cell.start_soon(async_fn, args, name or _name_of(async_fn))
+        name = name or _name_of(async_fn)
+        self._cell.background(name).start_soon(async_fn, args, name)
 
     async def start(
         self,
@@ -115,7 +116,8 @@ class Context(Generic[A_co]):
         Raises:
             ActorStoppedError: the actor's life is over.
         """
-        return await self._cell.start(async_fn, args, name or _name_of(async_fn))
+        name = name or _name_of(async_fn)
+        return await self._cell.background(name).start(async_fn, args, name)
 
     def after(
         self,
@@ -179,7 +181,7 @@ class Context(Generic[A_co]):
                 except ActorStoppedError:
                     return  # the actor is closing: nobody wants the message any more
 
-        self._cell.start_soon(in_scope, (), name)
+        self._cell.background(name).start_soon(in_scope, (), name)
         return Timer(scope)
 
     @overload

@@ -1,13 +1,16 @@
 """Which actor the running code belongs to.
 
-Set once in the task of each life and inherited by the tasks that a handler
-starts in nurseries of its own; cleared in the actor's background tasks, for
-which the actor does not wait. Used to find ask cycles and by the default hooks.
+A context variable is set once in the task of each life and inherited by every
+task that a handler starts; the actor waits for those only that live below its
+own task, in a nursery that a handler holds open. In its background tasks the
+variable is cleared. Used to find ask cycles and by the default hooks.
 """
 
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from typing import Protocol
+
+import trio
 
 from terzetto.actor._errors import AskCycleError
 from terzetto.actor._message import Message
@@ -31,6 +34,12 @@ class Current(Waiter, Protocol):
     """The cell of the running actor."""
 
     waiting_on: "list[Waiter]"
+    task: trio.lowlevel.Task | None
+
+    @property
+    def takes_while_waiting(self) -> bool:
+        """Whether it may go on with messages while a task of its handler's waits."""
+        ...
 
     async def deadline(self) -> float:
         """Return until when the asker of the message in hand waits, on trio's clock."""
@@ -44,13 +53,27 @@ class Current(Waiter, Protocol):
 current_cell: ContextVar[Current | None] = ContextVar("terzetto.actor.current", default=None)
 
 
+def waiting_cell() -> Current | None:
+    """Return the cell of the actor that waits for the running task; None if none does."""
+    cell = current_cell.get()
+    if cell is None:
+        return None
+    task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+    if task is not cell.task and cell.takes_while_waiting:
+        return None
+    while task is not None and task is not cell.task:
+        nursery = task.parent_nursery
+        task = None if nursery is None else nursery.parent_task
+    return None if task is None else cell
+
+
 def refuse_own_end(ended: Waiter) -> None:
     """Raise `AskCycleError` if the running code belongs to an actor at or below `ended`.
 
     It would wait for its own end. Looked up by what is a child of what, not by
     path: trees that know nothing of each other may use the same names.
     """
-    asker = current_cell.get()
+    asker = waiting_cell()
     place: Waiter | None = asker
     while asker is not None and place is not None:
         if place is ended:

@@ -61,10 +61,10 @@ def _describe(node: Node, now: float) -> Description:
     below: SupervisorCell | None
     if isinstance(node, ActorCell):
         below = node.children
-        queue = node.mailbox.queue
         type_name = "not started" if node.actor_type is None else node.actor_type.__name__
-        waiting, capacity = len(queue), node.mailbox.capacity
-        oldest = now - queue[0].sent_at if queue else None
+        waiting, capacity = len(node.mailbox.queue), node.mailbox.capacity
+        sent_at = node.mailbox.oldest()
+        oldest = None if sent_at is None else now - sent_at
     else:
         below = node if isinstance(node, SupervisorCell) else None
         type_name = "" if below is None else below.tree.strategy

@@ -78,6 +78,9 @@ class DeadLetter:
     ``"restarted"`` (cut off by a restart), ``"unhandled"`` (its actor stopped), or
     ``"hand back failed"`` (`Actor.handed_back` raised or took too long)."""
 
+    error: BaseException | None = None
+    """The crash, or what does not fit; None for the other reasons."""
+
 
 @attrs.frozen(kw_only=True)
 class CutOff:
@@ -171,13 +174,15 @@ class Hub:
         for feed in self.feeds:
             feed.put(event)
 
-    def dead(self, path: str, message: Message, reason: str) -> None:
+    def dead(
+        self, path: str, message: Message, reason: str, error: BaseException | None = None
+    ) -> None:
         """Count and tell a dead letter."""
         key = (path, reason)
         if key not in self.dead_letters and len(self.dead_letters) >= MAX_PLACES:
             key = ("", reason)
         self.dead_letters[key] += 1
-        self.emit(DeadLetter(path=path, message=message, reason=reason))
+        self.emit(DeadLetter(path=path, message=message, reason=reason, error=error))
 
     def end(self) -> None:
         """End every feed."""

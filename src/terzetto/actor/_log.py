@@ -50,9 +50,10 @@ def log_to(logger: Logger) -> Callable[[Event], None]:
                 )
             case CutOff(path=path, hook=hook):
                 logger.warning("grace period over, hook cut off", actor=path, hook=hook)
-            case DeadLetter(path=path, message=message, reason=reason):
+            case DeadLetter(path=path, message=message, reason=reason, error=error):
                 write_ = logger.warning if _is_new((path, reason), seen) else logger.debug
-                write_("dead letter", actor=path, message=message.name, reason=reason)
+                fields = {} if error is None else {"error": describe_error(error)}
+                write_("dead letter", actor=path, message=message.name, reason=reason, **fields)
             case Missed(count=count):
                 logger.warning("events not logged, too many at once", count=count)
 

@@ -56,6 +56,10 @@ class Node(ABC):
         """Return the supervisor that it is a child of; None at the root."""
         return self.parent
 
+    def has_messages(self) -> bool:
+        """Whether messages wait in its mailbox."""
+        return False
+
     # For the supervisor ------------------------------------------------------------------
 
     def begin(self) -> None:

@@ -29,7 +29,7 @@ import enum
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Literal, TypeAlias
 
 import attrs
@@ -206,12 +206,19 @@ class Policy:
             return self._ended_by_itself(child, now)
         return self._after_crash(child, now)
 
-    def stop(self, id_: int, now: float) -> list[Action]:
-        """Stop one child for good; asking again passes the request on again."""
+    def stop(self, id_: int, now: float, drain: Container[int] = ()) -> list[Action]:
+        """Stop one child for good; asking again passes the request on again.
+
+        One of `drain` that waits for its restart gets one more life first.
+        """
         child = self.children.get(id_)
         if child is None:
             return []
         child.leaving = True
+        if child.phase is Phase.WAITING and id_ in drain:
+            begun = self._begin(child)
+            child.phase = Phase.STOPPING
+            return [begun, Stop(id_)]
         if child.phase in (Phase.IDLE, Phase.WAITING):
             return self._give_up(child, now)
         child.phase = Phase.STOPPING
@@ -230,8 +237,12 @@ class Policy:
             return [Stop(id_)]
         return self._advance(now)
 
-    def close(self, now: float) -> list[Action]:
-        """Stop everything; asking again passes the request on to those being stopped."""
+    def close(self, now: float, drain: Container[int] = ()) -> list[Action]:
+        """Stop everything; asking again passes the request on to those being stopped.
+
+        Those of `drain` that wait for their restart get one more life first.
+        Whoever else does not run is gone at once: nobody shall wait for it.
+        """
         if self.state == "closing":
             return [Stop(child.id) for child in self._each() if child.phase is Phase.STOPPING]
         if self.state == "done":
@@ -240,11 +251,12 @@ class Policy:
         busy = self._plan.busy if self._plan is not None else None
         if busy is not None and self._child_phase(busy) is not Phase.STOPPING:
             busy = None
-        self._plan = _Plan(sorted(self.children), deque(), busy=busy)
         self._timers.clear()
+        actions = self._leave_idle(drain)
+        self._plan = _Plan(sorted(self.children), deque(), busy=busy)
         if self.rules.dynamic:
-            return self._stop_together(now)
-        return self._advance(now)
+            return actions + self._stop_together(now)
+        return actions + self._advance(now)
 
     def tick(self, now: float) -> list[Action]:
         """Start what has waited long enough."""
@@ -390,15 +402,21 @@ class Policy:
         # The child is gone before the closing begins, so that it is not stopped twice.
         return [Escalate(child.id, why), Gone(child.id), *self.close(now)]
 
+    def _leave_idle(self, drain: Container[int]) -> list[Action]:
+        actions: list[Action] = []
+        for child in reversed(self._each()):
+            if child.phase is Phase.WAITING and child.id in drain:
+                actions.append(self._begin(child))
+            elif child.phase not in _ALIVE:
+                del self.children[child.id]
+                actions.append(Gone(child.id))
+        return actions
+
     def _stop_together(self, now: float) -> list[Action]:
         actions: list[Action] = []
         for child in reversed(self._each()):
-            if child.phase in _ALIVE:
-                child.phase = Phase.STOPPING
-                actions.append(Stop(child.id))
-            else:
-                del self.children[child.id]
-                actions.append(Gone(child.id))
+            child.phase = Phase.STOPPING
+            actions.append(Stop(child.id))
         self._plan = _Plan([], deque())
         return actions + self._advance(now)
 
@@ -426,11 +444,7 @@ class Policy:
         return actions
 
     def _advance_stops(self, plan: _Plan) -> tuple[list[Action], bool]:
-        """Stop the next child of the plan, and say whether there was one.
-
-        When closing, those that do not run are given up on the way.
-        """
-        actions: list[Action] = []
+        """Stop the next child of the plan, and say whether there was one."""
         closing = self.state == "closing"
         while plan.stopping:
             child = self.children.get(plan.stopping.pop())
@@ -439,8 +453,5 @@ class Policy:
             if child.phase in _IN_MOTION or (closing and child.phase is Phase.STOPPING):
                 child.phase = Phase.STOPPING
                 plan.busy = child.id
-                return [*actions, Stop(child.id)], True
-            if closing:
-                del self.children[child.id]
-                actions.append(Gone(child.id))
-        return actions, False
+                return [Stop(child.id)], True
+        return [], False

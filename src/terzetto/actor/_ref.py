@@ -6,7 +6,6 @@ and goes straight into the mailbox; the reply of an ask resumes the asker
 without passing through a mailbox of its own.
 """
 
-import itertools
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
@@ -14,17 +13,18 @@ import attrs
 import trio
 
 from terzetto.actor._actor import Actor
+from terzetto.actor._brief import run_brief, settle
 from terzetto.actor._cell import ActorCell
-from terzetto.actor._current import Current, current_cell, find_cycle, refuse_own_end
-from terzetto.actor._errors import AskCycleError, MessageError
-from terzetto.actor._message import Handler, Inquiry, Message
+from terzetto.actor._current import Current, find_cycle, refuse_own_end, waiting_cell
+from terzetto.actor._errors import AskCycleError
+from terzetto.actor._message import Message, misfit
+from terzetto.actor._question import Inquiry, Question
 from terzetto.actor._types import Ending, Exit
 
 A_co = TypeVar("A_co", bound=Actor, covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_turns = itertools.count(1)
 _TURN = 64  # after this many tells that found room, the sender lets others run
 
 
@@ -66,8 +66,11 @@ class Ref(Generic[A_co]):
             MessageError: `method` is no message of this actor.
         """
         cell = self._cell
-        message = Message(_handler(cell, method), args, kwargs, trio.current_time())
-        if not cell.mailbox.offer(message):
+        try:
+            handler = cell.table[method]
+        except (KeyError, TypeError):
+            handler = cell.handler(method)
+        if not cell.mailbox.put(handler, args, kwargs):
             raise trio.WouldBlock
 
     async def tell(
@@ -84,18 +87,23 @@ class Ref(Generic[A_co]):
 
         Raises:
             ActorStoppedError: the actor has stopped, or stopped before there was room.
+            AskCycleError: there is no room, and the actor is itself waiting for
+                the one that tells.
             MessageError: `method` is no message of this actor.
         """
         cell = self._cell
-        message = Message(_handler(cell, method), args, kwargs, trio.current_time())
+        try:
+            handler = cell.table[method]
+        except (KeyError, TypeError):
+            handler = cell.handler(method)
         await trio.lowlevel.checkpoint_if_cancelled()
-        if not cell.mailbox.offer(message):
-            await cell.mailbox.wait_for_room(message)
-        elif not next(_turns) % _TURN:
+        if not cell.mailbox.put(handler, args, kwargs):
+            await _wait_for_room(cell, Message(handler, args, kwargs, cell.mailbox.now()))
+        elif not next(cell.turns) % _TURN:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     @trio.lowlevel.enable_ki_protection
-    async def ask(
+    async def ask(  # noqa: C901 - a call for each part would cost every ask
         self,
         method: Callable[Concatenate[A_co, P], Coroutine[Any, Any, R]],
         *args: P.args,
@@ -116,32 +124,44 @@ class Ref(Generic[A_co]):
             Exception: what the handler refused with (`Reject`), as it is.
         """
         cell = self._cell
-        asker = current_cell.get()
+        mailbox = cell.mailbox
+        try:
+            handler = cell.table[method]
+        except (KeyError, TypeError):
+            handler = cell.handler(method)
+        if mailbox.receiver is not None and handler in cell.brief:
+            await trio.lowlevel.checkpoint()
+            if cell.mailbox.receiver is not None:
+                try:
+                    work = handler(cell.actor, *args, **kwargs)
+                except TypeError as error:
+                    raise misfit(handler, error) from error
+                try:
+                    reply: R = cell.run_in_context(run_brief, work)
+                except BaseException as error:  # noqa: BLE001 - the boundary of user code
+                    raised = error
+                else:
+                    return reply
+                return await settle(cell, handler, args, kwargs, raised)
+        asker = waiting_cell()
         if asker is not None:
             _refuse_cycle(asker, cell)
-        message = Message(
-            _handler(cell, method), args, kwargs, trio.current_time(), trio.lowlevel.current_task()
+        question = Question(
+            handler, args, kwargs, mailbox.now(), trio.lowlevel.current_task(), mailbox
         )
-        mailbox = cell.mailbox
-        if not mailbox.offer(message):
-            mailbox.queue_sender(message, None)
-
-        def abort(_: Any) -> trio.lowlevel.Abort:  # noqa: ANN401 - trio's RaiseCancelT, not used
-            message.forget_asker()
-            mailbox.withdraw(message)
-            return trio.lowlevel.Abort.SUCCEEDED
-
+        if not mailbox.put(handler, args, kwargs, question):
+            mailbox.queue_sender(question, None)
         if asker is None:
-            reply: Any = await trio.lowlevel.wait_task_rescheduled(abort)
-            if type(reply) is Inquiry:
-                reply = await _wait_on(message, reply, None, abort)
-            return cast("R", reply)
+            found: Any = await trio.lowlevel.wait_task_rescheduled(question.abort)
+            if type(found) is Inquiry:
+                found = await question.tell_deadline(found, None)
+            return found  # type: ignore[no-any-return]  # what a handler of R has replied
         asker.waiting_on.append(cell)
         try:
-            reply = await trio.lowlevel.wait_task_rescheduled(abort)
-            if type(reply) is Inquiry:
-                reply = await _wait_on(message, reply, asker, abort)
-            return cast("R", reply)
+            found = await trio.lowlevel.wait_task_rescheduled(question.abort)
+            if type(found) is Inquiry:
+                found = await question.tell_deadline(found, asker.deadline)
+            return found  # type: ignore[no-any-return]  # as above
         finally:
             asker.waiting_on.remove(cell)
 
@@ -185,39 +205,26 @@ class Ref(Generic[A_co]):
         return f"<Ref {self.path} {self._cell.state}>"
 
 
-def _handler(cell: ActorCell, method: object) -> Handler:
-    try:
-        return cell.table[method]
-    except KeyError:
-        return cell.handler(method)
-    except TypeError:
-        raise MessageError(
-            f"{method!r} is no message: name a method of the actor's class"
-        ) from None
-
-
 def _refuse_cycle(asker: Current, target: ActorCell) -> None:
     paths = find_cycle(asker, target)
     if paths is not None:
         raise AskCycleError(
-            "this would wait forever: "
-            + " waits for ".join(paths)
-            + "; use tell, or ask in a background task"
+            "this would wait forever: " + " waits for ".join(paths) + "; send in a background task"
         )
 
 
-async def _wait_on(
-    message: Message,
-    inquiry: Inquiry,
-    asker: Current | None,
-    abort: Callable[[Any], trio.lowlevel.Abort],
-) -> object:
-    """Tell the deadline, and wait on for the reply."""
-
-    async def wait() -> object:
-        return cast("object", await trio.lowlevel.wait_task_rescheduled(abort))
-
-    return await message.tell_deadline(inquiry, None if asker is None else asker.deadline, wait)
+async def _wait_for_room(cell: ActorCell, message: Message) -> None:
+    """Wait until there is room for what is told, unless that would be forever."""
+    sender = waiting_cell()
+    if sender is None:
+        await cell.mailbox.wait_for_room(message)
+        return
+    _refuse_cycle(sender, cell)
+    sender.waiting_on.append(cell)
+    try:
+        await cell.mailbox.wait_for_room(message)
+    finally:
+        sender.waiting_on.remove(cell)
 
 
 async def _stop(cell: ActorCell, ending: Ending) -> Exit:

@@ -28,7 +28,7 @@ import trio
 
 from terzetto.actor import _policy as do
 from terzetto.actor._cell import ActorCell
-from terzetto.actor._current import Waiter, current_cell, find_cycle
+from terzetto.actor._current import Waiter, find_cycle, waiting_cell
 from terzetto.actor._errors import (
     ActorStoppedError,
     AskCycleError,
@@ -105,7 +105,7 @@ class SupervisorCell(Node):
 
     async def wait_up(self, node: Node) -> Any:  # noqa: ANN401 - as spawn
         """Wait until a child that was just added is up; if cancelled, take it away again."""
-        asker = current_cell.get()
+        asker = waiting_cell()
         if asker is not None:
             cycle = find_cycle(asker, node)
             if cycle is not None:
@@ -200,7 +200,10 @@ class SupervisorCell(Node):
             self._force_at = min(self._force_at, trio.current_time() + self.tree.grace)
         policy = self._policy
         # A life that has failed meanwhile leaves the report to the next one, which it is not for.
-        self.feed(lambda now: policy.close(now) if policy and policy is self._policy else [])
+        self.feed(lambda now: self._close(policy, now) if policy is self._policy else [])
+
+    def _close(self, policy: Policy | None, now: float) -> list[do.Action]:
+        return [] if policy is None else policy.close(now, self._to_drain(self.ending))
 
     def force(self) -> None:
         """End all grace periods now."""
@@ -234,12 +237,10 @@ class SupervisorCell(Node):
         now = trio.current_time()
         self._perform(policy.start([(n.order, n.restart, n.significant) for n in static], now))
         if self.ending is not None:
-            self._perform(policy.close(now))
+            self._perform(self._close(policy, now))
         elif not static:
             self.note_started()
-        while True:
-            if policy.is_done():
-                break
+        while not policy.is_done():
             await self._sleep(policy)
             now = trio.current_time()
             while self._reports and not policy.is_done():
@@ -297,7 +298,12 @@ class SupervisorCell(Node):
         if node.order not in policy.children:
             self._drop(node, Exit(ending.reason))
             return []
-        return policy.stop(node.order, now)
+        return policy.stop(node.order, now, self._to_drain(ending))
+
+    def _to_drain(self, ending: Ending | None) -> list[int]:
+        """Return those children that such an ending owes one more life, if they wait for it."""
+        shutdown = ending is Ending.SHUTDOWN
+        return [order for order, node in self.nodes.items() if shutdown and node.has_messages()]
 
     def _child_started(self, node: Node, now: float) -> list[do.Action]:
         self._await_no_more(node)
@@ -369,13 +375,8 @@ class SupervisorCell(Node):
             self._await_no_more(node)
         if closing and wanted is None and node.name in self.kept and self._mode() is Ending.RESTART:
             return  # it keeps its mailbox for the next life of this supervisor
-        if end is not None:
-            exit_ = Exit(end.reason, end.error)
-        elif wanted is not None:
-            exit_ = Exit(wanted.reason)
-        else:
-            exit_ = Exit(self._mode().reason)
-        self._drop(node, exit_)
+        reason = self._mode().reason if wanted is None else wanted.reason
+        self._drop(node, Exit(reason) if end is None else Exit(end.reason, end.error))
 
     def _drop(self, node: Node, exit_: Exit) -> None:
         """Finish a node; forget it unless it can be started again."""
@@ -470,7 +471,8 @@ class SupervisorCell(Node):
                 significant=spec.significant,
                 factory=spec.factory,
                 grace=spec.grace,
-                mailbox=Mailbox(path, spec.mailbox),
+                turns=self.system.turns,
+                mailbox=Mailbox(path, spec.mailbox, self.system.now),
                 spec=spec,
             )
             ref = Ref[Any](node)

@@ -17,7 +17,8 @@ the last crash is raised from the block, unless that code raised by itself.
 Invariant: the shield has a deadline from the moment the block is left.
 """
 
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -39,8 +40,19 @@ from terzetto.actor._types import Ending, Exit, LifeEnd, Stop
 
 T = TypeVar("T")
 
+_turns: trio.lowlevel.RunVar[Iterator[int]] = trio.lowlevel.RunVar("terzetto.actor.turns")
+
 OBSERVER_BUFFER = 1000
 SLACK = 1.0  # seconds beyond the sum of grace periods before everything is cancelled
+
+
+def _turns_of_this_run() -> Iterator[int]:
+    try:
+        return _turns.get()
+    except LookupError:
+        turns = itertools.count(1)
+        _turns.set(turns)
+        return turns
 
 
 @attrs.define(eq=False)
@@ -50,6 +62,10 @@ class System:
     logger: Logger
     observers: tuple[Observer, ...] = ()
     hub: Hub = attrs.field(factory=Hub)
+    now: Callable[[], float] = attrs.field(
+        factory=lambda: trio.lowlevel.current_clock().current_time
+    )
+    turns: Iterator[int] = attrs.field(factory=_turns_of_this_run)
     ended: trio.Event = attrs.field(factory=trio.Event)
     failure: BaseException | None = None
     body: trio.CancelScope = attrs.field(factory=trio.CancelScope)
