@@ -17,6 +17,7 @@ SURFACE: dict[type, set[str]] = {
         "dispatch_many",
         "id",
         "is_closed",
+        "is_shut_down",
         "job_keys",
         "job_payload",
         "notify",
@@ -64,3 +65,19 @@ async def test_a_node_counts_what_happens_in_it_and_knows_its_workers(redis: Red
         assert counts["worker_joined"] == 2
         assert counts["worker_left"] == 1
         assert "dead_letter" not in counts
+
+
+async def test_a_node_knows_that_its_pool_was_shut_down_and_that_it_was_only_closed(
+    redis: Redis,
+) -> None:
+    async with pool.open_node("p", redis) as first, pool.open_node("p", redis) as second:
+        async with pool.open_node("p", redis) as third:
+            await third.close()
+            assert third.is_closed
+            assert not third.is_shut_down
+        await first.shutdown()
+        with trio.fail_after(30):
+            while not second.is_closed:  # noqa: ASYNC110 - a state of another node
+                await trio.sleep(0.01)
+        assert first.is_shut_down
+        assert second.is_shut_down

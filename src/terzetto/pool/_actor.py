@@ -323,6 +323,7 @@ class NodeActor(Actor):
         except ClosedError:
             return
         core.is_shutting_down = True
+        self.seat.is_shut_down = True
         core.fleet_changed()
         async with trio.open_nursery() as nursery:
             for worker in list(core.workers.values()):

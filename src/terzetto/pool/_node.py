@@ -107,6 +107,11 @@ class Node:
         return self._seat.is_closed
 
     @property
+    def is_shut_down(self) -> bool:
+        """Whether it has heard that the whole pool is being, or was, shut down."""
+        return self._seat.is_shut_down
+
+    @property
     def workers(self) -> list[Worker]:
         """The workers of this node that were not closed, oldest first."""
         return [Worker(self._seat, seat) for seat in self._seat.workers]

@@ -71,6 +71,8 @@ class Seat:
     workers: list[WorkerSeat] = attrs.field(factory=list[WorkerSeat])
     ref: "Ref[NodeActor] | None" = None
     life: "NodeActor | None" = None
+    is_shut_down: bool = False
+    """Whether the pool was seen to be shutting down; set by the node's actor."""
     _up: trio.Event = attrs.field(factory=trio.Event)
     _is_closed: bool = False
 
