@@ -134,7 +134,6 @@ class Redis(AsyncCoreCommands):
             LinkLostError: the connection was lost after the command was written;
                 reading commands are sent again instead.
             AuthError: the connection was lost, and the server refuses the credentials now.
-            AuthError: the connection was lost, and now the server refuses the credentials.
             LinkClosedError: the client's block has been left.
             WrongLinkError: the command cannot share a link.
             InvalidPayloadError: an argument cannot be sent.

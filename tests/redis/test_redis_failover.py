@@ -1,0 +1,169 @@
+"""A master is killed under load: what was acknowledged, what is in doubt, what is lost."""
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import count
+
+import attrs
+import pytest
+import trio
+
+from terzetto.redis import Arg, LinkLostError, Redis, connect
+from terzetto.redis._url import Endpoint
+from terzetto.server import EmbeddedServer, open_cluster, open_sentinel
+from tests.redis.scripted import held
+
+_log = logging.getLogger(__name__)
+
+FAIL_OVER = 45.0  # seconds for the others to agree; the machine may be busy
+WRITERS = 12  # of each sort
+PAUSE = 0.01  # seconds between the writes of a task: the machine has other tests to run
+BEFORE, AFTER = 20, 5  # writes of each, before the kill and after the fail-over
+
+
+@attrs.define(kw_only=True)
+class Tally:
+    """What became of the writes of some tasks, by key."""
+
+    acknowledged: set[str] = attrs.field(factory=set[str])
+    in_doubt: set[str] = attrs.field(factory=set[str])
+    not_run: set[str] = attrs.field(factory=set[str])
+
+
+@attrs.define(kw_only=True)
+class Load:
+    """Tasks that write, half of them with WAIT 1, one key after the other."""
+
+    redis: Redis
+    safe: Tally = attrs.field(factory=Tally)
+    plain: Tally = attrs.field(factory=Tally)
+    counts: dict[str, int] = attrs.field(factory=dict[str, int])
+    _waiting: tuple[dict[str, int], int, trio.Event] | None = None
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for number in range(WRITERS):
+                nursery.start_soon(self._write_safely, f"{number}")
+                nursery.start_soon(self._write_plainly, f"plain {number}")
+
+    async def wait(self, more: int) -> None:
+        """Wait until each task has been told of so many writes more."""
+        if len(self.counts) < 2 * WRITERS:
+            self.counts.update(dict.fromkeys(map(str, range(WRITERS)), 0))
+            self.counts.update({f"plain {number}": 0 for number in range(WRITERS)})
+        done = trio.Event()
+        self._waiting = dict(self.counts), more, done
+        await done.wait()
+
+    async def _write_on(
+        self, name: str, tally: Tally, write: Callable[[str], Awaitable[bool]]
+    ) -> None:
+        for number in count():
+            key = f"{{{name}}}:{number}"
+            try:
+                if await write(key):
+                    tally.acknowledged.add(key)
+            except LinkLostError as error:
+                (tally.in_doubt if error.may_have_run else tally.not_run).add(key)
+            self.counts[name] = number
+            if self._waiting is not None:
+                since, more, done = self._waiting
+                if all(self.counts[each] >= since[each] + more for each in since):
+                    done.set()
+            await trio.sleep(PAUSE)
+
+    async def _write_safely(self, name: str) -> None:
+        async with self.redis.open_dedicated(f"safe {name}", key=f"{{{name}}}") as dedicated:
+
+            async def write(key: str) -> bool:
+                unit: list[tuple[Arg, ...]] = [("SET", key, key), ("WAIT", 1, 200)]
+                return await dedicated.execute_many(unit) in ([b"OK", 1], [b"OK", 2])
+
+            await self._write_on(name, self.safe, write)
+
+    async def _write_plainly(self, name: str) -> None:
+        async def write(key: str) -> bool:
+            return bool(await self.redis.execute("SET", key, key) == b"OK")
+
+        await self._write_on(name, self.plain, write)
+
+
+@attrs.frozen(kw_only=True)
+class Group:
+    """Servers of which one is killed."""
+
+    url: str
+    victim: Callable[[Redis], Awaitable[EmbeddedServer]]
+
+
+@asynccontextmanager
+async def cluster() -> AsyncGenerator[Group]:
+    async with open_cluster() as cluster:
+
+        async def victim(redis: Redis) -> EmbeddedServer:
+            owner = redis.slot_owner("{0}") or ""
+            return next(m for m in await cluster.masters() if owner.endswith(f":{m.port}"))
+
+        yield Group(url=cluster.url, victim=victim)
+
+
+@asynccontextmanager
+async def sentinel() -> AsyncGenerator[Group]:
+    async with open_sentinel() as group:
+
+        async def victim(_: Redis) -> EmbeddedServer:
+            master = await group.master()
+            assert master is not None
+            return master
+
+        yield Group(url=group.url, victim=victim)
+
+
+@pytest.mark.parametrize("group", [cluster, sentinel])
+async def test_a_master_is_killed_under_load(
+    group: Callable[[], AbstractAsyncContextManager[Group]],
+) -> None:
+    async with group() as servers, connect(servers.url) as redis:
+        load = Load(redis=redis)
+        with trio.fail_after(2 * FAIL_OVER):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(load.run)
+                await load.wait(BEFORE)
+                victim = await servers.victim(redis)
+                with held(victim):  # so that requests are under way for sure
+                    link = redis.shared(Endpoint(host="127.0.0.1", port=victim.port or 0))
+                    assert link is not None
+                    while not link.owing:  # noqa: ASYNC110 - a link's queue has no event
+                        await trio.sleep(0.01)
+                    await victim.kill()
+                at_kill = dict(load.counts)
+                await load.wait(AFTER)
+                nursery.cancel_scope.cancel()
+            safe, plain = load.safe, load.plain
+            there = await existing(redis, safe.acknowledged | plain.acknowledged)
+        await victim.start()
+
+    lost = plain.acknowledged - there
+    _log.info(
+        "%d acknowledged, %d of them lost, %d in doubt; with WAIT 1: %d, %d, %d",
+        *map(len, (plain.acknowledged, lost, plain.in_doubt)),
+        *map(len, (safe.acknowledged, safe.acknowledged - there, safe.in_doubt)),
+    )
+    assert len(safe.acknowledged) > WRITERS * BEFORE
+    assert safe.acknowledged <= there  # with WAIT 1: all of them
+    # What was under way when the master died was reported as in doubt, and nothing else was.
+    assert 1 <= len(plain.in_doubt) <= WRITERS
+    assert 1 <= len(safe.in_doubt) <= WRITERS
+    # Without WAIT, only what the dead master had acknowledged can be lost.
+    for key in lost:
+        name, _, turn = key.lstrip("{").partition("}:")
+        assert int(turn) <= at_kill[name]
+
+
+async def existing(redis: Redis, keys: set[str]) -> set[str]:
+    """Return those of `keys` that are there."""
+    names = sorted(keys)
+    values = await redis.execute("MGET", *names)
+    return {name for name, value in zip(names, values, strict=True) if value == name.encode()}
