@@ -31,11 +31,11 @@ SURFACE: dict[type, set[str]] = {
         "watch",
         "workers",
     },
-    pool.Worker: {"close", "id", "is_closed", "jobs"},
+    pool.Worker: {"close", "created_at", "id", "is_closed", "jobs"},
     pool.Ticker: {"is_stopped", "name", "stop"},
     pool.Schedule: {"is_stopped", "keys", "name", "stop"},
     pool.Watch: {"lost", "next"},
-    pool.Job: {"created_at", "key", "node_id", "notifications", "payload"},
+    pool.Job: {"created_at", "key", "node_id", "notifications", "payload", "requeued"},
     pool.DeadLetter: {"created_at", "error", "key", "node_id", "payload"},
 }
 
@@ -46,7 +46,10 @@ def test_a_face_shows_what_users_use_and_no_more(face: type) -> None:
 
 
 async def test_a_node_counts_what_happens_in_it_and_knows_its_workers(redis: Redis) -> None:
+    jobs: list[pool.Job] = []
+
     async def run(job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+        jobs.append(job)
         task_status.started()
         await trio.sleep_forever()
 
@@ -57,7 +60,16 @@ async def test_a_node_counts_what_happens_in_it_and_knows_its_workers(redis: Red
         assert node.pool_workers == [worker.id, other.id]
         await node.dispatch_many((f"job-{number}", b"") for number in range(5))
         assert len(worker.jobs) + len(other.jobs) == 5
+        assert worker.created_at is not None
+        assert other.created_at is not None
+        assert worker.created_at < other.created_at
+        assert not any(job.requeued for job in jobs)
+        moving = set(other.jobs)
         await other.close()
+        with trio.fail_after(30):
+            while len(worker.jobs) < 5:  # noqa: ASYNC110 - a state of several tasks
+                await trio.sleep(0.01)
+        assert {job.key for job in jobs if job.requeued} == moving
         assert other.is_closed
         assert node.workers == [worker]
         counts = node.counts

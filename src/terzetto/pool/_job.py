@@ -25,6 +25,8 @@ class Job:
         payload: what the dispatcher gave along.
         created_at: when it was dispatched, or sent again, by the clock of whoever did.
         node_id: the node that dispatched it, or sent it again.
+        requeued: whether it ran, or was to run, elsewhere before: it was moved, or
+            recovered from a worker that is gone.
         notifications: what `Node.notify` sends to it, oldest first, for a
             handler that is a function. It ends when the job is to end.
     """
@@ -33,6 +35,7 @@ class Job:
     payload: bytes
     created_at: datetime
     node_id: str
+    requeued: bool
     notifications: trio.MemoryReceiveChannel[bytes] = attrs.field(repr=False)
 
 
@@ -90,7 +93,7 @@ def created_at(created_ns: int) -> datetime:
 def read_job(body: JobBody, notifications: trio.MemoryReceiveChannel[bytes]) -> Job:
     """Return the job that a handler is given for a body of the wire."""
     at = created_at(body.created_ns)
-    return Job(body.key, body.payload, at, body.node_id, notifications)
+    return Job(body.key, body.payload, at, body.node_id, body.requeued, notifications)
 
 
 Restarting: TypeAlias = Callable[[str, BaseException], None]

@@ -6,7 +6,7 @@ task; the node's actor (`_actor.py`) is behind it.
 
 from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
 from functools import partial
 
 import attrs
@@ -16,6 +16,7 @@ from ulid import ULID
 from terzetto._shared._names import check_name
 from terzetto.actor import Child, open_child
 from terzetto.errors import InvalidNameError, InvalidOptionError, TerzettoError
+from terzetto.pool._assign import parse_time
 from terzetto.pool._checks import check_count, check_handler
 from terzetto.pool._codec import JobBody, encode_job, encode_job_key, encode_notification
 from terzetto.pool._errors import (
@@ -26,7 +27,7 @@ from terzetto.pool._errors import (
     PoolShutdownError,
     UnknownLetterError,
 )
-from terzetto.pool._job import Handler
+from terzetto.pool._job import Handler, created_at
 from terzetto.pool._letter import DeadLetter, decode_letter
 from terzetto.pool._names import NOTIFY, RESERVED, STOP, check_key, check_payload
 from terzetto.pool._observe import Kind, Watch
@@ -53,6 +54,12 @@ class Worker:
     def id(self) -> str:
         """Its id in the pool; it changes when the worker had to join anew."""
         return "" if self._seat.life is None else self._seat.life.worker_id
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When it joined the pool under this id, by Redis' clock; its place on the ring."""
+        life = self._seat.life
+        return None if life is None else created_at(parse_time(life.created) or 0)
 
     @property
     def jobs(self) -> list[str]:
