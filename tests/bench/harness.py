@@ -88,13 +88,16 @@ class Setting:
 class Contender:
     """One way to do the work: ``module:function``, and the loop it runs on.
 
-    `packages` are the distributions whose versions are reported with the name.
+    `packages` are the distributions whose versions are reported with the name. One
+    that cannot be in one environment with ours has what it needs in `requires`, as pip
+    spells it, and gets an environment of its own.
     """
 
     name: str
     target: str
     loop: Loop = "trio"
     packages: Sequence[str] = ()
+    requires: Sequence[str] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -8,7 +8,6 @@ cancelled.
 import json
 import os
 import subprocess
-import sys
 from collections.abc import AsyncGenerator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any
 import attrs
 import trio
 
+from tests.bench.environments import find_python
 from tests.bench.harness import Case, Contender, Line, MissingPeerError, Setting
 from tests.bench.server import open_cluster, open_server
 
@@ -87,18 +87,18 @@ def split_cores(*, server: bool, same_core: bool = False) -> tuple[set[int], set
 
 @asynccontextmanager
 async def open_runners(
-    contenders: Collection[Contender], setting: Setting, cores: Collection[int]
+    pythons: Collection[tuple[Contender, str]], setting: Setting, cores: Collection[int]
 ) -> AsyncGenerator[list[Runner]]:
     """Start a process for each contender, one after the other; all end with the block."""
     async with trio.open_nursery() as nursery:
         runners: list[Runner] = []
-        for contender in contenders:
+        for contender, python in pythons:
             order = {
                 **attrs.asdict(contender),
                 "setting": attrs.asdict(setting),
                 "cores": sorted(cores),
             }
-            command = [sys.executable, "-m", "tests.bench.contender", json.dumps(order)]
+            command = [python, "-m", "tests.bench.contender", json.dumps(order)]
             start = partial(
                 trio.run_process,
                 command,
@@ -132,21 +132,35 @@ async def open_setting(case: Case, cores: Collection[int]) -> AsyncGenerator[Set
         )
 
 
+async def find_pythons(
+    contenders: Collection[Contender],
+) -> tuple[list[tuple[Contender, str]], list[Line]]:
+    """Return the Python of each contender, and the lines of those that have none."""
+    pythons: list[tuple[Contender, str]] = []
+    missing: list[Line] = []
+    for contender in contenders:
+        try:
+            pythons.append((contender, await find_python(contender.requires)))
+        except MissingPeerError as error:
+            missing.append(Line(contender, missing=str(error)))
+    return pythons, missing
+
+
 async def run_case(case: Case, rounds: int) -> list[Line]:
     """Run `rounds` rounds of `case` after one to warm up; return ours first, then the peers."""
-    contenders = [case.ours, *case.peers]
+    pythons, missing = await find_pythons([case.ours, *case.peers])
     server_cores, client_cores = split_cores(server=case.server, same_core=case.same_core)
     try:
         async with (
             open_setting(case, server_cores) as setting,
-            open_runners(contenders, setting, client_cores) as runners,
+            open_runners(pythons, setting, client_cores) as runners,
         ):
             for round_number in range(rounds + 1):
                 first = round_number % len(runners)
                 for runner in [*runners[first:], *runners[:first]]:
                     if runner.line.is_running:
                         await runner.take_turn(counts=round_number > 0)
-            return [runner.line for runner in runners]
+            return [*(runner.line for runner in runners), *missing]
     except* MissingPeerError as group:
         why = str(group.exceptions[0])
-    return [Line(contender, missing=why) for contender in contenders]
+    return [*(Line(contender, missing=why) for contender, _ in pythons), *missing]
