@@ -1,6 +1,6 @@
 """Brokers of every kind for the same tests, on a clock that only the test moves.
 
-Servers are started once a module, in a program of their own, and emptied for
+Servers are started once a session, in a program of their own, and emptied for
 each test.
 """
 
@@ -56,12 +56,12 @@ def run_deployment(kind: str) -> Iterator[str]:
         program.communicate()  # closes its input; it ends
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def single_url() -> Iterator[str]:
     yield from run_deployment("single")
 
 
-@pytest.fixture(scope="module", params=["memory", "single", "sentinel", "cluster"])
+@pytest.fixture(scope="session", params=["memory", "single", "sentinel", "cluster"])
 def deployment(request: pytest.FixtureRequest) -> Iterator[str]:
     """Return ``"memory"``, or the URL of one kind of deployment after the other."""
     if request.param == "memory":
@@ -81,7 +81,7 @@ async def broker(deployment: str, clock: ManualClock) -> AsyncGenerator[AnyBroke
         yield RedisBroker(redis, clock=clock)
 
 
-@pytest.fixture(scope="module", params=["memory", "single"])
+@pytest.fixture(scope="session", params=["memory", "single"])
 def place_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """Return an empty text for memory, or the URL of a single server."""
     if request.param == "memory":

@@ -322,8 +322,8 @@ async def until_watched(broker: Broker, handle: TaskHandle) -> None:
         return
     assert isinstance(broker, RedisBroker)
     key = broker.keys(handle.queue).task(handle.id)
-    while not await broker.redis.execute("HEXISTS", key, "watched"):
-        await trio.sleep(0.01)  # noqa: ASYNC110 - Redis has no event for it
+    while not await broker.redis.execute("HEXISTS", key, "watched"):  # noqa: ASYNC110 - Redis has no event for it
+        await trio.sleep(0.01)
 
 
 async def run_one(broker: Broker, *, result: bytes | None = None, error: str | None = None) -> None:

@@ -25,6 +25,16 @@ from terzetto.tasks._errors import (
     TaskNotFoundError,
     TaskStateError,
 )
+from terzetto.tasks._inspection import (
+    ClusterNode,
+    DayCount,
+    GroupInfo,
+    QueueInfo,
+    ServerState,
+)
+from terzetto.tasks._inspector import (
+    Inspector,
+)
 from terzetto.tasks._limits import (
     ConcurrencyLimit,
     RateLimit,
@@ -48,6 +58,9 @@ from terzetto.tasks._options import (
 from terzetto.tasks._partitions import (
     partitioned,
 )
+from terzetto.tasks._periodic import (
+    Periodic,
+)
 from terzetto.tasks._retry import (
     AttemptError,
     LeaseLostError,
@@ -62,6 +75,12 @@ from terzetto.tasks._router import (
     Handle,
     Middleware,
     Router,
+)
+from terzetto.tasks._scheduler import (
+    Provider,
+    Scheduler,
+    open_scheduler,
+    scheduler_child,
 )
 from terzetto.tasks._server import (
     Server,
@@ -80,22 +99,31 @@ from terzetto.tasks._trace import (
 __all__ = [
     "AttemptError",
     "Client",
+    "ClusterNode",
     "ConcurrencyLimit",
+    "DayCount",
     "DuplicateTaskError",
     "EnqueueEvent",
+    "GroupInfo",
     "Grouping",
     "Handle",
+    "Inspector",
     "LeaseLostError",
     "MessageError",
     "Middleware",
+    "Periodic",
+    "Provider",
+    "QueueInfo",
     "QueueNotEmptyError",
     "QueueNotFoundError",
     "RateLimit",
     "RevokeTask",
     "Router",
+    "Scheduler",
     "SchedulerEntry",
     "Server",
     "ServerInfo",
+    "ServerState",
     "ServerStateError",
     "ServerStatistics",
     "SkipRetry",
@@ -118,8 +146,10 @@ __all__ = [
     "WorkerInfo",
     "current_trace",
     "default_retry_delay",
+    "open_scheduler",
     "open_server",
     "partitioned",
+    "scheduler_child",
     "server_child",
     "tracing",
 ]

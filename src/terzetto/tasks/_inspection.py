@@ -122,6 +122,10 @@ class ClusterNode:
 class Inspection(Protocol):
     """Looks at queues and puts them right. See the module for errors and cancelling."""
 
+    async def has_queue(self, queue: str) -> bool:
+        """Tell whether there is a queue of this name."""
+        ...
+
     async def list_queues(self) -> list[str]:
         """Return the names of all queues, sorted."""
         ...
@@ -208,10 +212,6 @@ class Inspection(Protocol):
 
     async def list_events(self, entry_id: str, *, first: int, count: int) -> list[EnqueueEvent]:
         """Return what an entry has enqueued, the newest first."""
-        ...
-
-    async def find_slot(self, queue: str) -> int:
-        """Return the cluster's slot of a queue."""
         ...
 
     async def find_nodes(self, queue: str) -> list[ClusterNode]:

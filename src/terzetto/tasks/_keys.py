@@ -5,9 +5,13 @@ Those that asynq does not know are marked; Go neither reads nor deletes them.
 """
 
 import hashlib
+from binascii import crc_hqx
 from typing import Final
 
 import attrs
+
+SLOTS: Final = 16_384
+"""How many slots a Redis cluster has."""
 
 QUEUES: Final = "asynq:queues"
 SERVERS: Final = "asynq:servers"
@@ -70,6 +74,12 @@ class QueueKeys:
             ("wake_channel", f"{prefix}wake"),
         ):
             object.__setattr__(self, name, key)
+
+    @property
+    def slot(self) -> int:
+        """The slot of a cluster that all of them are in."""
+        tag = self.queue.partition("}")[0]  # where a cluster ends it
+        return crc_hqx(tag.encode(), 0) % SLOTS
 
     def task(self, task_id: str) -> str:
         """Return the key of a task's hash."""

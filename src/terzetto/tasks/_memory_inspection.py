@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NoReturn
 
 import attrs
 import trio
@@ -50,6 +49,11 @@ class MemoryInspection:
 
     def _queue(self, name: str) -> MemoryQueue:
         return self.queues.get(name) or MemoryQueue()
+
+    async def has_queue(self, queue: str) -> bool:
+        """See `Inspection.has_queue`."""
+        await trio.lowlevel.checkpoint()
+        return queue in self.queues
 
     async def list_queues(self) -> list[str]:
         """See `Inspection.list_queues`."""
@@ -207,7 +211,7 @@ class MemoryInspection:
     async def resume(self, queue: str) -> bool:
         """See `Inspection.resume`."""
         await trio.lowlevel.checkpoint()
-        found = self.queues.setdefault(queue, MemoryQueue())
+        found = self._queue(queue)
         was, found.is_paused = found.is_paused, False
         self.wake(queue)
         return was
@@ -282,15 +286,8 @@ class MemoryInspection:
         newest_first = self._histories.get(entry_id, [])[::-1]
         return newest_first[first : first + max(0, count)]
 
-    async def find_slot(self, queue: str) -> int:
-        """See `Inspection.find_slot`; there is no cluster."""
-        await self._refuse(queue)
-
     async def find_nodes(self, queue: str) -> list[ClusterNode]:
         """See `Inspection.find_nodes`; there is no cluster."""
-        await self._refuse(queue)
-
-    async def _refuse(self, queue: str) -> NoReturn:
         await trio.lowlevel.checkpoint()
         raise TaskStateError(f"queue {queue!r} is kept in this process: there is no cluster")
 

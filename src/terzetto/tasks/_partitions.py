@@ -10,15 +10,14 @@ first.
 """
 
 import zlib
-from binascii import crc_hqx
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
 from terzetto.errors import InvalidOptionError
+from terzetto.tasks._keys import SLOTS, QueueKeys
 from terzetto.tasks._queues import check_queue
 
-_SLOTS: Final = 16_384
 _GOLDEN: Final = 10_126  # of the slots: multiples of it are spread evenly, however many there are
 _NEAR: Final = 256  # slots that a partition may be away from its ideal place
 _MOST: Final = 1024
@@ -27,8 +26,8 @@ _MOST: Final = 1024
 @lru_cache(maxsize=1024)
 def partition_names(queue: str, count: int) -> tuple[str, ...]:
     """Return the names of the queues that `queue` is spread over."""
-    home = crc_hqx(queue.encode(), 0) % _SLOTS
-    return (queue, *(_near(queue, k, (home + k * _GOLDEN) % _SLOTS) for k in range(1, count)))
+    home = QueueKeys(queue).slot
+    return (queue, *(_near(queue, k, (home + k * _GOLDEN) % SLOTS) for k in range(1, count)))
 
 
 def _near(queue: str, number: int, ideal: int) -> str:
@@ -36,8 +35,8 @@ def _near(queue: str, number: int, ideal: int) -> str:
     attempt = 0
     while True:
         name = f"{queue}~{number}.{attempt}"
-        away = (crc_hqx(name.encode(), 0) - ideal) % _SLOTS
-        if min(away, _SLOTS - away) <= _NEAR:
+        away = (QueueKeys(name).slot - ideal) % SLOTS
+        if min(away, SLOTS - away) <= _NEAR:
             return name
         attempt += 1
 

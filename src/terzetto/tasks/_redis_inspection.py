@@ -49,6 +49,10 @@ _LISTS: Final = (TaskState.PENDING, TaskState.ACTIVE)
 class RedisInspection(RedisBase):
     """Looks at queues in Redis and puts them right."""
 
+    async def has_queue(self, queue: str) -> bool:
+        """See `Inspection.has_queue`."""
+        return bool(await self.command("SISMEMBER", QUEUES, queue))
+
     async def list_queues(self) -> list[str]:
         """See `Inspection.list_queues`."""
         reply = await self.command("SMEMBERS", QUEUES)
@@ -282,18 +286,14 @@ class RedisInspection(RedisBase):
         bodies = await self.command("ZRANGE", key, first, first + count - 1, "REV")
         return self._readable(EnqueueEvent.decode, bodies)
 
-    async def find_slot(self, queue: str) -> int:
-        """See `Inspection.find_slot`."""
-        try:
-            slot: int = await self.command("CLUSTER", "KEYSLOT", self.keys(queue).pending)
-        except ResponseError as error:
-            raise TaskStateError(f"{self.redis.url} is no cluster: {error}") from error
-        return slot
-
     async def find_nodes(self, queue: str) -> list[ClusterNode]:
         """See `Inspection.find_nodes`."""
-        slot = await self.find_slot(queue)
-        for first, last, *nodes in await self.command("CLUSTER", "SLOTS"):
+        slot = self.keys(queue).slot
+        try:
+            ranges = await self.command("CLUSTER", "SLOTS")
+        except ResponseError as error:
+            raise TaskStateError(f"{self.redis.url} is no cluster: {error}") from error
+        for first, last, *nodes in ranges:
             if first <= slot <= last:
                 return [
                     ClusterNode(id=node[2].decode(), address=f"{node[0].decode()}:{node[1]}")
