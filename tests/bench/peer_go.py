@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from tests.bench.harness import AsyncMeasure, Figures, MissingPeerError, Setting, Stopwatch
-from tests.bench.work import PAYLOAD, TASKS, rate_and_delays
+from tests.bench.work import PAYLOAD, READ, TASKS, rate_and_delays
 from tests.bench.work_rmap import lags_of
 from tests.interop.gopeer import PULSE_PEER, Peer, PeerMissingError, build_peer, open_peer
 
@@ -22,6 +22,7 @@ READS = 1_000_000
 SETS_EACH = 400
 LAGS = 400
 ADDS = 4_000
+ADDS_EACH = 200
 BACKLOG = 4_000  # a fifth of the others', for Pulse acknowledges one by one
 ALONE = 300
 EACH = 20
@@ -110,6 +111,33 @@ async def add_alone(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
         async def measure() -> Figures:
             load = await go.call("bench.stream.add", "stream", number=ADDS, value=PAYLOAD)
             return {"rate": ADDS / load["seconds"]}
+
+        yield measure
+
+
+@asynccontextmanager
+async def add_from_many(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """100 goroutines add event after event."""
+    async with open_go(setting.url) as [go]:
+        await go.call("stream.open", "stream", name=f"{setting.name}:go")
+
+        async def measure() -> Figures:
+            words = {"number": ADDS_EACH, "value": PAYLOAD, "flag": True}
+            return figures_of(await go.call("bench.stream.add", "stream", **words))
+
+        yield measure
+
+
+@asynccontextmanager
+async def catch_up(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """One reader takes a backlog."""
+    async with open_go(setting.url) as [go]:
+        await go.call("stream.open", "stream", name=f"{setting.name}:go", number=10 * READ)
+        words = {"number": READ // TASKS, "value": PAYLOAD, "flag": True}
+        await go.call("bench.stream.add", "stream", **words)
+
+        async def measure() -> Figures:
+            return {"rate": READ / await go.call("bench.reader", "stream", number=READ)}
 
         yield measure
 

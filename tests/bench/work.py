@@ -6,7 +6,8 @@ from statistics import quantiles
 from tests.bench.harness import Figures, Stopwatch
 
 TASKS = 100
-BACKLOG = 20_000  # events that a reader or sink catches up on
+BACKLOG = 20_000  # events that a sink catches up on
+READ = 200_000  # events that a reader catches up on
 LATENCY_EVENTS = 500
 
 # What follows the key of an XADD: an event of 200 bytes on a stream capped at about 1,000.

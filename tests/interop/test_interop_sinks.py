@@ -144,6 +144,122 @@ async def test_go_loses_what_a_silent_consumer_was_just_given_and_we_do_not(
         assert event.id == event_id
 
 
+async def take_in_go(go: Peer, count: int) -> list[dict[str, Any]]:
+    """Take and acknowledge so many events in Go; fewer when time is up."""
+    events: list[dict[str, Any]] = await go.call(
+        "sink.take", "sink", number=count, seconds=PATIENCE
+    )
+    await go.call("sink.ack", "sink", items=[event["id"] for event in events])
+    return events
+
+
+@pytest.mark.parametrize("killed", ["go", "ours"])
+async def test_without_acknowledgements_an_event_comes_once_and_dies_with_who_had_it(
+    redis: Redis, go: Peer, server: EmbeddedServer, killed: str
+) -> None:
+    # A group of both: nothing is ever pending, so what an instance had taken in goes with it.
+    stream = Stream("s", redis)
+    await open_go_sink(go, flag=True, number=5)
+    seen: list[str] = []
+    async with stream.open_sink(
+        SINK, no_ack=True, ack_grace_period=GRACE, max_polled=5, buffer_size=5
+    ) as sink:
+        ids = await stream.add_many([("x", b"")] * 10)
+        while len(seen) < len(ids):
+            taken = await go.call("sink.take", "sink", number=5, seconds=0.2)
+            seen += [event["id"] for event in taken]
+            with trio.move_on_after(0.2):
+                seen.append((await anext(sink)).id)
+        assert sorted(seen) == sorted(map(str, ids))
+        assert await pending(redis) == 0
+        if killed == "go":
+            await go.kill()
+            again = await stream.add_many([("x", b"")] * 10)
+            with trio.fail_after(PATIENCE):
+                assert [(await anext(sink)).id for _ in again] == again
+    if killed == "ours":
+        again = await stream.add_many([("x", b"")] * 10)
+        taken = await go.call("sink.take", "sink", number=10, seconds=PATIENCE)
+        assert [event["id"] for event in taken] == again
+    assert await pending(redis) == 0
+
+
+async def test_several_streams_are_shared_and_go_and_come(redis: Redis, go: Peer) -> None:
+    one, two = Stream("s", redis), Stream("t", redis)
+    await open_go_sink(go, number=1)
+    await go.call("stream.open", "other", name="t")
+    await go.call("sink.add", "sink", **{"in": "other"})
+    async with one.open_sink(SINK, start=OLDEST, ack_grace_period=GRACE, max_polled=1) as sink:
+        await sink.add_stream(two)
+        ours: list[str] = []
+        theirs: list[str] = []
+        ids: list[str | None] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(acknowledge_in_go, go, theirs)
+            nursery.start_soon(acknowledge_here, sink, ours)
+            with trio.fail_after(PATIENCE):
+                while min(len(theirs), len(ours)) < 10:
+                    ids += [await stream.add("x", b"") for stream in (one, two)]
+
+            async def count() -> int:
+                return len(theirs) + len(ours)
+
+            await wait_for(count, len(ids))
+            nursery.cancel_scope.cancel()
+        assert sorted(theirs + ours) == sorted(map(str, ids))
+        # Each side leaves one stream, and the other side goes on with it. What Go's read of
+        # that moment still brings, and Go drops, comes to us by a claim.
+        await go.call("sink.remove", "sink", **{"in": "other"})
+        await sink.remove_stream(one)
+        mine = [await two.add("x", b"") for _ in range(5)]
+        gos = [await one.add("x", b"") for _ in range(5)]
+        held: set[tuple[str, str | None]] = set()
+        with trio.fail_after(PATIENCE):
+            while len(held) < len(mine):
+                event = await anext(sink)
+                held.add((event.stream, event.id))
+                await sink.ack(event)
+        assert held == {("t", each) for each in mine}
+        taken = await take_in_go(go, 5)
+        assert [(event["stream"], event["id"]) for event in taken] == [("s", each) for each in gos]
+        # The last to leave takes the group along.
+        await sink.remove_stream(two)
+        assert await redis.execute("XINFO", "GROUPS", two.key) == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [({"topic": "eu"}, {"topic": "eu"}), ({"topic_pattern": "^e"}, {"pattern": "^e"})],
+)
+async def test_both_sides_filter_alike_and_go_leaves_the_rest_pending_until_we_clear_it(
+    redis: Redis, go: Peer, ours: dict[str, str], theirs: dict[str, str]
+) -> None:
+    # Pulse acknowledges nothing that its filter drops: it comes round by claims for ever.
+    # An instance of ours that gets such an event by a claim acknowledges it.
+    stream = Stream("s", redis)
+    await open_go_sink(go, **theirs)
+    wanted = [await stream.add("x", b"", topic="eu") for _ in range(5)]
+    unwanted = [await stream.add("x", b"", topic=topic) for topic in ("us", None, "menu")]
+    assert [event["id"] for event in await take_in_go(go, 5)] == wanted
+    assert await pending(redis) == len(unwanted)
+    topic, pattern = ours.get("topic"), ours.get("topic_pattern")
+    async with stream.open_sink(
+        SINK, ack_grace_period=GRACE, block=0.2, topic=topic, topic_pattern=pattern
+    ) as sink:
+        await go.kill()
+        async with trio.open_nursery() as nursery:
+            seen: list[str] = []
+            nursery.start_soon(acknowledge_here, sink, seen)
+            more = [await stream.add("x", b"", topic=topic) for topic in ("eu", "us", "eu")]
+
+            async def count() -> int:
+                return len(seen) + 100 * await pending(redis)
+
+            await wait_for(count, 2)
+            nursery.cancel_scope.cancel()
+    assert set(seen) == {more[0], more[2]}
+
+
 async def test_a_closing_instance_of_ours_hands_over_to_go_at_once(redis: Redis, go: Peer) -> None:
     stream = Stream("s", redis)
     ids = await stream.add_many([("x", b"")] * 20)

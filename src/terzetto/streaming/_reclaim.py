@@ -31,16 +31,20 @@ async def run_claims(intake: Intake, lane: Lane) -> None:
     pace = Pace()
     members = Members(intake.redis, intake.sink, intake.grace)
     next_sweep = trio.current_time() + intake.grace
-    seen = lane.hurry.count
+    seen, room_seen = lane.hurry.count, intake.wanted.count
+    is_short = False  # of room for what could be claimed
     while not intake.is_closed and not lane.is_over:
         due = min(trio.current_time() + interval * random.uniform(0.8, 1.2), lane.due)
         with trio.move_on_at(due):
-            await lane.hurry.wait(seen)
-        seen = lane.hurry.count
+            if is_short:
+                await intake.wanted.wait(room_seen)
+            else:
+                await lane.hurry.wait(seen)
+        seen, room_seen = lane.hurry.count, intake.wanted.count
         if trio.current_time() >= lane.due:
             lane.due = float("inf")
         try:
-            await _round(intake, lane)
+            is_short = await _round(intake, lane)
             if trio.current_time() >= next_sweep and not intake.is_closing:
                 await members.sweep(intake.groups_of(lane), intake.consumer)
                 next_sweep = trio.current_time() + intake.grace * random.uniform(0.8, 1.2)
@@ -53,19 +57,23 @@ async def run_claims(intake: Intake, lane: Lane) -> None:
             await intake.mend(lane, error)
 
 
-async def _round(intake: Intake, lane: Lane) -> None:
+async def _round(intake: Intake, lane: Lane) -> bool:
+    """Look around once; return whether there was no room for all that could be claimed."""
     await intake.flush(lane)
     if intake.no_ack:
-        return
+        return False
     await _renew(intake, lane)
     for group in intake.groups_of(lane):
-        while intake.has_taker and not intake.is_closing and intake.buffer.free:
+        while intake.has_taker and not intake.is_closing:
             count = min(_CLAIM_AT_ONCE, intake.buffer.free)
+            if not count:
+                return True
             consumer, now = intake.consumer, trio.current_time()
             events, poison = await group.claim(consumer, intake.grace, count)
             await intake.admit(group, consumer, events, poison, now)
             if len(events) + len(poison) < count:
                 break
+    return False
 
 
 async def _renew(intake: Intake, lane: Lane) -> None:

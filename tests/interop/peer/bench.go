@@ -102,10 +102,27 @@ func (p *program) benchCommands() map[string]command {
 		},
 		"bench.stream.add": func(ctx context.Context, r *request) (any, error) {
 			stream := of[*streaming.Stream](p, r.On)
-			return run(1, r.Number, func(int, int) error {
+			goroutines := 1
+			if r.Flag {
+				goroutines = 100
+			}
+			return run(goroutines, r.Number, func(int, int) error {
 				_, err := stream.Add(ctx, "user.created", []byte(r.Value))
 				return err
 			})
+		},
+		"bench.reader": func(ctx context.Context, r *request) (any, error) {
+			began := time.Now()
+			reader, err := of[*streaming.Stream](p, r.On).NewReader(ctx, options.WithReaderStartAtOldest())
+			if err != nil {
+				return nil, err
+			}
+			defer reader.Close()
+			events := reader.Subscribe()
+			for range r.Number {
+				<-events
+			}
+			return time.Since(began).Seconds(), nil
 		},
 		"bench.sink": func(ctx context.Context, r *request) (any, error) {
 			sink, err := of[*streaming.Stream](p, r.On).NewSink(ctx, string(r.Name), options.WithSinkStartAtOldest())

@@ -94,6 +94,13 @@ func (p *program) streamCommands() map[string]command {
 		"sink.open":    p.openSink,
 		"sink.close":   p.closeReceiver,
 		"sink.take":    p.take,
+		"sink.add": func(ctx context.Context, r *request) (any, error) {
+			stream := of[*streaming.Stream](p, r.In)
+			return nil, of[*receiver](p, r.On).sink.AddStream(ctx, stream, options.WithAddStreamStartAtOldest())
+		},
+		"sink.remove": func(ctx context.Context, r *request) (any, error) {
+			return nil, of[*receiver](p, r.On).sink.RemoveStream(ctx, of[*streaming.Stream](p, r.In))
+		},
 		"sink.ack": func(ctx context.Context, r *request) (any, error) {
 			c := of[*receiver](p, r.On)
 			for _, id := range plain(r.Items) {
@@ -149,6 +156,9 @@ func (p *program) openSink(ctx context.Context, r *request) (any, error) {
 	}
 	if r.Topic != "" {
 		all = append(all, options.WithSinkTopic(string(r.Topic)))
+	}
+	if r.Pattern != "" {
+		all = append(all, options.WithSinkTopicPattern(r.Pattern))
 	}
 	if r.Grace > 0 {
 		all = append(all, options.WithSinkAckGracePeriod(seconds(r.Grace)))
