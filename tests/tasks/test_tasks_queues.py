@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from terzetto.errors import InvalidNameError, InvalidOptionError
-from terzetto.tasks import ConcurrencyLimit, Grouping, RateLimit
-from terzetto.tasks._broker import Enqueue
+from terzetto.tasks import ConcurrencyLimit, Grouping, RateLimit, Task
 from terzetto.tasks._limits import Limit, later
 from terzetto.tasks._message import TaskMessage
 from terzetto.tasks._options import ServerOptions
@@ -93,7 +92,7 @@ def test_options_that_cannot_be(options: dict[str, Any]) -> None:
         ServerOptions(**options)
 
 
-async def aggregate(group: str, tasks: object) -> Enqueue:
+async def aggregate(group: str, tasks: object) -> Task:
     raise NotImplementedError
 
 

@@ -86,7 +86,7 @@ async def test_a_strict_server_empties_the_first_queue_first(place: AnyBroker) -
         ran.append(ctx.queue)
 
     await put(place, *(task(queue=queue) for queue in ("low", "high") for _ in range(20)))
-    async with serving(place, router, queues={"low": 1, "high": 2}, strict=True, concurrency=2):
+    async with serving(place, router, queues={"low": 1, "high": 2}, strict=True, concurrency=1):
         await until_true(lambda: len(ran) == 40)
     assert ran == ["high"] * 20 + ["low"] * 20
 

@@ -21,11 +21,12 @@ from terzetto.tasks import (
     Grouping,
     RateLimit,
     Router,
+    Task,
     TaskMessage,
     TaskState,
     server_child,
 )
-from terzetto.tasks._broker import CancelRequest, Enqueue, Lease
+from terzetto.tasks._broker import CancelRequest, Lease
 from tests.tasks.conftest import AnyBroker
 from tests.tasks.serving import QUICK, put, reaches, serving, task, until, until_true
 
@@ -193,9 +194,9 @@ async def test_a_group_becomes_one_task_when_it_is_large_enough(place: AnyBroker
     async def digest(payload: bytes) -> None:
         digests.append(payload)
 
-    async def aggregate(group: str, tasks: Sequence[TaskMessage]) -> Enqueue:
+    async def aggregate(group: str, tasks: Sequence[TaskMessage]) -> Task:
         body = group.encode() + b":" + b",".join(each.payload for each in tasks)
-        return task("digest", body, queue="ignored")
+        return Task("digest", body, queue="ignored")
 
     grouping = Grouping(aggregate=aggregate, max_size=3, grace=1.0)
     await put(place, *(task("mail", b"%d" % n, group="ann") for n in range(7)))
@@ -212,7 +213,7 @@ async def test_tasks_whose_aggregation_fails_go_back_to_their_group(place: AnyBr
     @router.task("digest")
     async def digest(payload: bytes) -> None: ...
 
-    async def aggregate(group: str, tasks: Sequence[TaskMessage]) -> Enqueue:
+    async def aggregate(group: str, tasks: Sequence[TaskMessage]) -> Task:
         tried.set()
         raise ValueError("cannot")
 

@@ -16,8 +16,10 @@ from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context, Stop
 from terzetto.redis import LinkClosedError
 from terzetto.tasks._broker import Batch, Enqueue, Placed
+from terzetto.tasks._client import DEFAULT_MAX_PAYLOAD
 from terzetto.tasks._core import Core
 from terzetto.tasks._options import Grouping
+from terzetto.tasks._task import TaskOptions, merge, settle
 from terzetto.tasks._upkeep import repeat
 
 _LONGEST_TICK: Final = 7.0
@@ -100,6 +102,6 @@ class AggregatorActor(Actor):
             self._release(token)
 
     async def _make(self, batch: Batch) -> Enqueue:
-        entry = await self.grouping.aggregate(batch.group, batch.messages)
-        message = attrs.evolve(entry.message, queue=batch.queue)
-        return attrs.evolve(entry, message=message)
+        task = await self.grouping.aggregate(batch.group, batch.messages)
+        settled = settle(merge(task, TaskOptions()), max_payload=DEFAULT_MAX_PAYLOAD, task=task)
+        return settled.entry(task, queue=batch.queue, headers=settled.headers)

@@ -10,12 +10,13 @@ from typing import Any, Final, TypeAlias
 import attrs
 
 from terzetto.errors import InvalidOptionError
-from terzetto.tasks._broker import LEASE_SECONDS, Enqueue
+from terzetto.tasks._broker import LEASE_SECONDS
 from terzetto.tasks._context import TaskContext
 from terzetto.tasks._limits import Limit
 from terzetto.tasks._message import TaskMessage
 from terzetto.tasks._queues import DEFAULT_QUEUE, check_queues
 from terzetto.tasks._retry import RetryPolicy
+from terzetto.tasks._task import Task
 
 ErrorHandler: TypeAlias = Callable[[TaskContext, BaseException], Awaitable[object]]
 """Called with each error of an attempt before its outcome is written."""
@@ -23,7 +24,8 @@ ErrorHandler: TypeAlias = Callable[[TaskContext, BaseException], Awaitable[objec
 HealthCheck: TypeAlias = Callable[[BaseException | None], Awaitable[object]]
 """Called with None if Redis answers, else with the error."""
 
-Aggregate: TypeAlias = Callable[[str, tuple[TaskMessage, ...]], Awaitable[Enqueue]]
+Aggregate: TypeAlias = Callable[[str, tuple[TaskMessage, ...]], Awaitable[Task]]
+"""Makes one task of the tasks of a group, given its name and them, oldest first."""
 
 _MAX_SECONDS: Final = 10**9
 _MAX_CONCURRENCY: Final = 100_000
@@ -63,7 +65,8 @@ class Grouping:
     """When and by what the tasks of a group are made one.
 
     Attributes:
-        aggregate: given the group and its tasks, oldest first, returns the one task.
+        aggregate: given the group and its tasks, oldest first, returns the one task, which
+            goes into the queue that they are in.
         grace: seconds without a new task after which the group is complete.
         max_delay: seconds that a task waits at most; 0 for any time.
         max_size: tasks at which it is complete; 0 for any number.
