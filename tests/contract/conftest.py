@@ -1,16 +1,24 @@
-"""Every kind of server that a client can be connected to, for the same tests."""
+"""Every kind of server that a client can be connected to, for the same tests.
+
+The servers of a kind are started once for all tests of a module, in a thread with
+a trio of its own, since no test here harms them; each test finds them empty.
+"""
 
 import ssl
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import tempfile
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
 
 import attrs
 import pytest
+import trio
 
 from terzetto.redis import Redis, connect
 from terzetto.server import open_cluster, open_embedded, open_sentinel
 from terzetto.testing import open_proxy
-from tests.redis.certificates import Authority
+from tests.redis.certificates import Authority, Tls, tls_here
 
 
 @attrs.frozen(kw_only=True)
@@ -23,6 +31,9 @@ class Deployment:
 
     def connect(self, *, max_in_flight: int | None = None) -> AbstractAsyncContextManager[Redis]:
         return connect(self.url, tls=self.tls, max_in_flight=max_in_flight)
+
+
+Opening = AbstractAsyncContextManager[Deployment]
 
 
 @asynccontextmanager
@@ -63,25 +74,88 @@ async def over_sentinel() -> AsyncGenerator[Deployment]:
         yield Deployment(kind="sentinel", url=group.url)
 
 
-KINDS: dict[str, Callable[[], AbstractAsyncContextManager[Deployment]]] = {
+@asynccontextmanager
+async def over_cluster_with_tls() -> AsyncGenerator[Deployment]:
+    async with certified() as (authority, tls), open_cluster(tls=tls) as cluster:
+        yield Deployment(kind="cluster tls", url=cluster.url, tls=authority.client_context())
+
+
+@asynccontextmanager
+async def over_sentinel_with_tls() -> AsyncGenerator[Deployment]:
+    async with certified() as (authority, tls), open_sentinel(tls=tls) as group:
+        yield Deployment(kind="sentinel tls", url=group.url, tls=authority.client_context())
+
+
+@asynccontextmanager
+async def certified() -> AsyncGenerator[tuple[Authority, Tls]]:
+    """Provide the files of a server with TLS, and let such servers be found."""
+    authority = Authority()
+    with tempfile.TemporaryDirectory() as directory:
+        tls = authority.files(Path(directory), "127.0.0.1")
+        async with tls_here(tls):
+            yield authority, tls
+
+
+KINDS: dict[str, Callable[[], Opening]] = {
     "unix": over_unix,
     "tcp": over_tcp,
     "tls": over_tls,
     "proxy": over_proxy,
     "sentinel": over_sentinel,
     "cluster": over_cluster,
+    "sentinel tls": over_sentinel_with_tls,
+    "cluster tls": over_cluster_with_tls,
 }
 
 
-@pytest.fixture(params=list(KINDS))
-async def deployment(request: pytest.FixtureRequest) -> AsyncGenerator[Deployment]:
+@contextmanager
+def kept(open_deployment: Callable[[], Opening]) -> Generator[Deployment]:
+    """Keep servers up for the time of a block, in a thread."""
+    opened: list[tuple[Deployment, Callable[[], None]]] = []
+    failed: list[BaseException] = []
+    answered = threading.Event()
+
+    async def keep() -> None:
+        over = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+        async with open_deployment() as deployment:
+            opened.append((deployment, lambda: token.run_sync_soon(over.set)))
+            answered.set()
+            await over.wait()
+
+    def run() -> None:
+        try:
+            trio.run(keep)
+        except BaseException as error:  # noqa: BLE001 - a skip is one, too; it is raised below
+            failed.append(error)
+        finally:
+            answered.set()
+
+    thread = threading.Thread(target=run, name="servers of the contract's tests")
+    thread.start()
+    answered.wait()
+    try:
+        if opened:
+            yield opened[0][0]
+    finally:
+        for _, end in opened:
+            end()
+        thread.join()
+        for error in failed:
+            raise error
+
+
+@pytest.fixture(params=list(KINDS), scope="module")
+def deployment(request: pytest.FixtureRequest) -> Generator[Deployment]:
     """Return one deployment after the other."""
-    async with KINDS[request.param]() as deployment:
+    with kept(KINDS[request.param]) as deployment:
         yield deployment
 
 
 @pytest.fixture
 async def client(deployment: Deployment) -> AsyncGenerator[Redis]:
-    """Return a client that is connected to `deployment`."""
+    """Return a client that is connected to `deployment`, which is empty."""
     async with deployment.connect() as redis:
+        await redis.execute("FLUSHALL")
+        await redis.execute("SCRIPT", "FLUSH")
         yield redis

@@ -1,12 +1,21 @@
 """Certificates for the tests of TLS: trustme, which is typed in part only, behind a typed face."""
 
+import os
+import shutil
 import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trustme
 
-from terzetto.server import Tls
+from terzetto.server import ServerStartError, Tls, find_server, open_embedded
+
+__all__ = ["Authority", "Tls", "tls_here"]
+
+BINARY = "TERZETTO_SERVER_BINARY"
 
 
 class Authority:
@@ -51,3 +60,34 @@ class Authority:
         """Write a certificate for `name` with its key to a file; return the file's name."""
         self._ca.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(path)
         return path
+
+
+@asynccontextmanager
+async def tls_here(tls: Tls) -> AsyncGenerator[None]:
+    """Let a server program with TLS be found for the time of a block; skip if there is none."""
+    before = os.environ.get(BINARY)
+    os.environ[BINARY] = await _binary_with_tls(tls)
+    try:
+        yield
+    finally:
+        del os.environ[BINARY]
+        if before is not None:
+            os.environ[BINARY] = before
+
+
+async def _binary_with_tls(tls: Tls) -> str:
+    before = os.environ.get(BINARY)
+    found = (str(find_server()), shutil.which("valkey-server"), shutil.which("redis-server"))
+    for binary in dict.fromkeys(filter(None, found)):
+        os.environ[BINARY] = binary
+        try:
+            async with open_embedded(port=0, tls=tls):
+                return binary
+        except ServerStartError as error:
+            if "tls" not in str(error).lower():
+                raise
+        finally:
+            del os.environ[BINARY]
+            if before is not None:
+                os.environ[BINARY] = before
+    pytest.skip("no server program with TLS is installed here")

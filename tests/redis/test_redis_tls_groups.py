@@ -1,6 +1,6 @@
 """TLS between all: clients, the members of a cluster, sentinels and their servers."""
 
-import shutil
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import attrs
@@ -8,15 +8,8 @@ import pytest
 import trio
 
 from terzetto.redis import ConnectError, Gap, LinkLostError, Message, Redis, UrlError, connect
-from terzetto.server import (
-    ServerStartError,
-    Tls,
-    find_server,
-    open_cluster,
-    open_embedded,
-    open_sentinel,
-)
-from tests.redis.certificates import Authority
+from terzetto.server import Tls, open_cluster, open_embedded, open_sentinel
+from tests.redis.certificates import Authority, tls_here
 from tests.redis.moving import KEY
 
 FAIL_OVER = 45.0  # seconds for the others to agree; the machine may be busy
@@ -28,20 +21,11 @@ def authority() -> Authority:
 
 
 @pytest.fixture
-async def tls(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tls:
+async def tls(authority: Authority, tmp_path: Path) -> AsyncGenerator[Tls]:
     """Return the files of a server for 127.0.0.1; see to it that the server has TLS."""
     tls = authority.files(tmp_path, "127.0.0.1")
-    for binary in (str(find_server()), shutil.which("valkey-server"), shutil.which("redis-server")):
-        if binary is None:
-            continue
-        monkeypatch.setenv("TERZETTO_SERVER_BINARY", binary)
-        try:
-            async with open_embedded(port=0, tls=tls):
-                return tls
-        except ServerStartError as error:
-            if "tls" not in str(error).lower():
-                raise
-    pytest.skip("no server binary with TLS is installed here")
+    async with tls_here(tls):
+        yield tls
 
 
 async def write(redis: Redis, key: str, value: str) -> None:
