@@ -14,7 +14,19 @@ from cyclopts import App, CycloptsError
 from redis.exceptions import RedisError
 
 from terzetto._shared._texts import describe_error
-from terzetto.cli import _actors, _demo, _doctor, _map, _pool, _server, _stream, _top
+from terzetto.cli import (
+    _actors,
+    _cron,
+    _demo,
+    _doctor,
+    _map,
+    _pool,
+    _queue,
+    _server,
+    _stream,
+    _task,
+    _top,
+)
 from terzetto.cli._output import printable
 from terzetto.errors import TerzettoError
 
@@ -28,7 +40,17 @@ app = App(
     backend="trio",
     result_action="return_value",
 )
-for part in (_pool.app, _stream.app, _map.app, _server.app):
+_ROOMS = (
+    _queue.app,
+    _task.app,
+    _queue.group_app,
+    _cron.app,
+    _pool.app,
+    _stream.app,
+    _map.app,
+    _server.app,
+)
+for part in _ROOMS:
     app.command(part)
 app.command(_actors.actors)
 app.command(_doctor.doctor)

@@ -1,17 +1,21 @@
-"""``terzetto server``: the embedded server as a program of its own."""
+"""``terzetto server``: the embedded server as a program, and servers that work on queues."""
 
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 
 import trio
 from cyclopts import App
 
-from terzetto.cli._session import View
+from terzetto.cli._session import Target, View
+from terzetto.redis import Redis
 from terzetto.server import open_embedded
+from terzetto.tasks import Inspector
 
 app = App(name="server", help="Servers: the embedded one, and those that work on queues.")
 
 _HERE = View()
+_THERE = Target()
 
 
 @app.command
@@ -38,3 +42,42 @@ async def start(
             view.output.tell("\n".join(lines), record)
             async for _ in signals:
                 break
+
+
+SERVER_COLUMNS = {
+    "host": "Host",
+    "pid": "PID",
+    "state": "State",
+    "active_workers": "Active Workers",
+    "queues": "Queues",
+    "started": "Started",
+}
+
+
+async def list_servers(redis: Redis) -> list[dict[str, object]]:
+    """Return the servers that work on task queues."""
+    return [
+        {
+            "id": each.info.server_id,
+            "host": each.info.host,
+            "pid": each.info.pid,
+            "state": each.info.status,
+            "active_workers": f"{len(each.workers)}/{each.info.concurrency}",
+            "queues": [
+                f"{name}:{weight}"
+                for name, weight in sorted(
+                    each.info.queues.items(), key=lambda item: (-item[1], item[0])
+                )
+            ],
+            "started": datetime.fromtimestamp(each.info.started_at, UTC),
+            "tasks": [worker.task_id for worker in each.workers],
+        }
+        for each in await Inspector(redis).list_servers()
+    ]
+
+
+@app.command(alias="list")
+async def ls(*, target: Target = _THERE) -> None:
+    """List the servers that work on task queues, and how busy they are."""
+    async with target.connect() as redis:
+        target.output.show_table(SERVER_COLUMNS, await list_servers(redis), "No running servers")

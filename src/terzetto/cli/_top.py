@@ -1,4 +1,4 @@
-"""``terzetto top``: a live view of pools, streams and maps that fits the terminal."""
+"""``terzetto top``: a live view of queues, servers, pools, streams and maps, in one screen."""
 
 import sys
 from collections.abc import Sequence
@@ -16,6 +16,8 @@ from terzetto.cli._keys import raw_keys, wait_key
 from terzetto.cli._map import MAP_COLUMNS, count_maps
 from terzetto.cli._output import Record, make_table
 from terzetto.cli._pool import POOL_COLUMNS, count_pools
+from terzetto.cli._queue import QUEUE_COLUMNS, count_queues
+from terzetto.cli._server import SERVER_COLUMNS, list_servers
 from terzetto.cli._session import Target
 from terzetto.cli._stream import STREAM_COLUMNS, count_streams
 from terzetto.errors import InvalidOptionError
@@ -27,6 +29,8 @@ _HEAD: Final = 2
 
 Seconds = Annotated[float, Parameter(validator=validators.Number(gte=0.1))]
 _PARTS: Final = (
+    ("Queues", QUEUE_COLUMNS, count_queues),
+    ("Servers", SERVER_COLUMNS, list_servers),
     ("Pools", POOL_COLUMNS, count_pools),
     ("Streams", STREAM_COLUMNS, count_streams),
     ("Maps", MAP_COLUMNS, count_maps),
@@ -34,7 +38,7 @@ _PARTS: Final = (
 
 
 async def top(*, every: Seconds = 1.0, target: Target = _HERE) -> None:
-    """Watch pools, streams and maps until q is pressed.
+    """Watch queues, servers, pools, streams and maps until q is pressed.
 
     Where the terminal has too few lines, the rows that are left out are counted.
 
@@ -43,7 +47,7 @@ async def top(*, every: Seconds = 1.0, target: Target = _HERE) -> None:
     """
     if target.json or not sys.stdout.isatty():
         raise InvalidOptionError(
-            "top needs a terminal; programs ask pool ls, stream ls and map ls for --json"
+            "top needs a terminal; programs ask queue ls, pool ls and so on for --json"
         )
     console = Console(highlight=False)
     async with target.connect() as redis:
