@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+import trio
+
 from terzetto._shared._logging import Logger, default_logger
 from terzetto.redis import Arg, LinkLostError, Redis, Reply, Script
 from terzetto.tasks._clock import Clock, ServerClock
@@ -38,7 +40,9 @@ class RedisBase:
 
     async def sync_clock(self) -> None:
         """Ask the server for its time. Raises what the link raises."""
-        if self._server_clock is not None:
+        if self._server_clock is None:
+            await trio.lowlevel.checkpoint()
+        else:
             await self._server_clock.sync()
 
     async def _time(self) -> float:
