@@ -262,3 +262,23 @@ async def test_bad_options_are_refused_before_redis_is_touched(
 ) -> None:
     with pytest.raises(InvalidOptionError):
         pool.child("p", redis, **options)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - that is the test
+
+
+async def test_a_function_that_says_twice_that_it_has_started_runs_once(redis: Redis) -> None:
+    runs: list[str] = []
+
+    async def eager(job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+        runs.append(job.key)
+        task_status.started()
+        task_status.started()
+        await trio.sleep_forever()
+
+    async with pool.open_node("p", redis) as node:
+        worker = await node.add_worker(eager)
+        await node.dispatch("a")
+        await node.dispatch("b")
+        assert sorted(worker.jobs) == sorted(runs) == ["a", "b"]
+        await node.stop_job("a")
+        with trio.fail_after(20):
+            while worker.jobs != ["b"]:  # noqa: ASYNC110 - a state of several tasks
+                await trio.sleep(0.01)
