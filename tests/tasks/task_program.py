@@ -17,7 +17,7 @@ import trio
 
 from terzetto.redis import connect
 from terzetto.tasks import Router, TaskContext, open_server
-from terzetto.tasks._broker import Lease
+from terzetto.tasks._broker import Completion, Lease
 from terzetto.tasks._redis_broker import RedisBroker
 
 
@@ -41,10 +41,10 @@ class Mortal:
             die()
         return leases
 
-    async def complete(self, lease: Lease, *, result: bytes | None = None) -> bool:
+    async def complete_many(self, completions: list[Completion]) -> list[bool]:
         if self.where == "finished":
             die()
-        kept = await self.broker.complete(lease, result=result)
+        kept = await self.broker.complete_many(completions)
         if self.where == "written":
             die()
         return kept

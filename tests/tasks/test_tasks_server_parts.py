@@ -26,7 +26,7 @@ from terzetto.tasks import (
     TaskState,
     server_child,
 )
-from terzetto.tasks._broker import CancelRequest, Lease
+from terzetto.tasks._broker import CancelRequest, Completion, Lease
 from tests.tasks.conftest import AnyBroker
 from tests.tasks.serving import QUICK, put, reaches, serving, task, until, until_true
 
@@ -289,6 +289,9 @@ async def test_what_redis_refuses_is_written_when_it_can_be(place: AnyBroker) ->
 
         def __getattr__(self, name: str) -> object:
             return getattr(self.place, name)
+
+        async def complete_many(self, completions: Sequence[Completion]) -> list[bool]:
+            raise ResponseError("OOM command not allowed")
 
         async def complete(self, lease: Lease, **more: object) -> bool:
             if self.refusals:

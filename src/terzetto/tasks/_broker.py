@@ -154,6 +154,21 @@ class Lease:
         return self.message.queue
 
 
+@attrs.frozen
+class Completion:
+    """The success of a task, to be written with others.
+
+    Attributes:
+        lease: the right to write it.
+        result: becomes the task's result, unless None.
+        retain: whether the task is kept for its retention.
+    """
+
+    lease: Lease
+    result: bytes | None = None
+    retain: bool = True
+
+
 @attrs.frozen(kw_only=True)
 class Forwarded:
     """What a round of forwarding did.
@@ -296,6 +311,13 @@ class Broker(Protocol):
 
         It is kept for its retention, or deleted if that is 0 or `retain` is False.
         `result`, unless None, becomes the task's result. Returns False if the lease is lost.
+        """
+        ...
+
+    async def complete_many(self, completions: Sequence[Completion]) -> list[bool]:
+        """Write that tasks succeeded, as `complete`; those of a queue go together.
+
+        If it raises, those of some queues may have been written.
         """
         ...
 

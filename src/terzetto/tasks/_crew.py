@@ -6,9 +6,10 @@ the outcome, and lies down until the fetcher has something for it, who then
 resumes it directly: no mailbox and no new task are on a task's way. Each attempt
 has a context (in the sense of `contextvars`) of its own all the same.
 
-Outcomes are written by the hand itself, over the shared link, so those of many
-tasks go out together. While Redis is away the hand waits, and its lease is kept
-in mind; an error reply is tried again until it is written or the lease is lost.
+Successes are written by one more background task, all at once that have come up
+while the last ones were on their way. Other outcomes are written by the hand itself.
+Whoever writes waits while Redis is away, and the lease is kept in mind; an error
+reply is tried again, for each task apart, until it is written or the lease is lost.
 
 At the end of a life, the functions that run have `shutdown_timeout` to finish;
 then they are cancelled and their tasks handed back. A function that ignores its
@@ -21,7 +22,7 @@ import contextvars
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 import attrs
 import outcome
@@ -34,9 +35,9 @@ from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context, Stop
 from terzetto.redis import LinkClosedError
 from terzetto.tasks._attempt import Attempt, HandedBackError, attempt_deadline
-from terzetto.tasks._broker import Lease
+from terzetto.tasks._broker import Completion, Lease
 from terzetto.tasks._context import TaskContext
-from terzetto.tasks._core import Core
+from terzetto.tasks._core import Bell, Core
 from terzetto.tasks._limiter import Limiter
 from terzetto.tasks._retry import Fate, LeaseLostError, TaskTimeoutError, error_text
 
@@ -46,6 +47,10 @@ LAST_WORDS: Final = 5.0
 _HOOK_PATIENCE: Final = 10.0  # seconds that the user's error handler may take
 _FIRST_PAUSE: Final = 0.1  # seconds before a refused outcome is written again
 _LONGEST_PAUSE: Final = 5.0
+
+
+Write: TypeAlias = Callable[[], Awaitable[bool]]
+"""Writes an outcome; returns False if the lease is lost."""
 
 
 class TaskExitError(Exception):
@@ -60,11 +65,16 @@ class CrewActor(Actor):
     limiter: Limiter
     _ctx: Context["CrewActor"] = attrs.field(init=False)
     _resting: list[Task] = attrs.field(factory=list[Task])
+    _succeeded: list[tuple[Attempt, Completion]] = attrs.field(
+        factory=list[tuple[Attempt, Completion]]
+    )
+    _success: Bell = attrs.field(factory=Bell)
     _fresh: contextvars.Context = attrs.field(factory=contextvars.copy_context)
 
     async def started(self, ctx: Context["CrewActor"]) -> None:
         """Be there for the fetcher."""
         self._ctx = ctx
+        ctx.start_soon(self._write_successes)
         self.core.crew = self
 
     async def stopping(self, reason: Stop) -> None:  # noqa: ARG002 - all reasons are alike
@@ -114,27 +124,71 @@ class CrewActor(Actor):
         )
         core.began(attempt)
         try:
-            try:
-                wait = 0.0
-                if core.options.limits:
-                    wait = await self.limiter.admit(attempt)
-                if wait == 0.0:
-                    write = await self._run(attempt)
-                else:
-                    core.counts.postponed += 1
-                    write = self._retry(attempt, wait, None, is_failure=False)
-            finally:
-                attempt.is_running = False
-                core.function_ended()
+            wait = 0.0
+            if core.options.limits:
+                wait = await self.limiter.admit(attempt)
+            if wait == 0.0:
+                outcome = await self._run(attempt)
+            else:
+                core.counts.postponed += 1
+                outcome = self._retry(attempt, wait, None, is_failure=False)
+        except BaseException:
+            core.settled(attempt)
+            raise
+        finally:
+            attempt.is_running = False
+            core.function_ended()
+        if isinstance(outcome, Completion):
+            self._succeeded.append((attempt, outcome))
+            self._success.ring()
+        else:
+            await self._settle(attempt, outcome)
+
+    async def _settle(self, attempt: Attempt, write: Write | None) -> None:
+        """Write an outcome, if there is one to write; then the attempt is over."""
+        try:
             if write is not None:
                 await self._write(attempt, write)
             if attempt.places:
                 await self.limiter.leave(attempt)
         finally:
-            core.settled(attempt)
+            self.core.settled(attempt)
 
-    async def _run(self, attempt: Attempt) -> Callable[[], Awaitable[bool]] | None:
-        """Run the function; return what writes the outcome, None if nothing is to be written."""
+    async def _write_successes(self) -> None:
+        """Write successes, as many at once as there are, for ever."""
+        while True:
+            await self._success.wait()
+            while self._succeeded:
+                batch, self._succeeded = self._succeeded, []
+                try:
+                    await self._write_batch(batch)
+                except LinkClosedError:
+                    raise
+                except RedisError:
+                    # Each for itself, lest one that is refused hold up the others.
+                    for attempt, each in batch:
+                        self._ctx.start_soon(self._settle, attempt, self._alone(each))
+
+    def _alone(self, each: Completion) -> Write:
+        complete = self.core.broker.complete
+        return partial(complete, each.lease, result=each.result, retain=each.retain)
+
+    async def _write_batch(self, batch: list[tuple[Attempt, Completion]]) -> None:
+        held = [pair for pair in batch if not pair[0].is_lost]
+        written = await self.core.broker.complete_many([each for _, each in held])
+        for (attempt, _), is_written in zip(held, written, strict=True):
+            if not is_written:
+                attempt.is_lost = True
+        for attempt, _ in batch:
+            if attempt.is_lost:
+                self._tell_lost(attempt)
+            if attempt.places:
+                self._ctx.start_soon(self._settle, attempt, None)
+            else:
+                self.core.settled(attempt)
+
+    async def _run(self, attempt: Attempt) -> Completion | Write | None:
+        """Run the function; return the outcome, None if nothing is to be written."""
         core, scope = self.core, attempt.scope
         message = attempt.lease.message
         context = TaskContext(message, attempt.deadline_at, attempt, core.log)
@@ -160,7 +214,7 @@ class CrewActor(Actor):
             error = error if isinstance(error, LeaseLostError) else LeaseLostError()
         if error is None:
             core.counts.succeeded += 1
-            return partial(core.broker.complete, attempt.lease, result=result)
+            return Completion(attempt.lease, result)
         if isinstance(error, HandedBackError):
             core.counts.handed_back += 1
             return partial(core.broker.requeue, attempt.lease)
@@ -168,8 +222,8 @@ class CrewActor(Actor):
 
     async def _judge(
         self, attempt: Attempt, context: TaskContext, error: BaseException
-    ) -> Callable[[], Awaitable[bool]] | None:
-        """Tell the user's hook of an error; return what writes the outcome."""
+    ) -> Completion | Write | None:
+        """Tell the user's hook of an error; return the outcome."""
         core, lease = self.core, attempt.lease
         await self._tell(context, error)
         if attempt.is_lost:
@@ -180,7 +234,7 @@ class CrewActor(Actor):
             context.log.warning("a hook of the server's did not work", text=verdict.complaint)
         if verdict.fate is Fate.DONE:
             core.counts.succeeded += 1
-            return partial(core.broker.complete, lease, retain=False)
+            return Completion(lease, retain=False)
         if verdict.fate is Fate.ARCHIVE or attempt.drop:
             core.counts.archived += 1
             context.log.warning("a task failed for good", error=verdict.text, exc_info=error)
@@ -191,7 +245,7 @@ class CrewActor(Actor):
 
     def _retry(
         self, attempt: Attempt, delay: float, error: str | None, *, is_failure: bool
-    ) -> Callable[[], Awaitable[bool]]:
+    ) -> Write:
         core = self.core
 
         async def retry() -> bool:
@@ -218,7 +272,7 @@ class CrewActor(Actor):
         if scope.cancelled_caught:
             context.log.warning("the error handler took too long", seconds=_HOOK_PATIENCE)
 
-    async def _write(self, attempt: Attempt, write: Callable[[], Awaitable[bool]]) -> None:
+    async def _write(self, attempt: Attempt, write: Write) -> None:
         """Write an outcome, however long it takes, unless the lease is lost."""
         pause = _FIRST_PAUSE
         while not attempt.is_lost:
@@ -235,6 +289,9 @@ class CrewActor(Actor):
                 )
                 await trio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
+        self._tell_lost(attempt)
+
+    def _tell_lost(self, attempt: Attempt) -> None:
         self.core.counts.lost += 1
         self._log(attempt).warning(
             "the outcome of a task was not written: its lease was lost, and it runs elsewhere"

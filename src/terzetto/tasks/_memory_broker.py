@@ -21,6 +21,7 @@ from terzetto.tasks._broker import (
     LEASE_SECONDS,
     Batch,
     CancelRequest,
+    Completion,
     Conflict,
     Duplicate,
     Enqueue,
@@ -236,6 +237,13 @@ class MemoryBroker(MemoryInspection):
             queue.erase(stored)
         queue.count(now, failed=False)
         return True
+
+    async def complete_many(self, completions: Sequence[Completion]) -> list[bool]:
+        """See `Broker.complete_many`."""
+        return [
+            await self.complete(each.lease, result=each.result, retain=each.retain)
+            for each in completions
+        ]
 
     async def requeue(self, lease: Lease) -> bool:
         """See `Broker.requeue`."""

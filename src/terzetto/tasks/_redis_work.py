@@ -10,6 +10,7 @@ from terzetto.redis import Arg, LinkLostError, Reply, Script
 from terzetto.tasks import _scripts
 from terzetto.tasks._broker import (
     LEASE_SECONDS,
+    Completion,
     Conflict,
     Duplicate,
     Enqueue,
@@ -31,6 +32,8 @@ from terzetto.tasks._redis_base import (
 )
 
 _CHUNK: Final = 200  # tasks of one script, so that others are not kept waiting
+_DELETED: Final = ("", b"")  # what stands for a task that is not kept
+_NO_RESULT: Final = ("0", b"")
 _TICK_DAYS: Final = 90  # days after which a schedule that has not ticked is forgotten
 
 
@@ -234,39 +237,51 @@ class RedisWork(RedisBase):
         self, lease: Lease, *, result: bytes | None = None, retain: bool = True
     ) -> bool:
         """See `Broker.complete`."""
+        (written,) = await self.complete_many([Completion(lease, result, retain)])
+        return written
+
+    async def complete_many(self, completions: Sequence[Completion]) -> list[bool]:
+        """See `Broker.complete_many`."""
         now = await self._time()
-        message = lease.message
-        keys = self.keys(message.queue)
+        places: dict[str, list[int]] = {}
+        for place, each in enumerate(completions):
+            places.setdefault(each.lease.message.queue, []).append(place)
+        written = [False] * len(completions)
+        for queue, those in places.items():
+            for start in range(0, len(those), _CHUNK):
+                chunk = those[start : start + _CHUNK]
+                replies = await self._complete(queue, [completions[n] for n in chunk], now)
+                for place, reply in zip(chunk, replies, strict=True):
+                    written[place] = bool(reply)
+        return written
+
+    async def _complete(
+        self, queue: str, completions: Sequence[Completion], now: float
+    ) -> Sequence[int]:
+        keys = self.keys(queue)
         day, expire_at = self.day_of(now)
-        task = keys.task(message.id)
-        kept: list[Arg] = ["", b""]
-        if retain and message.retention > 0:
-            body = attrs.evolve(message, completed_at=int(now)).encode()
-            kept = [int(now) + message.retention, body]
-        (written,) = await self.run(
-            _scripts.COMPLETE,
-            [
-                keys.active,
-                keys.lease,
-                keys.completed,
-                keys.processed_on(day),
-                keys.processed,
-                task,
-                own_lock(keys, message.unique_key) or task,
-            ],
-            [
-                len(keys.tasks.encode()),
-                expire_at,
-                keys.outcome_channel(""),
-                "0",
-                lease.token,
-                *kept,
-                "0" if result is None else "1",
-                result or b"",
-            ],
-            again=3,
-        )
-        return bool(written)
+        names: list[Arg] = [
+            keys.active,
+            keys.lease,
+            keys.completed,
+            keys.processed_on(day),
+            keys.processed,
+        ]
+        args: list[Arg] = [len(keys.tasks.encode()), expire_at, keys.outcome_channel(""), "0"]
+        for each in completions:
+            message, result = each.lease.message, each.result
+            task = keys.tasks + message.id
+            names.append(task)
+            names.append((message.unique_key and own_lock(keys, message.unique_key)) or task)
+            args.append(each.lease.token)
+            if each.retain and message.retention > 0:
+                args.append(int(now) + message.retention)
+                args.append(attrs.evolve(message, completed_at=int(now)).encode())
+            else:
+                args += _DELETED
+            args += _NO_RESULT if result is None else ("1", result)
+        replies: Sequence[int] = await self.run(_scripts.COMPLETE, names, args, again=3)
+        return replies
 
     async def requeue(self, lease: Lease) -> bool:
         """See `Broker.requeue`."""
