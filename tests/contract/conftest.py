@@ -1,24 +1,23 @@
 """Every kind of server that a client can be connected to, for the same tests.
 
-The servers of a kind are started once for all tests of a module, in a thread with
-a trio of its own, since no test here harms them; each test finds them empty.
+The servers of a kind are started once for all tests of a module, since no test here
+harms them; each test finds them empty.
 """
 
 import ssl
 import tempfile
-import threading
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import attrs
 import pytest
-import trio
 
 from terzetto.redis import Redis, connect
 from terzetto.server import open_cluster, open_embedded, open_sentinel
 from terzetto.testing import open_proxy
 from tests.redis.certificates import Authority, Tls, tls_here
+from tests.redis.kept import kept
 
 
 @attrs.frozen(kw_only=True)
@@ -106,43 +105,6 @@ KINDS: dict[str, Callable[[], Opening]] = {
     "sentinel tls": over_sentinel_with_tls,
     "cluster tls": over_cluster_with_tls,
 }
-
-
-@contextmanager
-def kept(open_deployment: Callable[[], Opening]) -> Generator[Deployment]:
-    """Keep servers up for the time of a block, in a thread."""
-    opened: list[tuple[Deployment, Callable[[], None]]] = []
-    failed: list[BaseException] = []
-    answered = threading.Event()
-
-    async def keep() -> None:
-        over = trio.Event()
-        token = trio.lowlevel.current_trio_token()
-        async with open_deployment() as deployment:
-            opened.append((deployment, lambda: token.run_sync_soon(over.set)))
-            answered.set()
-            await over.wait()
-
-    def run() -> None:
-        try:
-            trio.run(keep)
-        except BaseException as error:  # noqa: BLE001 - a skip is one, too; it is raised below
-            failed.append(error)
-        finally:
-            answered.set()
-
-    thread = threading.Thread(target=run, name="servers of the contract's tests")
-    thread.start()
-    answered.wait()
-    try:
-        if opened:
-            yield opened[0][0]
-    finally:
-        for _, end in opened:
-            end()
-        thread.join()
-        for error in failed:
-            raise error
 
 
 @pytest.fixture(params=list(KINDS), scope="module")

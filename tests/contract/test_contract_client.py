@@ -14,6 +14,7 @@ from terzetto.redis import Message, Redis, Script, Transaction, Watching
 from tests.contract.conftest import Deployment
 from tests.redis.scripted import PATIENCE
 
+CALLERS = 4000  # for each kind and bound; with those of the link's own test, 100,000 in all
 ADD = Script("add", "return redis.call('INCRBY', KEYS[1], ARGV[1])")
 
 
@@ -133,7 +134,8 @@ async def test_callers_that_are_cancelled_at_random(
 
         async def call(number: int) -> None:
             async with limiter:
-                with trio.move_on_after(random.expovariate(300)) as scope:
+                patience = random.expovariate(300) if random.random() < 0.7 else PATIENCE
+                with trio.move_on_after(patience) as scope:
                     key = b"k%d" % number
                     await client.execute("SET", key, number)
                     assert await client.execute("GET", key) == b"%d" % number
@@ -142,9 +144,26 @@ async def test_callers_that_are_cancelled_at_random(
 
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
-                for number in range(2000):
+                for number in range(CALLERS):
                     nursery.start_soon(call, number)
             await client.execute("ECHO", "last")
-        assert sum(outcomes.values()) == 2000
+        assert sum(outcomes.values()) == CALLERS
+        assert min(outcomes.values()) > CALLERS / 20
         left = client.statistics()
         assert (left.queued, left.in_flight, left.crowd) == (0, 0, 0)
+
+
+async def test_blocking_calls_that_are_cancelled_at_random(client: Redis) -> None:
+    random = Random(5)  # noqa: S311 - a test's dice
+    cancelled = 0
+    async with client.open_dedicated("stress", key="none") as dedicated:
+        with trio.fail_after(PATIENCE):
+            for number in range(300):
+                token = b"%d" % number
+                with trio.move_on_after(random.expovariate(800)) as scope:
+                    await dedicated.execute("BLPOP", "none", "0.002")
+                    assert await dedicated.execute("ECHO", token) == token
+                cancelled += scope.cancelled_caught
+            assert await dedicated.execute("ECHO", "last") == b"last"
+        assert cancelled > 30
+        assert dedicated.link.statistics().connections == 1

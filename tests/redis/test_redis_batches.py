@@ -4,15 +4,14 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import attrs
-import hiredis
 import trio
 import trio.testing
 
 from terzetto.redis._connection import Connection
 from terzetto.redis._io import Transport
 from terzetto.redis._link import Link
+from terzetto.redis._reader import ReplyReader
 from terzetto.redis._url import Endpoint, Options
-from terzetto.redis._wire import new_reader
 from tests.redis.scripted import PATIENCE, open_scripted
 
 REQUEST = b"*1\r\n$4\r\nPING\r\n"
@@ -45,10 +44,10 @@ class Recorder(Transport):
         self.send_now(data)
         await trio.lowlevel.checkpoint()
 
-    async def receive_into(self, reader: hiredis.Reader, /) -> int:
+    async def receive_into(self, reader: ReplyReader, /) -> int:
         data = await self._coming.receive()
         if data:
-            reader.feed(data)
+            reader.feed(data, len(data))
         return len(data)
 
     def close(self) -> None:
@@ -60,7 +59,10 @@ async def running(recorder: Recorder, endpoint: Endpoint | None = None) -> Async
     """Run a link on `recorder` for the time of a block; it reconnects to `endpoint`."""
     options = Options(endpoint=endpoint or Endpoint())
     first = Connection(
-        transport=recorder, reader=new_reader(), endpoint=options.endpoint, client_id=1
+        transport=recorder,
+        reader=ReplyReader(options.max_reply_bytes),
+        endpoint=options.endpoint,
+        client_id=1,
     )
     link = Link(options, "test", first=first)
     async with trio.open_nursery() as nursery:

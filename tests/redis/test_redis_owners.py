@@ -1,6 +1,5 @@
 """Dedicated links in a cluster: blocking reads where a slot's owner is, whoever that is."""
 
-from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, suppress
 
 import pytest
@@ -22,12 +21,6 @@ from tests.redis.scripted import wait_until
 FAIL_OVER = 45.0  # seconds for the cluster to agree; the machine may be busy
 
 
-@pytest.fixture
-async def trio_of_masters() -> AsyncGenerator[Cluster]:
-    async with open_cluster(replicas=0) as cluster:
-        yield cluster
-
-
 async def read(dedicated: Dedicated, after: str) -> list[bytes]:
     """Wait for the next entries of the stream at `KEY`; return their values."""
     reply = await dedicated.execute("XREAD", "BLOCK", 0, "STREAMS", KEY, after)
@@ -40,15 +33,15 @@ async def wait_blocked(client: Redis) -> None:
         await trio.sleep(0.01)
 
 
-async def test_a_blocking_read_goes_where_its_slot_goes(trio_of_masters: Cluster) -> None:
+async def test_a_blocking_read_goes_where_its_slot_goes(masters: Cluster) -> None:
     got: list[bytes] = []
 
     async with (
-        connect(trio_of_masters.url) as redis,
+        connect(masters.url) as redis,
         redis.open_dedicated("reader", key=KEY) as dedicated,
         AsyncExitStack() as stack,
     ):
-        source, target = await owner_and_other(stack, trio_of_masters)
+        source, target = await owner_and_other(stack, masters)
         assert redis.slot_owner(KEY) == f"redis://127.0.0.1:{source.server.port}"
 
         async def read_next(after: str) -> None:
@@ -72,16 +65,16 @@ async def test_a_blocking_read_goes_where_its_slot_goes(trio_of_masters: Cluster
 
 
 async def test_a_blocking_read_of_what_has_left_waits_at_its_new_place(
-    trio_of_masters: Cluster,
+    masters: Cluster,
 ) -> None:
     """ASK: the slot is on its way, the stream has arrived, the list has not left."""
     stays = "{moving}list"
     async with (
-        connect(trio_of_masters.url) as redis,
+        connect(masters.url) as redis,
         redis.open_dedicated("reader", key=KEY) as dedicated,
         AsyncExitStack() as stack,
     ):
-        source, target = await owner_and_other(stack, trio_of_masters)
+        source, target = await owner_and_other(stack, masters)
         await redis.execute("XADD", KEY, "0-1", "f", "one")
         await redis.execute("RPUSH", stays, "a")
         got: list[bytes] = []
@@ -108,13 +101,13 @@ async def test_a_blocking_read_of_what_has_left_waits_at_its_new_place(
             assert await dedicated.execute("XLEN", KEY) == 3
 
 
-async def test_a_unit_goes_where_its_slot_goes_as_a_whole(trio_of_masters: Cluster) -> None:
+async def test_a_unit_goes_where_its_slot_goes_as_a_whole(masters: Cluster) -> None:
     async with (
-        connect(trio_of_masters.url) as redis,
+        connect(masters.url) as redis,
         redis.open_dedicated("writer", key=KEY) as dedicated,
         AsyncExitStack() as stack,
     ):
-        source, target = await owner_and_other(stack, trio_of_masters)
+        source, target = await owner_and_other(stack, masters)
         with trio.fail_after(FAIL_OVER):
             assert await dedicated.execute("INCR", KEY) == 1
             await move_slot(source, target, [KEY])
@@ -132,14 +125,14 @@ async def test_a_unit_goes_where_its_slot_goes_as_a_whole(trio_of_masters: Clust
             assert await redis.execute("MGET", KEY, other) == [b"4", None]
 
 
-async def test_a_watch_does_not_move_along(trio_of_masters: Cluster) -> None:
+async def test_a_watch_does_not_move_along(masters: Cluster) -> None:
     """A transaction runs where its keys are watched, or not at all."""
     async with (
-        connect(trio_of_masters.url) as redis,
+        connect(masters.url) as redis,
         redis.open_dedicated("writer", key=KEY) as dedicated,
         AsyncExitStack() as stack,
     ):
-        source, target = await owner_and_other(stack, trio_of_masters)
+        source, target = await owner_and_other(stack, masters)
         with trio.fail_after(FAIL_OVER):
             await dedicated.execute("WATCH", KEY)
             await move_slot(source, target, [])

@@ -17,7 +17,7 @@ from redis.exceptions import (
 from terzetto.redis import Gap, Message, Reply, Script, Transaction, Watching, connect
 from terzetto.redis._refusals import asking, is_ask, named_by, refusal_of
 from terzetto.redis._url import Endpoint
-from terzetto.server import open_cluster
+from terzetto.server import Cluster, open_cluster
 from tests.redis.moving import (
     KEY,
     begin_move,
@@ -76,16 +76,15 @@ def test_a_redirection_without_a_host_is_to_the_senders_host() -> None:
     assert not is_ask(ClusterDownError("down"))
 
 
-async def test_transactions_and_scripts_while_a_slot_is_on_its_way() -> None:
+async def test_transactions_and_scripts_while_a_slot_is_on_its_way(masters: Cluster) -> None:
     late = "{moving}late"
     script = Script("set", "return redis.call('SET', KEYS[1], ARGV[1])")
     done: list[str] = []
     async with (
-        open_cluster(replicas=0) as cluster,
-        connect(cluster.url) as redis,
+        connect(masters.url) as redis,
         AsyncExitStack() as stack,
     ):
-        source, target = await owner_and_other(stack, cluster)
+        source, target = await owner_and_other(stack, masters)
         await redis.execute_many([("SET", KEY, 1), ("SET", late, 1)])
 
         async def both() -> None:
@@ -129,13 +128,12 @@ async def test_transactions_and_scripts_while_a_slot_is_on_its_way() -> None:
             assert await redis.execute("MGET", KEY, late) == [b"5", b"4"]
 
 
-async def test_a_transaction_that_watches_goes_where_its_slot_goes() -> None:
+async def test_a_transaction_that_watches_goes_where_its_slot_goes(masters: Cluster) -> None:
     async with (
-        open_cluster(replicas=0) as cluster,
-        connect(cluster.url) as redis,
+        connect(masters.url) as redis,
         AsyncExitStack() as stack,
     ):
-        source, target = await owner_and_other(stack, cluster)
+        source, target = await owner_and_other(stack, masters)
         await redis.execute("SET", KEY, 1)
         tries = 0
 
@@ -184,15 +182,14 @@ async def test_a_cluster_that_is_down_is_waited_for() -> None:
             assert done == [b"OK", 2]
 
 
-async def test_sharded_channels_of_several_slots() -> None:
+async def test_sharded_channels_of_several_slots(masters: Cluster) -> None:
     """One subscription, heard from all owners, through a move and a lost connection."""
     names = ["a", "b", "c", "d", KEY]
     async with (
-        open_cluster(replicas=0) as cluster,
-        connect(cluster.url) as redis,
+        connect(masters.url) as redis,
         AsyncExitStack() as stack,
     ):
-        source, target = await owner_and_other(stack, cluster)
+        source, target = await owner_and_other(stack, masters)
         assert len({redis.slot_owner(name) for name in names}) == 3
         with trio.fail_after(FAIL_OVER):
             async with (
