@@ -13,6 +13,7 @@ from terzetto.redis import (
     Message,
     Script,
     UrlError,
+    WrongLinkError,
     connect,
 )
 from terzetto.server import Cluster, EmbeddedServer, open_cluster
@@ -109,19 +110,62 @@ async def test_what_is_split_and_what_is_refused(masters: Cluster) -> None:
         replies = await redis.execute_many([("SET", key, key) for key in keys])
         assert replies == [b"OK"] * 20
         assert await redis.execute("MGET", *keys, "none") == [*(k.encode() for k in keys), None]
-        assert await redis.execute("EXISTS", *keys) == 20
+        assert await redis.mget(keys) == [key.encode() for key in keys]
+        assert await redis.execute("EXISTS", *keys, "none") == 20
+        assert await redis.execute("TOUCH", *keys, "none") == 20
         assert await redis.execute("DBSIZE") == 20
         assert len(await redis.execute("KEYS", "k*")) == 20
         assert await redis.execute("DEL", *keys[:10]) == 10
+        assert await redis.unlink(*keys) == 10
+        async with redis.pipeline() as pipe:
+            lengths = [pipe.append(key, "xy") for key in keys]
+        assert [await length for length in lengths] == [2] * 20
         await redis.execute("FLUSHALL")
         assert await redis.execute("DBSIZE") == 0
-        for args in [("MSET", "a", 1, "b", 2), ("RENAME", "a", "b"), ("SUNION", "a", "b")]:
-            with pytest.raises(CrossSlotError, match="common"):
+        for args in [
+            ("MSET", "a", 1, "b", 2),
+            ("RENAME", "a", "b"),
+            ("SUNION", "a", "b"),
+            ("BLPOP", "a", "b", 0),
+            ("XREAD", "STREAMS", "a", "b", 0, 0),
+            ("EVAL", "return 1", 2, "a", "b"),
+        ]:
+            with pytest.raises(CrossSlotError, match=r"'a' and 'b' are .* a common \{tag\}"):
                 await redis.execute(*args)
         with pytest.raises(CrossSlotError):
             await redis.execute_many([("MULTI",), ("SET", "a", 1), ("SET", "b", 1), ("EXEC",)])
         with pytest.raises(CrossSlotError):
+            async with redis.transaction() as then:
+                then.set("a", 1)
+                then.set("b", 1)
+        with pytest.raises(CrossSlotError):
             await redis.run_script(Script("two", "return 1"), keys=["a", "b"])
+        with pytest.raises(CrossSlotError):
+            async with redis.watch_keys("a", "b"):
+                pass
+        with pytest.raises(WrongLinkError, match="send both with open_dedicated"):
+            await redis.execute("WAIT", 1, 0)
+        assert await redis.execute("DBSIZE") == 0  # nothing was sent
+
+
+async def test_scripts_are_known_where_they_run(masters: Cluster) -> None:
+    keys = ["a", "b", "c", "d"]
+    async with connect(masters.url) as redis, AsyncExitStack() as stack:
+        assert len({redis.slot_owner(key) for key in keys}) == 3
+        script = redis.register_script("return redis.call('INCR', KEYS[1]) + ARGV[1]")
+        assert [await script([key], [10]) for key in keys] == [11] * 4  # sent whole where new
+        assert await redis.script_exists(script.sha) == [True]
+        await redis.script_flush()
+        one = await stack.enter_async_context(connect(masters.members[0].url))
+        await one.script_load(script.script.source)
+        assert await redis.script_exists(script.sha) == [False]  # not everywhere
+        assert [await script([key], [10]) for key in keys] == [12] * 4
+        await redis.script_flush()
+        assert await redis.script_load(script.script.source) == script.sha
+        for member in masters.members:
+            client = await stack.enter_async_context(connect(member.url))
+            assert await client.script_exists(script.sha) == [True]
+        assert await redis.evalsha(script.sha, 1, "a", 10) == 13
 
 
 async def test_one_seed_of_several_is_enough(masters: Cluster) -> None:

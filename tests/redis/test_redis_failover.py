@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from itertools import count
 
 import attrs
 import pytest
 import trio
 
-from terzetto.redis import Arg, LinkLostError, Redis, connect
+from terzetto.redis import Arg, LinkLostError, LockLostError, Redis, connect
 from terzetto.redis._url import Endpoint
 from terzetto.server import EmbeddedServer, open_cluster, open_sentinel
 from tests.redis.scripted import held
@@ -39,6 +39,7 @@ class Load:
     safe: Tally = attrs.field(factory=Tally)
     plain: Tally = attrs.field(factory=Tally)
     counts: dict[str, int] = attrs.field(factory=dict[str, int])
+    tokens: list[int] = attrs.field(factory=list[int])
     _waiting: tuple[dict[str, int], int, trio.Event] | None = None
 
     async def run(self) -> None:
@@ -47,6 +48,14 @@ class Load:
             for number in range(WRITERS):
                 nursery.start_soon(self._write_safely, f"{number}")
                 nursery.start_soon(self._write_plainly, f"plain {number}")
+
+    async def lock(self) -> None:
+        """Take a lock, and give it back, again and again, at the server that is killed."""
+        while True:
+            with suppress(LockLostError):
+                async with self.redis.open_lock("0", ttl=2) as lock:
+                    self.tokens.append(lock.token)
+                    await trio.sleep(PAUSE)
 
     async def wait(self, more: int) -> None:
         """Wait until each task has been told of so many writes more."""
@@ -130,6 +139,7 @@ async def test_a_master_is_killed_under_load(
         with trio.fail_after(2 * FAIL_OVER):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(load.run)
+                nursery.start_soon(load.lock)
                 await load.wait(BEFORE)
                 victim = await servers.victim(redis)
                 with held(victim):  # so that requests are under way for sure
@@ -138,8 +148,10 @@ async def test_a_master_is_killed_under_load(
                     while not link.owing:  # noqa: ASYNC110 - a link's queue has no event
                         await trio.sleep(0.01)
                     await victim.kill()
-                at_kill = dict(load.counts)
+                at_kill, locked = dict(load.counts), len(load.tokens)
                 await load.wait(AFTER)
+                while len(load.tokens) < locked + AFTER:  # noqa: ASYNC110 - it is another task's turn
+                    await trio.sleep(PAUSE)
                 nursery.cancel_scope.cancel()
             safe, plain = load.safe, load.plain
             there = await existing(redis, safe.acknowledged | plain.acknowledged)
@@ -156,6 +168,7 @@ async def test_a_master_is_killed_under_load(
     # What was under way when the master died was reported as in doubt, and nothing else was.
     assert 1 <= len(plain.in_doubt) <= WRITERS
     assert 1 <= len(safe.in_doubt) <= WRITERS
+    assert load.tokens == sorted(set(load.tokens))  # of one holder after the other
     # Without WAIT, only what the dead master had acknowledged can be lost.
     for key in lost:
         name, _, turn = key.lstrip("{").partition("}:")

@@ -33,6 +33,19 @@ async def test_one_holder_at_a_time_and_each_has_a_greater_token(redis: Redis) -
     assert await redis.execute("EXISTS", KEY) == 0
 
 
+async def test_tokens_grow_where_the_last_one_was_lost(redis: Redis) -> None:
+    """By a fail-over, or a flush; and where the clock is behind the last one."""
+    async with redis.open_lock("till") as first:
+        pass
+    await redis.execute("FLUSHALL")
+    async with redis.open_lock("till") as second:
+        assert second.token > first.token
+    ahead = second.token + 10**12
+    await redis.execute("SET", f"{KEY}:fence", ahead)
+    async with redis.open_lock("till") as third:
+        assert third.token == ahead + 1
+
+
 async def test_a_lock_is_renewed_while_the_block_runs(redis: Redis) -> None:
     async with redis.open_lock("till", ttl=0.3):
         with trio.fail_after(PATIENCE):

@@ -41,7 +41,7 @@ from terzetto.redis._pipeline import Pipeline, Transaction
 from terzetto.redis._pubsub import Hub, Kind, Subscription
 from terzetto.redis._refusals import named_by, refusal_of
 from terzetto.redis._request import LinkStatistics, LinkStatus, State, lost, replies_of
-from terzetto.redis._script import Script
+from terzetto.redis._script import RegisteredScript, Script
 from terzetto.redis._shape import Shaper, words
 from terzetto.redis._shards import Shards
 from terzetto.redis._url import Endpoint, Options
@@ -195,6 +195,20 @@ class Redis(AsyncCoreCommands):
                 pack(("EVAL", script.source, len(keys), *keys, *args)), reply, repeatable=False
             )
         return reply
+
+    def register_script(self, script: str | bytes) -> RegisteredScript:  # type: ignore[override] # redis-py's wants a client of its own
+        """Return a script that is called like a function: ``await script(keys=[...], args=[...])``.
+
+        Its reply is bytes or, with `decode_replies`, str. `run_script` is the same for
+        scripts in files.
+        """
+        source = script if isinstance(script, str) else script.decode()
+        return RegisteredScript(Script("registered", source), self)
+
+    async def call_script(self, script: Script, keys: Sequence[Arg], args: Sequence[Arg]) -> Any:  # noqa: ANN401 - each script has its own reply
+        """Run a script as `run_script` does, and shape its reply as redis-py's commands do."""
+        reply = await self.run_script(script, keys=keys, args=args)
+        return self._shaper.shape(("EVALSHA",), reply, {})
 
     async def _again(self, data: bytes, refusal: Exception, *, repeatable: bool) -> Reply:
         """Send a command again that this connection cannot serve; raise any other error.

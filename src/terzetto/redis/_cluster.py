@@ -48,7 +48,11 @@ _EVERYWHERE: Final[dict[str, Callable[[list[Reply]], Reply]]] = {
     "FLUSHDB": lambda replies: replies[0],
     "FUNCTION": lambda replies: replies[0],
     "KEYS": lambda replies: [key for reply in replies for key in reply],
-    "SCRIPT": lambda replies: replies[0],
+    "SCRIPT": lambda replies: (
+        [min(found) for found in zip(*replies, strict=True)]  # EXISTS: where all know it
+        if isinstance(replies[0], list)
+        else replies[0]
+    ),
 }
 """Commands for all masters, and how their replies become one."""
 
@@ -256,13 +260,14 @@ class ClusterRedis(Redis):
         return None if link is None else str(link.options.endpoint)
 
     def _slot(self, keys: Sequence[Arg]) -> int:
-        slots = {slot_of(key) for key in keys}
+        slots = {slot_of(key): key for key in keys}
         if len(slots) > 1:
+            one, other, *_ = (f"{key!r:.60}" for key in slots.values())
             raise CrossSlotError(
-                f"{len(keys)} keys are in {len(slots)} slots of the cluster: give them a common"
-                " {tag}, which alone then says where they live"
+                f"{one} and {other} are in different slots of the cluster, and what names both"
+                " needs them in one: give such keys a common {tag}, which alone then decides"
             )
-        return slots.pop() if slots else _ANY
+        return next(iter(slots), _ANY)
 
     def _options_for(self, slot: int) -> Options:
         locator = SlotLocator(topology=self._topology, slot=slot)

@@ -9,7 +9,9 @@ block is cancelled: somebody else may hold the lock now.
 
 No lock that expires keeps a paused process from acting late. So each holder
 has a token, greater than all before it: whatever the lock protects compares
-it with the greatest it has seen, and refuses a lower one.
+it with the greatest it has seen, and refuses a lower one. A token is the
+server's time in microseconds, or one more than the last one if that is greater;
+so tokens grow on where a fail-over has lost the last one.
 
 A lost connection does no harm: taking, renewing and giving back are done for
 one owner and may be repeated. Opened by `Redis.open_lock`.
@@ -26,7 +28,7 @@ import trio
 
 from terzetto._shared._names import check_name
 from terzetto.errors import InvalidOptionError, TerzettoError
-from terzetto.redis._errors import LinkClosedError, LinkLostError
+from terzetto.redis._errors import AuthError, LinkClosedError, LinkLostError
 from terzetto.redis._script import Script
 
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ class Lock:
 
     Attributes:
         name: its name.
-        token: greater than the token of every earlier holder of this name.
+        token: greater than the token of every earlier holder of this name; also after a
+            fail-over that lost it, as long as the servers' clocks differ by less than that took.
         owner: who holds it: a random text of this holder's own.
     """
 
@@ -130,12 +133,16 @@ class _Holder:
     async def release(self) -> None:
         """Give the lock back, as far as that is possible; else it expires."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _RELEASE_GRACE):
-            try:
-                await self.redis.run_script(
-                    _RELEASE, keys=[self.key], args=[self.owner, self.channel]
-                )
-            except (LinkLostError, LinkClosedError):
-                return  # it expires by itself
+            while True:
+                try:
+                    await self.redis.run_script(
+                        _RELEASE, keys=[self.key], args=[self.owner, self.channel]
+                    )
+                except LinkLostError:
+                    continue
+                except (AuthError, LinkClosedError):
+                    return  # it expires by itself
+                return
 
 
 @asynccontextmanager

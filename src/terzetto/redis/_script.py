@@ -6,9 +6,9 @@ it whole again. `Redis.run_script` does that.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final, Protocol
 
 import attrs
 
@@ -77,3 +77,40 @@ class Script:
         if len(self._heads) < _MAX_HEADS:
             self._heads[keys, args] = head
         return head
+
+
+class Runner(Protocol):
+    """A client, as far as a registered script needs one."""
+
+    async def call_script(self, script: Script, keys: Sequence[Arg], args: Sequence[Arg], /) -> Any:  # noqa: ANN401 - each script has its own reply
+        """Run a script, and shape its reply as redis-py's commands do."""
+        ...
+
+
+@attrs.frozen
+class RegisteredScript:
+    """A script that is called like a function; made by `Redis.register_script`.
+
+    Attributes:
+        script: the script itself.
+    """
+
+    script: Script
+    _runner: Runner = attrs.field(repr=False)
+
+    @property
+    def sha(self) -> str:
+        """The SHA-1 of the source in hexadecimal."""
+        return self.script.sha
+
+    async def __call__(
+        self,
+        keys: Sequence[Arg] = (),
+        args: Iterable[Arg] = (),
+        client: Runner | None = None,
+    ) -> Any:  # noqa: ANN401 - each script has its own reply
+        """Run it with the client that registered it, or another one; return its reply.
+
+        Raises what `Redis.run_script` raises.
+        """
+        return await (client or self._runner).call_script(self.script, keys, list(args))
