@@ -64,9 +64,10 @@ CASES = [
         ours=Contender("terzetto", f"{OURS}:add_to_stream"),
         peers=[
             Contender("redis.asyncio", f"{PEER}:add_fields", loop="asyncio", packages=PACKAGES),
+            Contender("Pulse in Go", "tests.bench.peer_go:add_from_many"),
             CEILING,
         ],
-        goals={"redis.asyncio": 8.0},
+        goals={"redis.asyncio": 8.0, "Pulse in Go": 1.0},
     ),
     Case(
         name="redis.script.100tasks",

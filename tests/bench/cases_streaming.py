@@ -35,7 +35,10 @@ CASES = [
         units={"rate": "events/s"},
         server=True,
         ours=Contender("terzetto", f"{OURS}:catch_up"),
-        peers=[_loop("redis.asyncio", "catch_up")],
+        peers=[
+            _loop("redis.asyncio", "catch_up"),
+            Contender("Pulse in Go", f"{GO}:catch_up"),
+        ],
     ),
     Case(
         name="streaming.sink.acks",

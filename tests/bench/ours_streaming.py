@@ -11,7 +11,7 @@ import trio
 from terzetto.redis import Redis, connect
 from terzetto.streaming import OLDEST, Stream
 from tests.bench.harness import AsyncMeasure, Figures, Setting, Stopwatch
-from tests.bench.work import BACKLOG, LATENCY_EVENTS, PAYLOAD
+from tests.bench.work import BACKLOG, LATENCY_EVENTS, PAYLOAD, READ
 
 ALONE = 4_000
 MANY = 30_000
@@ -48,10 +48,10 @@ async def add_many(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
         yield measure
 
 
-async def open_backlog(redis: Redis, setting: Setting) -> Stream:
+async def open_backlog(redis: Redis, setting: Setting, number: int = BACKLOG) -> Stream:
     """Return a stream with events to read."""
     stream = Stream(f"{setting.name}:terzetto", redis, max_len=0)
-    await stream.add_many([(NAME, BODY)] * BACKLOG)
+    await stream.add_many([(NAME, BODY)] * number)
     return stream
 
 
@@ -59,17 +59,17 @@ async def open_backlog(redis: Redis, setting: Setting) -> Stream:
 async def catch_up(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
     """One reader iterates over a backlog."""
     async with connect(setting.url) as redis:
-        stream = await open_backlog(redis, setting)
+        stream = await open_backlog(redis, setting, READ)
 
         async def measure() -> Figures:
-            left = BACKLOG
+            left = READ
             async with stream.open_reader(start=OLDEST) as reader:
                 with Stopwatch() as watch:
                     async for _ in reader:
                         left -= 1
                         if not left:
                             break
-            return {"rate": BACKLOG / watch.seconds}
+            return {"rate": READ / watch.seconds}
 
         yield measure
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import redis.asyncio
 
 from tests.bench.harness import AsyncMeasure, Figures, Setting, Stopwatch
-from tests.bench.work import BACKLOG, EVENT, LATENCY_EVENTS, PAYLOAD
+from tests.bench.work import BACKLOG, EVENT, LATENCY_EVENTS, PAYLOAD, READ
 
 # redis-py's own signatures are partly unknown, so its clients come in as `Any`.
 connect = cast("Any", redis.asyncio).Redis.from_url
@@ -63,17 +63,17 @@ async def catch_up(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
     """One loop reads a backlog by the thousand."""
     async with connect(setting.url) as client:
         key = f"{setting.name}:redis-py"
-        await fill(client, key, BACKLOG)
+        await fill(client, key, READ)
 
         async def measure() -> Figures:
-            last, left = b"0-0", BACKLOG
+            last, left = b"0-0", READ
             with Stopwatch() as watch:
                 while left:
                     reply = await client.xread({key: last}, count=1000, block=5000)
                     entries = entries_of(reply)
                     last = entries[-1][0]
                     left -= len(entries)
-            return {"rate": BACKLOG / watch.seconds}
+            return {"rate": READ / watch.seconds}
 
         yield measure
 

@@ -170,6 +170,17 @@ class Buffer:
 
         Cancelling takes nothing.
         """
+        try:
+            return await self.take_next()
+        except StopAsyncIteration:
+            return None
+
+    async def take_next(self) -> Event:
+        """Wait for an event; `StopAsyncIteration` when the buffer is closed and empty.
+
+        Cancelling takes nothing. Iterations call this for every event: it is one
+        coroutine, and does no more than it has to.
+        """
         self._taken += 1
         if self._taken % _EVENTS_PER_CHECKPOINT:
             await checkpoint_if_cancelled()
@@ -178,13 +189,17 @@ class Buffer:
         batches = self._batches
         while (batch := batches[0] if self._lapse is None and batches else self._first()) is None:
             if self.is_closed:
-                return None
+                raise StopAsyncIteration
             await self._sleep()
-        event = batch.events.popleft()
-        self._length -= 1
-        if not batch.events:
-            self._batches.popleft()
-        self._took()
+        events = batch.events
+        event = events.popleft()
+        if not events:
+            batches.popleft()
+        self._length = length = self._length - 1
+        if length == self._low:  # it falls by one: below, the loops have been told
+            self._wanted.raise_()
+        if self._watched:
+            self.last_taken = trio.current_time()
         return event
 
     async def take_many(self, limit: int) -> list[Event] | None:
@@ -205,7 +220,9 @@ class Buffer:
             else:
                 taken += [batch.events.popleft() for _ in range(limit - len(taken))]
         self._length -= len(taken)
-        self._took()
+        if self._watched:
+            self.last_taken = trio.current_time()
+        self._ask_for_more()
         return taken
 
     def _first(self) -> Batch | None:
@@ -217,11 +234,6 @@ class Buffer:
             self._length -= len(batch.events)
             self._batches.popleft()
         return None
-
-    def _took(self) -> None:
-        if self._watched:
-            self.last_taken = trio.current_time()
-        self._ask_for_more()
 
     def _ask_for_more(self) -> None:
         if self._length <= self._low:

@@ -34,13 +34,14 @@ from terzetto._shared._texts import describe_error
 from terzetto.redis import Arg, LinkClosedError, Redis
 from terzetto.streaming._buffer import Batch, Buffer, Signal
 from terzetto.streaming._edges import read_edges
-from terzetto.streaming._event import Event, Fields, Poison, decode_entry
+from terzetto.streaming._event import Event, Fields, decode_entries
 from terzetto.streaming._gap import Cursor, Gap
 from terzetto.streaming._lanes import Lane, Lanes
 from terzetto.streaming._names import stream_key
 from terzetto.streaming._options import ReadOptions
 from terzetto.streaming._pace import Pace
 from terzetto.streaming._poll import Poll
+from terzetto.streaming._positions import is_after
 
 # A batch this long, a full one, or a read after a pause this long may have been
 # overtaken: servers trim "about" a length in steps of a hundred entries. What is
@@ -194,7 +195,7 @@ class Feed:
         self, cursor: Cursor, entries: list[tuple[bytes, Fields]], *, suspicious: bool
     ) -> None:
         if suspicious or cursor.number is None or len(entries) >= _SUSPICIOUS_BATCH:
-            await self._look_for_gap(cursor, [str(entry[0], "ascii") for entry in entries])
+            await self._look_for_gap(cursor, entries)
         if self.cursors.get(cursor.stream) is not cursor:
             return  # removed meanwhile, and perhaps added anew
         cursor.advance(str(entries[-1][0], "ascii"), len(entries))
@@ -203,19 +204,20 @@ class Feed:
             buffer.put(Batch(stream=cursor.stream, events=deque(events)))
 
     def _select(self, stream: str, entries: list[tuple[bytes, Fields]]) -> list[Event]:
+        events, poison = decode_entries(stream, entries)
+        for entry in poison:
+            self._skip(entry.id, stream, entry.why)
         select = self.options.select
-        events: list[Event] = []
-        for entry_id, fields in entries:
-            event = decode_entry(stream, entry_id, fields)
-            if isinstance(event, Poison):
-                self._skip(event.id, stream, event.why)
-                continue
+        if select is None:
+            return events
+        selected: list[Event] = []
+        for event in events:
             try:
-                if select is None or select(event):
-                    events.append(event)
+                if select(event):
+                    selected.append(event)
             except Exception as error:  # noqa: BLE001 - the matcher is the user's: whatever it raises, the loop lives on
                 self._skip(event.id, stream, f"the matcher raised {describe_error(error)}")
-        return events
+        return selected
 
     def _skip(self, event_id: str, stream: str, why: str) -> None:
         self.skipped += 1
@@ -223,8 +225,11 @@ class Feed:
 
     # What the cursors cannot see
 
-    async def _look_for_gap(self, cursor: Cursor, ids: list[str]) -> None:
+    async def _look_for_gap(self, cursor: Cursor, entries: list[tuple[bytes, Fields]]) -> None:
         edges = await read_edges(self.redis, stream_key(cursor.stream))
+        if is_after(str(entries[0][0], "ascii"), edges.first_id):
+            return  # an older entry is there still, so nothing before the batch was trimmed
+        ids = [str(entry[0], "ascii") for entry in entries]
         gap = cursor.gap(ids, edges)
         if gap is not None:
             self._report(gap)

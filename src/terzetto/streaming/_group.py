@@ -6,14 +6,14 @@ or does not. Methods raise the link's and the server's errors as they come; all
 of them can be repeated without harm.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from terzetto.redis import Arg, Reply, Script
 from terzetto.streaming._claims import HANDED_BACK_MS, milliseconds
-from terzetto.streaming._event import Event, Fields, Poison, decode_entry
+from terzetto.streaming._event import Event, Fields, Poison, decode_entries, decode_entry
 from terzetto.streaming._names import dead_stream, stream_key
 from terzetto.streaming._positions import ZERO, Start, after_start, latest
 from terzetto.streaming._scripts import (
@@ -66,33 +66,30 @@ class Group:
         return bool(made)
 
     def decode(
-        self, entries: Iterable[tuple[bytes, Fields | None]]
+        self, entries: Sequence[tuple[bytes, Fields | None]]
     ) -> tuple[list[Event], list[Poison]]:
         """Return the events and the poison of entries that are delivered for the first time."""
-        return self._sort([(entry_id, 1, fields) for entry_id, fields in entries])
+        if entries:
+            self.last_id = latest((self.last_id, str(entries[-1][0], "ascii")))
+        return decode_entries(self.stream.name, entries, sink=self.sink)
 
     async def claim(
         self, consumer: str, grace: float, count: int
     ) -> tuple[list[Event], list[Poison]]:
         """Take over up to `count` entries that have been idle for `grace` seconds."""
         entries = await self._run(CLAIM, self.sink, consumer, milliseconds(grace), count)
-        return self._sort(entries)
-
-    def _sort(
-        self, entries: Iterable[tuple[bytes, int, Fields | None]]
-    ) -> tuple[list[Event], list[Poison]]:
         events: list[Event] = []
         poison: list[Poison] = []
-        name, sink = self.stream.name, self.sink
-        entry_id = b""
         for entry_id, deliveries, fields in entries:
-            event = decode_entry(name, entry_id, fields, sink=sink, deliveries=deliveries)
-            if isinstance(event, Event):
-                events.append(event)
+            found = decode_entry(
+                self.stream.name, entry_id, fields, sink=self.sink, deliveries=deliveries
+            )
+            if isinstance(found, Event):
+                events.append(found)
             else:
-                poison.append(event)
-        if entry_id:
-            self.last_id = latest((self.last_id, str(entry_id, "ascii")))
+                poison.append(found)
+        if entries:
+            self.last_id = latest((self.last_id, str(entries[-1][0], "ascii")))
         return events, poison
 
     async def acknowledge(self, event_ids: Sequence[str]) -> int:

@@ -145,7 +145,7 @@ class OrderedLoop:
                 self.sink.log_failure(event, error)
                 hopeless = isinstance(error, UnreadablePayloadError)
                 if hopeless or (limit is not None and attempt >= limit):
-                    given_up = attrs.evolve(event, deliveries=attempt)
+                    given_up = event._replace(deliveries=attempt)
                     await self.sink.reject(given_up, f"the handler raised {describe_error(error)}")
                     return
                 if await self._is_closing_within(retry_delay(attempt, grace, self.retry_base)):

@@ -40,7 +40,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import attrs
 import trio
 from redis.exceptions import RedisError
 from ulid import ULID
@@ -254,7 +253,7 @@ class Intake:
         dead: list[tuple[Event | Poison, str]] = [(entry, entry.why) for entry in poison]
         for event in events:
             if limit is not None and event.deliveries > limit:
-                before = attrs.evolve(event, deliveries=event.deliveries - 1)
+                before = event._replace(deliveries=event.deliveries - 1)
                 dead.append((before, f"delivered {limit} times and not acknowledged"))
                 continue
             try:

@@ -5,7 +5,7 @@ hold is its face, and survives restarts of the actor. See `_feed.py` for how it
 works. `Stream.open_reader` and `Stream.reader_child` make readers.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -91,12 +91,12 @@ class Reader:
         """
         return await self._subscription().read()
 
-    def __aiter__(self) -> "Reader":
-        return self
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self._own or self._subscription()
 
-    async def __anext__(self) -> Event:
+    def __anext__(self) -> Coroutine[Any, Any, Event]:
         """Wait for one event; cancelling takes nothing."""
-        return await self._subscription().__anext__()
+        return (self._own or self._subscription()).__anext__()
 
     @contextmanager
     def subscribe(self, *, buffer_size: int | None = None) -> Generator[Subscription]:

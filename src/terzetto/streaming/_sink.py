@@ -5,7 +5,7 @@ callers hold is its face, and survives restarts of the actor. See `_intake.py`
 for how it works. `Stream.open_sink` and `Stream.sink_child` make sinks.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -87,12 +87,12 @@ class Sink:
         """
         return await self._events.read()
 
-    def __aiter__(self) -> "Sink":
-        return self
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self._events
 
-    async def __anext__(self) -> Event:
+    def __anext__(self) -> Coroutine[Any, Any, Event]:
         """Wait for one event; cancelling takes nothing."""
-        return await self._events.__anext__()
+        return self._events.__anext__()
 
     async def ack(self, *events: Event) -> int:
         """Acknowledge events; return how many of them were pending until now.

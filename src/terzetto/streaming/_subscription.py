@@ -1,5 +1,8 @@
 """The taking end of a buffer: `read` for batches, `async for` for single events."""
 
+from collections.abc import Coroutine
+from typing import Any
+
 from terzetto.errors import ClosedError
 from terzetto.streaming._buffer import Buffer
 from terzetto.streaming._event import Event
@@ -41,12 +44,9 @@ class Subscription:
     def __aiter__(self) -> "Subscription":
         return self
 
-    async def __anext__(self) -> Event:
+    def __anext__(self) -> Coroutine[Any, Any, Event]:
         """Wait for one event; the iteration ends when it is closed and nothing is left.
 
         Cancelling takes nothing.
         """
-        event = await self._buffer.take()
-        if event is None:
-            raise StopAsyncIteration
-        return event
+        return self._buffer.take_next()
