@@ -155,3 +155,9 @@ async def test_a_paused_master_is_replaced(group: SentinelGroup) -> None:
     os.kill(pid, signal.SIGCONT)
     await group.wait_ready()
     assert await group.master() is not old
+
+
+async def test_a_cluster_needs_a_port_for_each_member() -> None:
+    with pytest.raises(ServerStartError, match="6 members need 6 ports, not 2"):
+        async with open_cluster(ports=[1, 2]):
+            pass

@@ -41,7 +41,10 @@ class Output:
         elif not records:
             print(empty)
         else:
-            _console().print(make_table(columns, records))
+            console = _console()
+            with console.capture() as drawn:
+                console.print(make_table(columns, records))
+            print("\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
     def show_record(self, titles: Mapping[str, str], record: Record) -> None:
         """Show one thing: a line for each field that `titles` names."""

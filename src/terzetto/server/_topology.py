@@ -146,6 +146,7 @@ async def open_cluster(
     *,
     masters: int = 3,
     replicas: int = 1,
+    ports: Sequence[int] = (),
     node_timeout: float = 2.0,
     tls: Tls | None = None,
     config: Sequence[str] = (),
@@ -158,16 +159,20 @@ async def open_cluster(
     Args:
         masters: how many members serve slots; 3 at least, or there is no fail-over.
         replicas: how many follow each of them.
+        ports: those of the members, the masters' first; free ones if there are none.
         node_timeout: seconds without an answer after which a member counts as failing.
         tls: let members and clients speak TLS with each other; only if the binary has it.
         config: further lines of each member's configuration.
 
     Raises:
         ServerNotFoundError: there is no server binary; install the extra `server`.
-        ServerStartError: a member did not come up.
+        ServerStartError: a member did not come up, or there are too few or too many ports.
 
     If cancelled, all members end. Waiting has no limit but the caller's.
     """
+    count = masters * (1 + replicas)
+    if ports and len(ports) != count:
+        raise ServerStartError(f"{count} members need {count} ports, not {len(ports)}")
     launch = Launch(
         command=(str(find_server()), "-"),
         port=0,
@@ -183,7 +188,8 @@ async def open_cluster(
         ),
     )
     async with AsyncExitStack() as stack:
-        members = await _open_all(stack, [launch] * (masters * (1 + replicas)))
+        launches = [attrs.evolve(launch, port=port) for port in ports or [0] * count]
+        members = await _open_all(stack, launches)
         cluster = Cluster(members=members, encrypted=tls is not None)
         await _form(members, masters)
         await cluster.wait_ready()
