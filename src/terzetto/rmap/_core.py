@@ -16,7 +16,7 @@ from terzetto._shared._logging import Logger
 from terzetto.actor import Ref
 from terzetto.errors import ClosedError, InvalidOptionError
 from terzetto.redis import Redis, Reply, Script
-from terzetto.rmap._keys import REVISION_FIELD
+from terzetto.rmap._keys import REVISION_FIELD, encode_text
 from terzetto.rmap._replica import Change, Position, Replica, revision_of
 from terzetto.rmap._slots import Slot
 
@@ -63,7 +63,8 @@ class Core(Generic[V]):
     expiry: Expiry
     log: Logger
     replica: Replica[V]
-    _first_args: tuple[str | int, ...] = attrs.field(init=False)
+    _keys: tuple[bytes, ...] = attrs.field(init=False)
+    _first_args: tuple[bytes, ...] = attrs.field(init=False)
     ref: Ref[Any] | None = attrs.field(default=None, init=False)
     slots: dict[Slot[object], None] = attrs.field(factory=dict[Slot[object], None], init=False)
     snapshot_wanted: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -73,7 +74,9 @@ class Core(Generic[V]):
 
     def __attrs_post_init__(self) -> None:
         """Put together what every script is told first."""
-        self._first_args = (self.channel, *self.expiry.args)
+        self._keys = (encode_text(self.content_key),)
+        seconds, mode = self.expiry.args
+        self._first_args = (encode_text(self.channel), b"%d" % seconds, mode.encode())
 
     # --- from the actor -----------------------------------------------------------------
 
@@ -137,9 +140,7 @@ class Core(Generic[V]):
 
     def run(self, script: Script, *args: bytes | int) -> Awaitable[Reply]:
         """Run a script on the map; only what this returns waits for Redis."""
-        return self.redis.run_script(
-            script, keys=(self.content_key,), args=(*self._first_args, *args)
-        )
+        return self.redis.run_script(script, keys=self._keys, args=(*self._first_args, *args))
 
     async def wait_for_commit(self, revision: int, sent_at: Position) -> None:
         """Wait until the replica holds the commit `revision`, or a later state.

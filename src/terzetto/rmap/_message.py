@@ -34,7 +34,7 @@ class Op(Enum):
 _BARE = {b"reset": Op.RESET, b"destroy": Op.DESTROY}
 
 
-@attrs.define(kw_only=True)  # not frozen: one is made for every change of every map
+@attrs.define  # neither frozen nor by keyword: one is made for every change of every map
 class Message:
     """One committed change: `key` is empty for RESET and DESTROY, `value` for all but SET."""
 
@@ -62,6 +62,22 @@ def decode_message(data: bytes) -> Message:
     """
     start = data[:4]
     if start == b"set:":
+        try:  # most are of this kind, and whole: without a call for each part
+            (key_size,) = _unpack_length(data, 4)
+            value_start = 8 + key_size + _LENGTH_SIZE
+            (value_size,) = _unpack_length(data, 8 + key_size)
+            end = value_start + value_size
+            (size,) = _unpack_length(data, end)
+            revision = data[end + _LENGTH_SIZE : end + _LENGTH_SIZE + size]
+            if key_size >= 0 and value_size >= 0 and 0 < size == len(revision):
+                return Message(
+                    Op.SET,
+                    decode_revision(revision),
+                    data[8 : 8 + key_size],
+                    data[value_start:end],
+                )
+        except struct.error:
+            pass  # below it is said what is wrong
         key, offset = _string(data, 4)
         value, offset = _string(data, offset)
         revision, _ = _string(data, offset)

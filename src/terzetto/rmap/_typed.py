@@ -71,6 +71,7 @@ class TypedMap(Mapping[str, V], Generic[V]):
     def __init__(self, core: Core[V], codec: Codec[V]) -> None:
         self._core = core
         self._codec = codec
+        self._encode = codec.encode
         self._values = core.replica.values
 
     def __repr__(self) -> str:
@@ -219,8 +220,9 @@ class TypedMap(Mapping[str, V], Generic[V]):
 
     async def set(self, key: str, value: V) -> V | None:
         """Set `key`; return the value before, None if it was absent or cannot be read."""
-        previous, _ = await self._set(key, value)
-        return previous
+        # As `_set` does it, without a task's turn through one more call.
+        existed, previous, _ = await self._run(_scripts.SET, encode_key(key), self._encode(value))
+        return self._decode_previous(previous) if existed else None
 
     async def set_and_wait(self, key: str, value: V) -> V | None:
         """Set `key` and wait until this copy has that change; return the value before.
@@ -294,18 +296,17 @@ class TypedMap(Mapping[str, V], Generic[V]):
         return self._decode_previous(previous if existed else None), int(revision)
 
     def _run(self, script: Script, *args: bytes | int) -> Awaitable[Reply]:
-        self._core.check_open()
-        return self._core.run(script, *args)
-
-    def _encode(self, value: V) -> bytes:
-        return self._codec.encode(value)
+        core = self._core
+        if core.is_closed:
+            core.check_open()
+        return core.run(script, *args)
 
     def _decode_previous(self, stored: bytes | None) -> V | None:
         """Decode what was there before; the write is committed, so nothing may raise here."""
         if stored is None:
             return None
         try:
-            return self._codec.decode(stored)
+            return self._core.replica.decode(stored)
         except InvalidPayloadError:
             return None
 
