@@ -199,7 +199,7 @@ async def test_a_server_that_closes_at_once_is_met_with_patience() -> None:
         (b"?what\r\n", "Protocol error"),
         (b"+OK\r\n+OK\r\n", ""),
         (b"$-5\r\n", "Bulk string length out of range"),
-        (b"*99999999999999\r\n", "length out of range"),
+        (b"*99999999999999\r\n", "more parts"),
         (b"*1\r\n" * 20_000, "nesting"),
         (b"$2000000\r\n" + b"x" * 1_500_000, "longer than"),
     ],

@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
 import attrs
-import hiredis
 import trio
 from redis.exceptions import (
     AuthenticationError,
@@ -24,8 +23,9 @@ from redis.exceptions import (
 from terzetto.redis._backoff import Backoff
 from terzetto.redis._errors import AuthError, ConnectError
 from terzetto.redis._io import Transport, open_transport
+from terzetto.redis._reader import ReplyReader
 from terzetto.redis._url import Credentials, Endpoint, Options
-from terzetto.redis._wire import NEED_MORE, Arg, Push, Reply, new_reader, pack, pack_many
+from terzetto.redis._wire import NEED_MORE, Arg, Push, Reply, pack, pack_many
 
 _PAUSE = 0.05  # seconds between looks at a server that is not ready
 _NO_RESP3 = ("unknown command", "NOPROTO", "unsupported protocol")  # what servers say to HELLO 3
@@ -43,7 +43,7 @@ class Connection:
     """A socket on which the server has been greeted."""
 
     transport: Transport
-    reader: hiredis.Reader
+    reader: ReplyReader
     endpoint: Endpoint
     client_id: int
     """The server's number for this connection, for CLIENT UNBLOCK."""
@@ -205,7 +205,7 @@ async def _greet(transport: Transport, options: Options, credentials: Credential
     if options.readonly:
         commands.append(["READONLY"])
     await transport.send_all(pack_many(commands))
-    reader = new_reader()
+    reader = ReplyReader(options.max_reply_bytes)
     hello_reply, _, _, ping_reply, *rest = await _replies(transport, reader, len(commands))
     if isinstance(hello_reply, ResponseError) and not isinstance(hello_reply, NoPermissionError):
         if any(sign in str(hello_reply) for sign in _NO_RESP3):
@@ -235,10 +235,10 @@ async def _greet(transport: Transport, options: Options, credentials: Credential
     )
 
 
-async def _replies(transport: Transport, reader: hiredis.Reader, count: int) -> list[Reply]:
+async def _replies(transport: Transport, reader: ReplyReader, count: int) -> list[Reply]:
     replies: list[Reply] = []
     while True:
-        while (reply := reader.gets()) is not NEED_MORE:
+        while (reply := reader.take()) is not NEED_MORE:
             if not isinstance(reply, Push):
                 replies.append(reply)
         if len(replies) >= count:

@@ -9,9 +9,9 @@ import contextlib
 import socket
 from typing import Protocol
 
-import hiredis
 import trio
 
+from terzetto.redis._reader import ReplyReader
 from terzetto.redis._url import Options
 
 READ_SIZE = 256 * 1024
@@ -36,7 +36,7 @@ class Transport(Protocol):
         """Send everything; for transports where `can_send_now` is False."""
         ...
 
-    async def receive_into(self, reader: hiredis.Reader, /) -> int:
+    async def receive_into(self, reader: ReplyReader, /) -> int:
         """Feed the next bytes to `reader`; return how many came, 0 at the end of the stream."""
         ...
 
@@ -77,14 +77,14 @@ class SocketTransport:
                 await self.wait_writable()
             view = view[sent:]
 
-    async def receive_into(self, reader: hiredis.Reader, /) -> int:
+    async def receive_into(self, reader: ReplyReader, /) -> int:
         """Wait for bytes and feed them to `reader`; cancelling loses none."""
         while True:
             await trio.lowlevel.wait_readable(self._fd)
             with contextlib.suppress(BlockingIOError, InterruptedError):
                 count = self._socket.recv_into(self._buffer)
                 if count:
-                    reader.feed(self._buffer, 0, count)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - takes any buffer
+                    reader.feed(self._buffer, count)
                 return count
 
     def close(self) -> None:
@@ -116,11 +116,11 @@ class TlsTransport:
         """Send everything; a cancelled call breaks the stream."""
         await self._stream.send_all(data)
 
-    async def receive_into(self, reader: hiredis.Reader, /) -> int:
+    async def receive_into(self, reader: ReplyReader, /) -> int:
         """Wait for bytes and feed them to `reader`."""
         data = await self._stream.receive_some(READ_SIZE)
         if data:
-            reader.feed(bytes(data))
+            reader.feed(data, len(data))
         return len(data)
 
     def close(self) -> None:

@@ -32,7 +32,6 @@ from collections.abc import Awaitable, Callable
 from sys import maxsize
 from typing import Final, cast
 
-import hiredis
 import trio
 from redis.exceptions import RedisError
 from trio.lowlevel import (
@@ -49,6 +48,7 @@ from trio.lowlevel import (
 from terzetto.redis._connection import Connection, reconnect
 from terzetto.redis._errors import AuthError, ConnectError, LinkClosedError, ReplyError
 from terzetto.redis._io import Transport
+from terzetto.redis._reader import ReplyReader, malformed
 from terzetto.redis._request import (
     Blocking,
     LinkStatistics,
@@ -67,6 +67,7 @@ from terzetto.redis._watch import watch
 from terzetto.redis._wire import NEED_MORE, Push, Reply, bounded
 
 _REFUSED_PAUSE: Final = 30.0  # seconds until credentials that were refused are tried unasked
+_BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 _BATCH: Final = 50
 """Requests that do not wait for the end of the turn: of 300 bytes each, a server's read."""
 
@@ -389,7 +390,7 @@ class Link:
                     self._flush()
                 elif data := self._take():
                     await transport.send_all(data)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (OSError, *_BROKEN) as error:
             self.drop(error)
 
     def _flush(self) -> None:
@@ -439,22 +440,18 @@ class Link:
         self._writer = None
         return Abort.SUCCEEDED
 
-    async def _read(self, transport: Transport, reader: hiredis.Reader) -> None:
+    async def _read(self, transport: Transport, reader: ReplyReader) -> None:
         try:
             await self._read_replies(transport, reader)
-        except (
-            OSError,
-            RedisError,
-            MemoryError,
-            trio.BrokenResourceError,
-            trio.ClosedResourceError,
-        ) as error:
+        except (OSError, RedisError, MemoryError, *_BROKEN) as error:
             self.drop(error)
+        except (TypeError, LookupError) as error:  # a map with keys of lists, a push without parts
+            self.drop(malformed(error))
 
     async def _read_replies(  # noqa: C901 - the hot loop: a call for each reply would cost a tenth
-        self, transport: Transport, reader: hiredis.Reader
+        self, transport: Transport, reader: ReplyReader
     ) -> None:
-        gets, written, on_push = reader.gets, self._written, self._on_push
+        written, on_push = self._written, self._on_push
         drop_first = written.popleft
         partial = 0
         while True:
@@ -462,6 +459,7 @@ class Link:
             if not size:
                 raise trio.BrokenResourceError("the server closed the connection")
             self.reads += 1
+            gets = reader.gets
             reply = gets()
             if reply is NEED_MORE:
                 partial = bounded(partial + size, self.options.max_reply_bytes)

@@ -13,6 +13,7 @@ from redis._parsers.response_callbacks import get_response_callbacks
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ResponseError
 
+from terzetto.redis._errors import ReplyError
 from terzetto.redis._wire import Arg, Reply
 
 Callback = Callable[..., Any]
@@ -38,14 +39,18 @@ class Shaper:
     def shape(self, args: tuple[Any, ...], reply: Reply, options: dict[str, Any]) -> Any:  # noqa: ANN401 - each command has its own shape
         """Return the reply of ``execute_command(*args, **options)`` as redis-py would.
 
-        An error reply is raised, unless redis-py has a value for that case.
+        An error reply is raised, unless redis-py has a value for that case; `ReplyError`
+        if a reply is nested too deep to be decoded.
         """
         if isinstance(reply, Exception):
             if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
                 return options[EMPTY_RESPONSE]
             raise reply
         if self.decode and NEVER_DECODE not in options:
-            reply = decoded(reply)
+            try:
+                reply = decoded(reply)
+            except RecursionError:
+                raise ReplyError("the reply is nested too deep: ask with execute()") from None
         callback = _callback(args)
         if callback is None:
             return reply

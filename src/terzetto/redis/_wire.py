@@ -1,16 +1,14 @@
-"""Commands to bytes, bytes to replies. Pure: no trio, no socket.
+"""Commands to bytes, and what replies are. Pure: no trio, no socket.
 
-hiredis does both. What it refuses on the way out (a `bytearray`, a subclass, a
-str with surrogate escapes) is brought into a form that it takes, by a slower
-road. On the way in it bounds nesting, not size: `_link.py` counts bytes.
+hiredis packs commands. What it refuses (a `bytearray`, a subclass, a str with
+surrogate escapes) is brought into a form that it takes, by a slower road.
+Replies are parsed in `_reader.py`, and their bytes counted in `_link.py`.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 import hiredis
-from redis._parsers.base import BaseParser
-from redis.exceptions import RedisError
 
 from terzetto.errors import InvalidPayloadError
 from terzetto.redis._errors import ReplyError
@@ -25,26 +23,12 @@ Each command has a shape of its own, which its caller knows.
 """
 
 NEED_MORE: Final = object()
-"""What `Reader.gets` returns while a reply is not complete."""
+"""What a reader's `gets` returns while a reply is not complete."""
 
 Push = hiredis.PushNotification
 
 pack_common = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 """Packs a command of bytes, str, int and float; else raises TypeError or UnicodeEncodeError."""
-
-_parse_error = cast(
-    "Callable[[str], RedisError]",
-    BaseParser.parse_error,  # pyright: ignore[reportUnknownMemberType] - redis-py leaves it untyped
-)
-
-
-def new_reader() -> hiredis.Reader:
-    """Return a parser of replies; error replies come out of it as redis-py's errors."""
-    return hiredis.Reader(
-        protocolError=ReplyError,
-        replyError=_parse_error,
-        notEnoughData=NEED_MORE,
-    )
 
 
 def bounded(size: int, limit: int) -> int:

@@ -1,0 +1,134 @@
+"""The parser of replies: hiredis, guarded against what it would not survive well. Pure.
+
+hiredis makes room for a list as soon as its head has come, however long the head
+says it is: a dozen bytes would cost seconds and gigabytes. It gives attributes
+(which no server sends unasked) as if they were replies, and so every later one to
+the wrong caller. So heads of lists are looked at before hiredis sees them:
+`_HEAD` finds what might be one, at the speed of a search; whether it is one, and
+not a piece of a string, hiredis itself says: it has nothing left when it has been
+fed all that stands before. What is found is rare, so that may be slow.
+
+Links and greetings have one for each connection.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable
+from typing import Final, cast
+
+import hiredis
+from redis._parsers.base import BaseParser
+from redis.exceptions import RedisError, ResponseError
+
+from terzetto.redis._errors import ReplyError
+from terzetto.redis._wire import NEED_MORE, Reply
+
+_HEAD: Final = re.compile(rb"[*%~>](?:\d{8,}|\d*\Z)|\|(?:\d+|\Z)")
+"""A head of a list of ten millions or more, or of an attribute, or one that is not whole yet."""
+
+_SMALLEST: Final = 3  # bytes of the shortest reply
+_MOST_DIGITS: Final = 19  # of a number that hiredis takes
+
+_classify_error = cast(
+    "Callable[[str], RedisError]",
+    BaseParser.parse_error,  # pyright: ignore[reportUnknownMemberType] - redis-py leaves it untyped
+)
+
+
+def _parse_error(text: str) -> RedisError:
+    """Return an error reply as redis-py's error; never raises, since hiredis might crash then.
+
+    redis-py fails on texts that open as a known one does and go on otherwise ("MOVED there").
+    """
+    try:
+        return _classify_error(text)
+    except (ValueError, LookupError, TypeError):
+        return ResponseError(text)
+
+
+class ReplyReader:
+    """A parser of RESP3.
+
+    `gets` returns the next reply, or `NEED_MORE`. It is looked up anew after each
+    `feed`. It raises `ReplyError` for bytes that are no reply, and TypeError for a
+    map with keys that are lists, as Python cannot have them; `take` raises
+    `ReplyError` for those too. After an error it is of no use any more.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        """Take no list that cannot be within `max_bytes`."""
+        self._hiredis = hiredis.Reader(
+            protocolError=ReplyError, replyError=_parse_error, notEnoughData=NEED_MORE
+        )
+        self._max_bytes = max_bytes
+        self._ready: deque[Reply] = deque()  # taken while feeding
+        self._held = b""  # the beginning of a head, not fed yet
+        self.gets: Callable[[], Reply] = self._hiredis.gets
+
+    def feed(self, buffer: bytes | bytearray, count: int) -> None:
+        """Take the first `count` bytes of `buffer`.
+
+        Raises:
+            ReplyError: a list is too long to be within the limit, or there is an attribute.
+        """
+        find = buffer.find
+        # Five searches for a byte take less time than one for the expression.
+        suspect = (
+            find(b"*", 0, count) >= 0
+            or find(b">", 0, count) >= 0
+            or find(b"%", 0, count) >= 0
+            or find(b"~", 0, count) >= 0
+            or find(b"|", 0, count) >= 0
+        )
+        if self._held or (suspect and _HEAD.search(buffer, 0, count)):
+            self._feed_with_care(self._held + bytes(buffer[:count]))
+        else:
+            self._hiredis.feed(buffer, 0, count)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - takes any buffer
+
+    def take(self) -> Reply:
+        """Return the next reply, or `NEED_MORE`; raises `ReplyError` for all that is none."""
+        try:
+            return self.gets()
+        except TypeError as error:
+            raise malformed(error) from error
+
+    def _feed_with_care(self, data: bytes) -> None:
+        self._held, begin = b"", 0
+        for head in _HEAD.finditer(data):
+            self._hiredis.feed(data[begin : head.start()])
+            begin = head.start()
+            self._drain()
+            if not self._hiredis.has_data():  # else it is a piece of a string
+                self._check(head.group())
+                if head.end() == len(data):
+                    self._held, begin = head.group(), len(data)
+        self._hiredis.feed(data[begin:])
+
+    def _drain(self) -> None:
+        try:
+            while (reply := self._hiredis.gets()) is not NEED_MORE:
+                self._ready.append(reply)
+        except TypeError as error:
+            raise malformed(error) from error
+        self.gets = self._next_ready
+
+    def _next_ready(self) -> Reply:
+        if self._ready:
+            return self._ready.popleft()
+        self.gets = self._hiredis.gets
+        return self.gets()
+
+    def _check(self, head: bytes) -> None:
+        digits = head[1:].decode()
+        if digits and head[:1] == b"|":
+            raise ReplyError("the server sent an attribute, which nobody asked for")
+        if len(digits) > _MOST_DIGITS or int(digits or 0) * _SMALLEST > self._max_bytes:
+            raise ReplyError(
+                f"a list has more parts than can be within {self._max_bytes} bytes: ask for less,"
+                " or raise max_reply_bytes"
+            )
+
+
+def malformed(error: Exception) -> ReplyError:
+    """Return the error of a connection whose server said what cannot be understood."""
+    return ReplyError(f"the server sent what cannot be understood ({error})")
