@@ -45,6 +45,7 @@ def table(
     rows.add_row(
         "mails sent", f"{len(mails):,}", _parts(Counter(f"by {mail.worker}" for mail in mails))
     )
+    rows.add_row("digests written", f"{done.digests:,}", "a job for each country")
     wordings = Counter(mail.subject.split(",")[0] for mail in mails)
     rows.add_row("wordings", f"{len(wordings)}", _parts(wordings))
     rows.add_row("moved jobs", f"{done.moved:,}", "started by more than one worker")

@@ -4,6 +4,11 @@ POOL = "email-pool"
 USERS = "users"
 MAILS = "mails"
 FLAGS = "flags"
+COUNTRIES = "countries"
+"""The map that counts the users of each country."""
+
+DIGESTS = "digests"
+"""The map that the digests are written to, and the schedule that keeps a job for each."""
 
 WORDING = "mail.wording"
 """The feature flag that chooses the mail's words: ``old`` or ``new``."""

@@ -2,8 +2,9 @@
 
 Every sign-up becomes an event on the stream of users, which a reader counts and
 two instances of a sink audit, and a job in the pool, which the worker processes
-turn into a mail. On the way a feature flag is flipped, one worker process is
-killed and another is hired. `__main__.py` runs it and `report.py` shows it.
+turn into a mail. A schedule keeps a long job for each country, which writes a
+digest when it is notified. On the way a feature flag is flipped, one worker process
+is killed and another is hired. `__main__.py` runs it and `report.py` shows it.
 """
 
 import math
@@ -19,6 +20,8 @@ from examples.signup.mailbox import Mailbox
 from examples.signup.records import SignUp, sign_up_codec
 from examples.signup.settings import (
     ACK_GRACE_PERIOD,
+    COUNTRIES,
+    DIGESTS,
     FLAGS,
     MAIL_QUEUE_LIMIT,
     MAILS,
@@ -30,6 +33,9 @@ from examples.signup.settings import (
 )
 from terzetto import pool, rmap, streaming
 from terzetto.redis import Redis
+
+PLAN_EVERY = 0.5
+"""Seconds between two looks at the countries; an hour in real life, or a cron spec."""
 
 CLERKS = 32
 """How many sign-ups are handled at a time."""
@@ -72,6 +78,7 @@ class Outcome:
 
     tally: Tally
     events: int
+    digests: int
     seconds_adding: float
     seconds: float
 
@@ -81,10 +88,20 @@ class Outcome:
         return sum(len(workers) > 1 for workers in self.tally.started_by.values())
 
 
-async def _count(reader: streaming.Reader, tally: Tally) -> None:
-    """Be the analytics: count the users of each country."""
+@attrs.frozen
+class Maps:
+    """The replicated maps that the shop shares with its workers."""
+
+    flags: rmap.Map
+    countries: rmap.Map
+    digests: rmap.Map
+
+
+async def _count(reader: streaming.Reader, countries: rmap.Map, tally: Tally) -> None:
+    """Be the analytics: count the users of each country, where all processes see it."""
     async for event in reader:
         tally.counted[event.topic] += 1
+        await countries.increment(event.topic)
         await tally.note_progress()
 
 
@@ -124,6 +141,26 @@ async def _handle(todo: trio.MemoryReceiveChannel[SignUp], node: pool.Node, tall
             break
 
 
+async def _keep_digests(node: pool.Node, countries: rmap.Map) -> None:
+    """Be the planner: keep one job for each country that has users."""
+
+    async def plan() -> pool.JobPlan:
+        await trio.lowlevel.checkpoint()
+        return pool.JobPlan(start={f"digest:{code}": b"" for code in countries}, stop_others=True)
+
+    async with node.open_schedule(DIGESTS, PLAN_EVERY, plan):
+        await trio.sleep_forever()
+
+
+async def _write_digests(node: pool.Node, countries: rmap.Map, digests: rmap.Map) -> None:
+    """Tell the jobs to write, again if some were on the move, until all is written."""
+    while dict(digests) != dict(countries):
+        for code in countries:
+            await node.notify(f"digest:{code}", b"")
+        with trio.move_on_after(1):
+            await digests.wait_for(lambda written: dict(written) == dict(countries))
+
+
 async def _make_trouble(fleet: Fleet, flags: rmap.Map, tally: Tally) -> None:
     """Flip the flag after a quarter; half-way, kill one worker and hire another."""
     await tally.wait_until(lambda: len(tally.sent) >= tally.expected / 4)
@@ -134,7 +171,7 @@ async def _make_trouble(fleet: Fleet, flags: rmap.Map, tally: Tally) -> None:
 
 
 async def _serve(
-    sign_ups: Sequence[SignUp], fleet: Fleet, redis: Redis, flags: rmap.Map, tally: Tally
+    sign_ups: Sequence[SignUp], fleet: Fleet, redis: Redis, maps: Maps, tally: Tally
 ) -> Outcome:
     """Take every sign-up through the shop; return when all is done, or patience is over."""
     users = streaming.Stream(USERS, redis, max_len=USERS_KEPT)
@@ -164,11 +201,12 @@ async def _serve(
         trio.open_nursery() as nursery,
     ):
         with tally.in_time:
-            nursery.start_soon(_count, analytics, tally)
+            nursery.start_soon(_count, analytics, maps.countries, tally)
             nursery.start_soon(_audit, "first", first, tally)
             nursery.start_soon(_audit, "second", second, tally)
             nursery.start_soon(_watch_mails, mail_reader, tally)
-            nursery.start_soon(_make_trouble, fleet, flags, tally)
+            nursery.start_soon(_make_trouble, fleet, maps.flags, tally)
+            nursery.start_soon(_keep_digests, node, maps.countries)
             to_clerks, todo = trio.open_memory_channel[SignUp](CLERKS)
             for _ in range(CLERKS):
                 nursery.start_soon(_handle, todo, node, tally)
@@ -179,13 +217,20 @@ async def _serve(
             to_clerks.close()
             seconds_adding = trio.current_time() - began
             await tally.wait_until(everything_seen)
+            await _write_digests(node, maps.countries, maps.digests)
         nursery.cancel_scope.cancel()
         seconds = trio.current_time() - began
         await node.shutdown()
     events = await users.length()
     await users.destroy()
     await mails.destroy()
-    return Outcome(tally=tally, events=events, seconds_adding=seconds_adding, seconds=seconds)
+    return Outcome(
+        tally=tally,
+        events=events,
+        digests=len(maps.digests),
+        seconds_adding=seconds_adding,
+        seconds=seconds,
+    )
 
 
 async def open_shop(
@@ -214,11 +259,18 @@ async def open_shop(
     async with (
         terzetto.connect(url) as redis,
         rmap.join(FLAGS, redis) as flags,
+        rmap.join(COUNTRIES, redis) as countries,
+        rmap.join(DIGESTS, redis) as digests,
         open_fleet(url, mailbox.path) as fleet,
     ):
+        maps = Maps(flags, countries, digests)
+        for each in (countries, digests):
+            await each.reset()  # what an interrupted run has left
         await flags.set_and_wait(WORDING, "old")
         for name in ("ann", "bob"):
             await fleet.hire(name)
-        outcome = await _serve(sign_ups, fleet, redis, flags, tally)
-        await flags.destroy()
+        await tally.note_progress()  # patience begins once there is somebody to wait for
+        outcome = await _serve(sign_ups, fleet, redis, maps, tally)
+        for each in (flags, countries, digests):
+            await each.destroy()
     return outcome

@@ -1,4 +1,4 @@
-"""A worker process of the shop: it joins the pool and sends the mails it is given.
+"""A worker process of the shop: it joins the pool, sends mails and writes digests.
 
 Run by `fleet.py` as ``python -m examples.signup.worker URL MAILBOX NAME``. It
 ends when its standard input ends, so that it never outlives the shop: a close,
@@ -17,6 +17,8 @@ from examples.signup.mailbox import Mail, Mailbox
 from examples.signup.records import sign_up_codec
 from examples.signup.settings import (
     ACK_GRACE_PERIOD,
+    COUNTRIES,
+    DIGESTS,
     FLAGS,
     MAIL_QUEUE_LIMIT,
     MAILS,
@@ -30,12 +32,31 @@ from terzetto import pool, rmap, streaming
 
 @attrs.frozen(kw_only=True)
 class Postman:
-    """Sends one mail a job, in the words that the feature flag asks for at that moment."""
+    """Sends one mail a job, in the words that the feature flag asks for at that moment.
+
+    Other jobs are long: they write the digest of a country, whenever they are told to.
+    """
 
     name: str
     mailbox: Mailbox
     flags: rmap.Map
     mails: streaming.Stream
+    countries: rmap.Map
+    digests: rmap.Map
+
+    async def work(self, job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+        """Do what the job's key asks for: ``email:<id>`` or ``digest:<country>``."""
+        if job.key.startswith("email:"):
+            await self.send(job, task_status=task_status)
+        else:
+            task_status.started()
+            await self.digest(job)
+
+    async def digest(self, job: pool.Job) -> None:
+        """Write how many users a country has, at each notification, until stopped."""
+        country = job.key.removeprefix("digest:")
+        async for _ in job.notifications:
+            await self.digests.set(country, self.countries[country])
 
     async def send(self, job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
         """Handle the job `email:<id>`: its payload is the sign-up.
@@ -60,6 +81,8 @@ async def work(url: str, mailbox: Path, name: str) -> None:
     async with (
         terzetto.connect(url) as redis,
         rmap.join(FLAGS, redis) as flags,
+        rmap.join(COUNTRIES, redis) as countries,
+        rmap.join(DIGESTS, redis) as digests,
         pool.open_node(
             POOL,
             redis,
@@ -68,10 +91,15 @@ async def work(url: str, mailbox: Path, name: str) -> None:
             max_queued_jobs=MAIL_QUEUE_LIMIT,
         ) as node,
     ):
-        mails = streaming.Stream(MAILS, redis)
-        await node.add_worker(
-            Postman(name=name, mailbox=Mailbox(mailbox), flags=flags, mails=mails).send
+        postman = Postman(
+            name=name,
+            mailbox=Mailbox(mailbox),
+            flags=flags,
+            mails=streaming.Stream(MAILS, redis),
+            countries=countries,
+            digests=digests,
         )
+        await node.add_worker(postman.work)
         print("ready", flush=True)
         async with trio.lowlevel.FdStream(sys.stdin.fileno()) as shop:
             async for _ in shop:
