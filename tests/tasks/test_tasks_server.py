@@ -436,6 +436,6 @@ async def test_health_is_told(place: AnyBroker) -> None:
         told.append(error)
         raise ValueError("a hook that fails itself")
 
-    async with serving(place, router, health_check=hear, health_interval=0.02):
+    async with serving(place, router, health_check=hear, health_interval=0.3):
         await until_true(lambda: len(told) >= 3)
     assert set(told) == {None}
