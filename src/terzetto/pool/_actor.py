@@ -106,6 +106,7 @@ class NodeActor(Actor):
         ctx.start_soon(core.outbox.run)
         ctx.start_soon(core.releases.run)
         ctx.start_soon(upkeep.keep_alive)
+        ctx.start_soon(upkeep.keep_streams)
         ctx.start_soon(self._follow_shutdown)
         if core.options.client_only:
             ctx.start_soon(upkeep.forget_nodes)

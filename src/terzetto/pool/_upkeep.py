@@ -46,7 +46,6 @@ class Upkeep:
         self._make_up_for(now - self._last_beat, now)
         self._last_beat = now
         core.clock.set(alive.server_us)
-        await self._restore_streams()
         is_lost = alive.revision < core.workers_revision
         core.workers_revision = alive.revision
         if core.is_shutting_down:
@@ -85,13 +84,23 @@ class Upkeep:
     async def keep_alive(self) -> None:
         """Beat for ever, and at once when hurried."""
 
+        # By the beat and not from beat to beat: what one takes is not to make the next late.
+        due = trio.current_time()
+
         async def wait_and_beat() -> None:
-            with trio.move_on_after(self.core.options.worker_ttl / _BEATS):
+            nonlocal due
+            now = trio.current_time()
+            due = max(min(due, now) + self.core.options.worker_ttl / _BEATS, now)
+            with trio.move_on_at(due):
                 await self._hurried.wait()
             self._hurried = trio.Event()
             await self.beat()
 
         await self._every(0, wait_and_beat)
+
+    async def keep_streams(self) -> None:
+        """Make our streams again that are gone, for ever."""
+        await self._every(self.core.options.worker_ttl / _BEATS, self._restore_streams)
 
     def hurry(self) -> None:
         """Ask now who is still known: it looks as if somebody here is not."""
