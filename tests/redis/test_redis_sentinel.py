@@ -84,8 +84,12 @@ async def test_replicas_for_reads(group: SentinelGroup) -> None:
 
 async def test_sentinels_that_are_gone_or_know_nothing(group: SentinelGroup) -> None:
     await group.sentinels[0].kill()
-    async with connect(group.url) as redis:
-        assert await redis.execute("PING") == b"PONG"
+    for server in group.servers:
+        async with connect(server.url) as client:
+            await client.execute("ACL", "SETUSER", "plain", "on", "nopass", "~*", "+@all", "-role")
+    for user in (None, "plain"):  # one that may not ask whether it is a master
+        async with connect(group.url, username=user) as redis:
+            assert await redis.execute("SET", "k", "v") == b"OK"
     other = group.url.replace(f"/{group.service}", "/unknown")
     with pytest.raises(ConnectError, match="knows no master of 'unknown'"):
         async with connect(other, connect_timeout=2):
