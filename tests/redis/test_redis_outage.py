@@ -114,6 +114,27 @@ async def test_scripts_are_loaded_again_into_a_fresh_server(
     assert await redis.run_script(script) == 7
 
 
+async def test_a_new_connection_is_what_the_old_one_was(
+    redis: Redis, server: EmbeddedServer
+) -> None:
+    await redis.execute("ACL", "SETUSER", "jo", "on", ">pw", "+@all", "~*", "&*")
+    async with connect(
+        server.url, credentials=lambda: ("jo", "pw"), db=3, client_name="me"
+    ) as mine:
+        before = await mine.execute("CLIENT", "INFO")
+        await redis.execute("CLIENT", "KILL", "USER", "jo")
+        with trio.fail_after(PATIENCE):
+            while mine.statistics().connections < 2:
+                await mine.wait_changed()
+        after = await mine.execute("CLIENT", "INFO")
+    for info in (before, after):
+        facts = dict(fact.split(b"=", 1) for fact in info.split())
+        assert (facts[b"user"], facts[b"db"], facts[b"name"]) == (b"jo", b"3", b"me")
+        assert (facts[b"lib-name"], facts[b"resp"]) == (b"terzetto", b"3")
+        assert facts[b"lib-ver"]
+    assert after.split()[0] != before.split()[0]  # its id
+
+
 async def test_a_subscription_goes_on_after_a_gap(redis: Redis, server: EmbeddedServer) -> None:
     async with redis.subscribe("c", patterns=["p*"]) as subscription:
         await redis.execute("PUBLISH", "c", "before")
