@@ -309,7 +309,9 @@ async def test_a_plan_that_stops_its_schedule_stops_it_everywhere(
                 pass
 
 
-@pytest.mark.parametrize("name", ["jobs", "workers", "shutdown", "job-payloads", "", "a b", "a=b"])
+@pytest.mark.parametrize(
+    "name", ["jobs", "workers", "shutdown", "job-payloads", "other:jobs", ":jobs", "", "a b", "a=b"]
+)
 async def test_a_schedule_cannot_hit_the_pools_own_maps(redis: Redis, name: str) -> None:
     async def plan() -> pool.JobPlan:
         raise AssertionError
@@ -322,6 +324,44 @@ async def test_a_schedule_cannot_hit_the_pools_own_maps(redis: Redis, name: str)
         with pytest.raises(InvalidOptionError):
             async with client.open_schedule("fine", 1, plan):
                 pass
+
+
+async def test_a_plan_that_wants_more_than_may_wait_gets_it_all(redis: Redis) -> None:
+    handler = Handler()
+    wanted = {f"job-{number}": b"" for number in range(500)}
+    refused: list[str] = []
+
+    async def plan() -> pool.JobPlan:
+        await trio.lowlevel.checkpoint()
+        return pool.JobPlan(start=wanted)
+
+    async with pool.open_node("p", redis, max_queued_jobs=150) as node:
+        await node.add_worker(handler)
+        async with node.open_schedule("s", 3600, plan):
+            refused += wanted.keys() - handler.live.keys()
+    assert refused == []
+
+
+async def test_what_is_no_name_and_no_plan_is_refused(redis: Redis) -> None:
+    async def plan() -> pool.JobPlan:
+        raise AssertionError
+
+    async with pool.open_node("p", redis) as node:
+        for name in (5, None, ["s"]):
+            with pytest.raises(TypeError, match="str"):
+                async with node.open_schedule(name, 1, plan):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - that is the test
+                    pass
+            with pytest.raises(TypeError, match="str"):
+                async with node.open_ticker(name, 1):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - that is the test
+                    pass
+        with pytest.raises(InvalidOptionError, match="async function"):
+            async with node.open_schedule("s", 1, None):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - that is the test
+                pass
+        with pytest.raises(TypeError, match="tzinfo"):
+            async with node.open_ticker("t", "@daily", zone="Europe/Paris"):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - that is the test
+                pass
+    with pytest.raises(TypeError, match="str"):
+        pool.child("p", redis, hash_tag=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - that is the test
 
 
 BAD_PLANS: list[object] = [

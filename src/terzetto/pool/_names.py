@@ -49,6 +49,8 @@ def tag(name: str, hash_tag: str) -> str:
         InvalidNameError: it does not occur, has a brace itself, or the name has
             another hash tag already.
     """
+    if not isinstance(hash_tag, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise TypeError(f"a hash tag is a str, not {type(hash_tag).__name__}")
     if not hash_tag or "{" in hash_tag or "}" in hash_tag:
         raise InvalidNameError(
             f"{hash_tag!r} is no hash tag: give a part of the name without braces"
@@ -62,6 +64,23 @@ def tag(name: str, hash_tag: str) -> str:
             f"{hash_tag!r} cannot be the hash tag of pool {name!r}: give a part of its name"
         )
     return name.replace(hash_tag, f"{{{hash_tag}}}", 1)
+
+
+def check_schedule(pool: str, name: str) -> str:
+    """Return the name of the map of a schedule.
+
+    Raises:
+        InvalidNameError: the name cannot be one, or would be a map of this pool, or
+            of a pool whose name goes on where this one's ends.
+    """
+    map_name = check_name("schedule", f"{pool}:{name}")
+    before, _, last = name.rpartition(":")
+    if last in RESERVED:
+        owner = f"{pool}:{before}" if before else pool
+        raise InvalidNameError(
+            f"a schedule cannot be called {name!r}: {map_name!r} is a map of pool {owner!r} itself"
+        )
+    return map_name
 
 
 def check_key(key: str) -> str:

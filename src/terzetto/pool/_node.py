@@ -13,9 +13,8 @@ import attrs
 import trio
 from ulid import ULID
 
-from terzetto._shared._names import check_name
 from terzetto.actor import Child, open_child
-from terzetto.errors import InvalidNameError, InvalidOptionError, TerzettoError
+from terzetto.errors import InvalidOptionError, TerzettoError
 from terzetto.pool._assign import parse_time
 from terzetto.pool._checks import check_count, check_handler
 from terzetto.pool._codec import JobBody, encode_job, encode_job_key, encode_notification
@@ -29,7 +28,7 @@ from terzetto.pool._errors import (
 )
 from terzetto.pool._job import Handler, created_at
 from terzetto.pool._letter import DeadLetter, decode_letter
-from terzetto.pool._names import NOTIFY, RESERVED, STOP, check_key, check_payload
+from terzetto.pool._names import NOTIFY, STOP, check_key, check_payload, check_schedule
 from terzetto.pool._observe import Kind, Watch
 from terzetto.pool._runner import JobPolicy
 from terzetto.pool._schedule import Plan, Schedule, ScheduleActor, ScheduleState
@@ -356,13 +355,13 @@ class Node:
         Raises:
             InvalidNameError: the name is one of the pool's own, or cannot be one.
             InvalidOptionError: the time cannot be (`InvalidCronError`: the spec cannot
-                be read), or the node is client-only.
+                be read), the plan is no function, or the node is client-only.
             ScheduleStoppedError: the first call of the plan ends the schedule.
         """
-        if name in RESERVED:
-            raise InvalidNameError(f"{name!r} is a map of the pool itself: call it otherwise")
         cadence = self._check_ticker(name, when, zone)
-        map_name = check_name("schedule", f"{self.pool}:{name}")
+        map_name = check_schedule(self.pool, name)
+        if not callable(plan):
+            raise InvalidOptionError(f"{plan!r:.200} is no plan: give an async function")
         state = ScheduleState()
         return open_child(
             Child(

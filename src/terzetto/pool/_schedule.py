@@ -24,7 +24,7 @@ from terzetto._shared._logging import Logger
 from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context
 from terzetto.errors import ClosedError, TerzettoError
-from terzetto.pool._errors import JobExistsError, ScheduleStoppedError
+from terzetto.pool._errors import JobExistsError, PoolFullError, ScheduleStoppedError
 from terzetto.pool._ticker import Ticker
 from terzetto.pool._ticks import Cadence
 from terzetto.redis import Redis
@@ -34,6 +34,8 @@ from terzetto.rmap import child as map_child
 if TYPE_CHECKING:
     from terzetto.pool._node import Node
 
+_AT_A_TIME: Final = 100  # jobs of a plan that are started at the same time
+_WHILE_FULL: Final = 10.0  # seconds that a plan waits for room in the pool, at most
 _FIRST_TRIES: Final = 3
 _FIRST_PAUSE: Final = 0.1  # seconds between the first two calls of a plan that fails
 _LONGEST_PAUSE: Final = 60.0
@@ -188,9 +190,13 @@ class ScheduleActor(Actor):
 
     async def _carry_out(self, plan: JobPlan) -> None:
         """Start and stop what a plan wants; one that fails holds up no other."""
+        # A plan may want more jobs than may wait in the pool.
+        limit = trio.CapacityLimiter(_AT_A_TIME)
+        patience = min(self.cadence.seconds_from(time.time_ns()), _WHILE_FULL)
+        give_up_at = trio.current_time() + patience
         async with trio.open_nursery() as nursery:
             for key, payload in plan.start.items():
-                nursery.start_soon(self._start, key, payload)
+                nursery.start_soon(self._start, key, payload, limit, give_up_at)
         stops = sorted(set(self._kept) - set(plan.start)) if plan.stop_others else plan.stop
         for key in stops:
             try:
@@ -199,15 +205,28 @@ class ScheduleActor(Actor):
             except (TerzettoError, RedisError, TypeError) as error:
                 self._warn("a planned job was not stopped", key, error)
 
-    async def _start(self, key: str, payload: bytes) -> None:
+    async def _start(
+        self, key: str, payload: bytes, limit: trio.CapacityLimiter, give_up_at: float
+    ) -> None:
         try:
-            await self.node.dispatch(key, payload)
+            async with limit:
+                await self._dispatch(key, payload, give_up_at)
             await self._kept.set(key, datetime.now(UTC).isoformat())
         except JobExistsError:
             return
         except (TerzettoError, RedisError, TypeError) as error:
             # A TypeError says that the key is no str, or the payload no bytes.
             self._warn("a planned job did not start", key, error)
+
+    async def _dispatch(self, key: str, payload: bytes, give_up_at: float) -> None:
+        """Dispatch a job, again while the pool is full, until it is time to give up."""
+        while True:
+            try:
+                return await self.node.dispatch(key, payload)
+            except PoolFullError:
+                if trio.current_time() >= give_up_at:
+                    raise
+            await trio.sleep(_FIRST_PAUSE)
 
     def _warn(self, what: str, key: str, error: Exception) -> None:
         self.log.warning(what, schedule=self.name, key=key, error=describe_error(error))

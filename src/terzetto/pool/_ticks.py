@@ -169,7 +169,10 @@ def full_name(pool: str, name: str) -> str:
 
     Raises:
         InvalidNameError: the name is empty, has a ``=``, or is not UTF-8.
+        TypeError: it is not a `str`.
     """
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise TypeError(f"the name of a ticker is a str, not {type(name).__name__}")
     if not name or "=" in name or "=" in pool:
         raise InvalidNameError(f"a ticker cannot be called {name!r}: give text without '='")
     try:
