@@ -16,12 +16,15 @@ from terzetto.redis import connect
 from terzetto.tasks import (
     Client,
     DuplicateTaskError,
+    Inspector,
+    Router,
     Task,
     TaskFailedError,
     TaskHandle,
     TaskIdConflictError,
     TaskNotFoundError,
     TaskState,
+    open_server,
     tracing,
 )
 from terzetto.tasks._broker import Broker
@@ -231,6 +234,30 @@ async def test_the_trace_of_a_running_task_is_passed_on(client: Client) -> None:
     }
     assert (await own.info()).message.headers == {"traceparent": "00-3-4-01", "tracestate": "a=b"}
     assert (await none.info()).message.headers == {}
+
+
+async def test_a_server_passes_the_trace_of_what_it_runs_on() -> None:
+    broker = MemoryBroker()
+    client = Client(broker)
+    router = Router()
+
+    @router.task("first")
+    async def first(payload: bytes) -> bytes:
+        return (await client.enqueue(Task("second", retention=60))).id.encode()
+
+    @router.task("second")
+    async def second(payload: bytes) -> None:
+        pass
+
+    with trio.fail_after(PATIENCE):
+        async with open_server(broker) as server, trio.open_nursery() as nursery:
+            nursery.start_soon(server.run, router)
+            for trace in ({"traceparent": "00-1-2-01"}, {}):
+                handle = await client.enqueue(Task("first", retention=60), headers=trace)
+                second_id = (await handle.result() or b"").decode()
+                info = await Inspector(broker).task_info("default", second_id)
+                assert info.message.headers == trace
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_tracing_library_writes_into_the_headers(memory: MemoryBroker) -> None:

@@ -40,6 +40,7 @@ from terzetto.tasks._context import TaskContext
 from terzetto.tasks._core import Bell, Core
 from terzetto.tasks._limiter import Limiter
 from terzetto.tasks._retry import Fate, LeaseLostError, TaskTimeoutError, error_text
+from terzetto.tasks._trace import follow_trace
 
 LAST_WORDS: Final = 5.0
 """Seconds that outcomes and hand-backs have to be written when a life ends."""
@@ -197,6 +198,8 @@ class CrewActor(Actor):
         if attempt.deadline_at <= attempt.started_at:
             error = TaskTimeoutError()
         else:
+            if message.headers:
+                follow_trace(message.headers)  # until the hand's context is a fresh one
             # User code runs here; its errors are the task's and nobody else's. The try is
             # around the scope, for groups leave it with the cancellation taken out of them.
             try:

@@ -25,6 +25,11 @@ def current_trace() -> dict[str, str]:
     return {name: headers[name] for name in TRACE_HEADERS if name in headers}
 
 
+def follow_trace(headers: Mapping[str, str]) -> None:
+    """Let all that is enqueued in this task's context belong to the trace of `headers`."""
+    _running.set(headers)
+
+
 @contextmanager
 def tracing(headers: Mapping[str, str]) -> Generator[None]:
     """Let what is enqueued in a block belong to the trace that `headers` tell of."""
