@@ -17,6 +17,10 @@ DAY: Final = 86_400
 TOKENS: Final = "lease-"
 """How all tokens of ours start; the field is a number where asynq has set it."""
 
+_PAUSE: Final = 0.05
+"""Seconds until what was lost is sent again; then the link itself waits for its server, and
+on a cluster for the one that has the slot by then, whatever became of the others."""
+
 AGAIN: Final = "1"
 """What a script is told when it may have run before and its reply was lost."""
 
@@ -87,7 +91,7 @@ class RedisBase:
             except LinkLostError as error:
                 if error.may_have_run and again is not None:
                     words[again] = AGAIN
-                await self.redis.wait_connected()
+                await trio.sleep(_PAUSE)
 
     async def command(self, *args: Arg) -> Reply:
         """Run a command that does no harm if it is run twice, until it answers."""
@@ -95,7 +99,7 @@ class RedisBase:
             try:
                 return await self.redis.execute(*args)
             except LinkLostError:
-                await self.redis.wait_connected()
+                await trio.sleep(_PAUSE)
 
     async def commands(self, commands: Sequence[Sequence[Arg]]) -> list[Reply]:
         """Run commands that do no harm if they are run twice, until they answer.
@@ -106,7 +110,7 @@ class RedisBase:
             try:
                 replies = await self.redis.execute_many(commands)
             except LinkLostError:
-                await self.redis.wait_connected()
+                await trio.sleep(_PAUSE)
                 continue
             for reply in replies:
                 if isinstance(reply, Exception):
