@@ -176,10 +176,26 @@ async def test_a_cluster_that_is_down_is_waited_for() -> None:
                 await owner.client.execute("GET", KEY)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(write)
-                await trio.sleep(0.2)  # for it to be refused some times
+                gone = next(
+                    name
+                    for name in ("a", "b", "c", "d")
+                    if (redis.slot_owner(name) or "").endswith(f":{other.server.port}")
+                )
+                # Who waits for the dead may be cancelled, and leaves nothing.
+                with trio.move_on_after(0.1) as waiting:
+                    async with redis.subscribe(gone, sharded=True):
+                        pytest.fail("nobody can have confirmed it")
+                assert waiting.cancelled_caught
+                with trio.move_on_after(0.1) as waiting:
+                    async with redis.open_dedicated("reader", key=gone) as dedicated:
+                        await dedicated.execute("BLPOP", gone, 0)
+                assert waiting.cancelled_caught
                 assert not done
                 await other.server.start()
             assert done == [b"OK", 2]
+            async with redis.subscribe(gone, sharded=True) as subscription:
+                await redis.execute("SPUBLISH", gone, "m")
+                assert await anext(subscription) == Message(gone.encode(), b"m")
 
 
 async def test_sharded_channels_of_several_slots(masters: Cluster) -> None:

@@ -7,6 +7,7 @@ import trio
 from redis.exceptions import ResponseError
 
 from terzetto.redis import LinkLostError, Redis, UrlError, connect
+from terzetto.redis._replicas import READS
 from terzetto.server import (
     EmbeddedServer,
     SentinelGroup,
@@ -116,6 +117,17 @@ async def test_a_service_is_read_from_a_replica(group: SentinelGroup) -> None:
                 assert await redis.execute("GET", "k") == b"v"
             for replica in replicas:
                 await replica.start()
+
+
+async def test_replicas_are_asked_only_what_servers_call_reading(redis: Redis) -> None:
+    table = {entry[0].decode().upper(): entry for entry in await redis.execute("COMMAND")}
+    asked = [table[name] for name in READS & table.keys()]
+    assert len(asked) > 70
+    for entry in asked:
+        flags, first_key = set(entry[2]), entry[3]
+        assert b"readonly" in flags, entry[0]
+        assert not flags & {b"write", b"may_replicate", b"admin"}, entry[0]
+        assert first_key or b"movablekeys" in flags, entry[0]
 
 
 async def test_replicas_are_for_those_who_know_them(server: EmbeddedServer) -> None:

@@ -32,7 +32,8 @@ _ABOUT_ONE_SERVER: Final = frozenset({"DBSIZE", "KEYS", "RANDOMKEY"})
 _CURSORS: Final = frozenset({"HSCAN", "SCAN", "SSCAN", "ZSCAN"})
 """Each server counts on in its own way, and the next call may reach another one."""
 
-_READS: Final = READ_COMMANDS - _ABOUT_ONE_SERVER - _CURSORS
+READS: Final = READ_COMMANDS - _ABOUT_ONE_SERVER - _CURSORS
+"""What a replica may be asked."""
 
 
 def reads_keys(args: tuple[Arg, ...]) -> bool:
@@ -41,7 +42,7 @@ def reads_keys(args: tuple[Arg, ...]) -> bool:
     Raises:
         WrongLinkError: it must not go over a shared link.
     """
-    return upper_name(args[0]) in _READS and road_of(args) is not Road.BLOCKS
+    return upper_name(args[0]) in READS and road_of(args) is not Road.BLOCKS
 
 
 class ReplicaReads(Redis):
