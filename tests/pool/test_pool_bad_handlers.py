@@ -255,6 +255,8 @@ async def test_bad_policies_are_refused(redis: Redis, options: dict[str, float])
         {"worker_ttl": "30"},
         {"ack_grace_period": None},
         {"ack_grace_period": 1e10},
+        {"client_only": "no"},
+        {"client_only": 1},
     ],
 )
 async def test_bad_options_are_refused_before_redis_is_touched(
@@ -262,6 +264,13 @@ async def test_bad_options_are_refused_before_redis_is_touched(
 ) -> None:
     with pytest.raises(InvalidOptionError):
         pool.child("p", redis, **options)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - that is the test
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "10", None, True])
+async def test_bad_buffers_of_watches_are_refused(redis: Redis, size: int) -> None:
+    async with pool.open_node("p", redis, client_only=True) as node:
+        with pytest.raises(InvalidOptionError, match="buffer_size"), node.watch(buffer_size=size):
+            pass
 
 
 async def test_a_function_that_says_twice_that_it_has_started_runs_once(redis: Redis) -> None:

@@ -8,10 +8,11 @@ import attrs
 import pytest
 import trio
 
-from terzetto import pool
+from terzetto import pool, rmap
 from terzetto.errors import ClosedError
 from terzetto.pool._ring import Member, place
 from terzetto.redis import Redis, connect
+from terzetto.rmap import content_key
 from terzetto.server import EmbeddedServer
 
 
@@ -195,8 +196,7 @@ async def test_shutdown_stops_the_pool_everywhere_and_leaves_no_key(
         await until(lambda: all(node.is_closed for node in nodes))
         assert ledger.live == {}
         assert len(ledger.starts) == len(KEYS)
-        left = [key for key in await redis.execute("KEYS", "*") if not key.startswith(b"map:sink:")]
-        assert left == []
+        assert await redis.execute("KEYS", "*") == []
         again = await open_node()
         await again.add_worker(ledger.handler("again"))
         await again.dispatch(KEYS[0])
@@ -220,8 +220,39 @@ async def test_a_shutdown_closes_client_only_nodes_too_and_leaves_no_key(
         with pytest.raises(ClosedError):
             await client.dispatch("b")
         assert ledger.live == {}
-    left = [key for key in await redis.execute("KEYS", "*") if not key.startswith(b"map:sink:")]
-    assert left == []
+    assert await redis.execute("KEYS", "*") == []
+
+
+async def test_a_shutdown_takes_the_maps_of_schedules_and_leaves_those_of_other_pools(
+    server: EmbeddedServer, redis: Redis
+) -> None:
+    async def plan() -> pool.JobPlan:
+        await trio.lowlevel.checkpoint()
+        return pool.JobPlan(start={"a": b""})
+
+    async with opening(server) as open_node:
+        node = await open_node()
+        await node.add_worker(Ledger().handler("0"))
+        other = await open_node("q")
+        async with node.open_schedule("nightly", 60, plan):
+            await node.shutdown()
+        assert await redis.execute("KEYS", "*:p:*") == []
+        keepalives = await redis.execute("HKEYS", "map:sink:events:keepalive:content")
+        assert len([key for key in keepalives if not key.startswith(b"=")]) == 1
+        await other.shutdown()
+        assert await redis.execute("KEYS", "*") == []
+
+
+async def test_keep_alives_stay_while_somebody_listens_to_them(
+    server: EmbeddedServer, redis: Redis
+) -> None:
+    """As a sink of Go does before it stands there itself."""
+    name = "sink:events:keepalive"
+    async with rmap.join(name, redis) as replica:
+        async with connect(server.url) as another, pool.open_node("p", another) as node:
+            await node.shutdown()
+        assert len(replica) == 0
+        assert await redis.execute("KEYS", "*") == [content_key(name).encode()]
 
 
 async def test_a_shutdown_that_was_abandoned_is_finished_by_the_next_node(

@@ -37,6 +37,16 @@ def check_count(option: str, value: object, *, least: int = 0) -> None:
         )
 
 
+def check_bool(option: str, value: object) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        InvalidOptionError: it is not.
+    """
+    if not isinstance(value, bool):
+        raise InvalidOptionError(f"{option} is {value!r}: give True or False")
+
+
 def check_handler(handler: object) -> None:
     """Refuse what is neither an object with async methods nor an async function.
 

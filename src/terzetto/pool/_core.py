@@ -14,7 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from terzetto._shared._logging import Logger
 from terzetto._shared._texts import describe_error
-from terzetto.pool._checks import check_count, check_seconds
+from terzetto.pool._checks import check_bool, check_count, check_seconds
 from terzetto.pool._codec import Ack, encode_ack, encode_envelope
 from terzetto.pool._fleet import Fleet
 from terzetto.pool._names import ACK, Names
@@ -42,6 +42,7 @@ class Options:
     def __attrs_post_init__(self) -> None:
         """Refuse what cannot work."""
         check_count("max_queued_jobs", self.max_queued_jobs)
+        check_bool("client_only", self.client_only)
 
 
 @attrs.define

@@ -427,7 +427,7 @@ class Node:
         Client-only nodes close too, but those of Go do not. Nothing is sent
         again, and nothing is left of the pool in Redis when all nodes could be
         waited for; the map ``sink:events:keepalive``, which all pools of a
-        database share, stays. Asking twice, from any node, is no error.
+        database share, goes with the last of them. Asking twice, from any node, is no error.
         Cancelling stops the waiting, not the shutdown.
 
         Raises:

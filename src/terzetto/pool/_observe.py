@@ -12,6 +12,8 @@ from typing import Literal, TypeAlias
 import attrs
 import trio
 
+from terzetto.pool._checks import check_count
+
 Kind: TypeAlias = Literal[
     "node_joined",
     "node_left",
@@ -102,7 +104,12 @@ class Watchers:
 
     @contextmanager
     def watch(self, buffer_size: int) -> Generator[Watch]:
-        """Watch for the time of a block."""
+        """Watch for the time of a block.
+
+        Raises:
+            InvalidOptionError: `buffer_size` is no whole number above zero.
+        """
+        check_count("buffer_size", buffer_size, least=1)
         send, receive = trio.open_memory_channel[NodeEvent](buffer_size)
         entry = (Watch(receive), send)
         if self._is_closed:

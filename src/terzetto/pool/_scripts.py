@@ -31,6 +31,7 @@ SHUTDOWN: Final = _script("shutdown")
 WIPE: Final = _script("wipe")
 TICK: Final = _script("tick")
 FORGET: Final = _script("forget")
+HUSH: Final = _script("hush")
 
 
 ALL: Final = (
@@ -48,5 +49,6 @@ ALL: Final = (
     SHUTDOWN,
     WIPE,
     FORGET,
+    HUSH,
     TICK,
 )

@@ -20,6 +20,7 @@ from terzetto.pool import _scripts
 from terzetto.pool._assign import read_list
 from terzetto.pool._codec import decode_text, encode_text
 from terzetto.pool._names import SINK, STREAM_MAX_LEN, Names
+from terzetto.pool._replies import items_of, number_of, text_of
 from terzetto.redis import Arg, LinkLostError, Redis, Script
 from terzetto.rmap import content_key as make_content_key
 from terzetto.rmap import updates_channel as make_updates_channel
@@ -32,6 +33,7 @@ content_key = lru_cache(1024)(make_content_key)
 updates_channel = lru_cache(1024)(make_updates_channel)
 stream_key = lru_cache(1024)(make_stream_key)
 
+_KEEPALIVES: Final = f"sink:{SINK}:keepalive"  # a map of all pools of the database
 MAX_FAILED_STARTS: Final = 5
 """How often a job that was accepted may fail to start again before it is given up."""
 
@@ -125,10 +127,10 @@ class Store:
                 consumer,
             ],
         )
-        status, guard, event_id, handed = _items(reply, 4)
+        status, guard, event_id, handed = items_of(reply, 4)
         if status == 1:
-            return Claim(_text(guard), _text(event_id), is_handed=handed == b"1")
-        return _REFUSALS[_number(status)]
+            return Claim(text_of(guard), text_of(event_id), is_handed=handed == b"1")
+        return _REFUSALS[number_of(status)]
 
     async def release(self, claims: Sequence[tuple[str, str]]) -> list[str]:
         """Release the guards of claims (key, token) that are still their own.
@@ -141,7 +143,7 @@ class Store:
             [content_key(self.names.pending), *(self._claim_key(token) for _, token in claims)],
             [updates_channel(self.names.pending), *(key for key, _ in claims)],
         )
-        return [_text(_items(each, 2)[1]) for each in _items(reply, len(claims))]
+        return [text_of(items_of(each, 2)[1]) for each in items_of(reply, len(claims))]
 
     async def change_jobs(
         self, worker_id: str, created: str, changes: Sequence[tuple[str, str, bytes, str]]
@@ -175,7 +177,8 @@ class Store:
             ],
         )
         return [
-            item if isinstance(item, int) else _text(item) for item in _items(reply, len(changes))
+            item if isinstance(item, int) else text_of(item)
+            for item in items_of(reply, len(changes))
         ]
 
     async def bury(
@@ -205,8 +208,8 @@ class Store:
                 limit,
             ],
         )
-        status, moved = _items(reply, 2)
-        return _number(status), _number(moved)
+        status, moved = items_of(reply, 2)
+        return number_of(status), number_of(moved)
 
     async def enlist(self, worker_id: str) -> str | None:
         """Enter a worker; returns its creation time, or None while the pool shuts down."""
@@ -216,7 +219,7 @@ class Store:
             [*map(content_key, maps), content_key(self.names.shutdown)],
             [*map(updates_channel, maps), worker_id],
         )
-        return _text(reply) or None
+        return text_of(reply) or None
 
     async def retire(self, worker_id: str, created: str) -> bool:
         """Mark a worker as leaving; False if it is not in the pool under `created`."""
@@ -258,10 +261,10 @@ class Store:
                 *(part for worker in workers for part in worker),
             ],
         )
-        server_us, revision, *flags = _items(reply, 2 + len(workers))
+        server_us, revision, *flags = items_of(reply, 2 + len(workers))
         return Alive(
-            int(_text(server_us)),
-            _number(revision),
+            int(text_of(server_us)),
+            number_of(revision),
             {worker[0]: flag == 1 for worker, flag in zip(workers, flags, strict=True)},
         )
 
@@ -272,7 +275,7 @@ class Store:
             [content_key(self.names.pending)],
             [updates_channel(self.names.pending)],
         )
-        return _number(reply)
+        return number_of(reply)
 
     async def orphans(self, node_id: str, *, lease: float, limit: int) -> list[str] | None:
         """List jobs without an owner; None if another node has the lease of this search."""
@@ -288,7 +291,7 @@ class Store:
         )
         if reply is None:
             return None
-        return [_text(key) for key in _items(reply)]
+        return [text_of(key) for key in items_of(reply)]
 
     async def adopt(self, key: str, *, node_id: str, created_ns: int, guard_for: float) -> bool:
         """Send an orphan again; False if it is none any more, or another node just did."""
@@ -317,7 +320,7 @@ class Store:
             [content_key(self.names.shutdown)],
             [updates_channel(self.names.shutdown), node_id],
         )
-        return _text(reply)
+        return text_of(reply)
 
     async def wipe(self, node_id: str) -> bool:
         """Remove what a pool that was shut down left; True if nothing at all is left.
@@ -326,6 +329,7 @@ class Store:
             node_id: the node that leaves; ``""`` if it stays, and has joined the maps.
         """
         names = self.names
+        tickers = await self._execute("HKEYS", content_key(names.tickers))
         maps = (
             names.node_keepalive,
             names.shutdown,
@@ -338,6 +342,8 @@ class Store:
             names.tickers,
             names.dead_letters,
             f"stream:{names.stream}:sinks",
+            # A schedule's map is called like its ticker; one that is none has no map.
+            *(name for name in map(text_of, items_of(tickers)) if not name.startswith("=")),
         )
         reply = await self._run(
             _scripts.WIPE,
@@ -351,6 +357,10 @@ class Store:
             ],
             [node_id, *map(updates_channel, maps)],
         )
+        if reply == 1:
+            await self._run(
+                _scripts.HUSH, [content_key(_KEEPALIVES)], [updates_channel(_KEEPALIVES)]
+            )
         return reply == 1
 
     async def payload(self, key: str) -> bytes | None:
@@ -364,8 +374,8 @@ class Store:
 
     async def server_us(self) -> int:
         """Return the server's clock in Unix microseconds."""
-        seconds, micros = _items(await self._execute("TIME"), 2)
-        return int(_text(seconds)) * 1_000_000 + int(_text(micros))
+        seconds, micros = items_of(await self._execute("TIME"), 2)
+        return int(text_of(seconds)) * 1_000_000 + int(text_of(micros))
 
     async def forget_node(self, node_id: str, *, sign: str | None = None) -> bool:
         """Delete a node's entry and stream; with `sign`, only if that is still its last one."""
@@ -390,7 +400,7 @@ class Store:
         )
         if reply is None:
             return False
-        return True if isinstance(reply, int) else _text(reply)
+        return True if isinstance(reply, int) else text_of(reply)
 
     async def letters(self) -> dict[str, bytes]:
         """Return the dead letters by job key."""
@@ -428,7 +438,7 @@ class Store:
         reply = await self.redis.execute(
             "XADD", stream_key(self.names.stream), "*", "n", name, "p", body
         )
-        return _text(reply)
+        return text_of(reply)
 
     async def execute_many(self, commands: Sequence[Sequence[Arg]]) -> list[object]:
         """Run commands that may run twice, in order; the first error reply is raised."""
@@ -488,29 +498,3 @@ def add_if_exists(stream: str, name: str, body: bytes) -> tuple[Arg, ...]:
         "p",
         body,
     )
-
-
-def _items(reply: object, count: int | None = None) -> list[object]:
-    """Return a reply that is a list, of `count` items if that is given.
-
-    Raises:
-        TypeError: the server, or a proxy before it, answered something else.
-    """
-    if not isinstance(reply, list):
-        raise TypeError(f"a script of the pool answered {type(reply).__name__}, not a list")
-    items: list[object] = reply  # pyright: ignore[reportUnknownVariableType] - a reply's items are of any type
-    if count is not None and len(items) != count:
-        raise TypeError(f"a script of the pool answered {len(items)} items, not {count}")
-    return items
-
-
-def _text(reply: object) -> str:
-    if not isinstance(reply, bytes):
-        raise TypeError(f"a script of the pool answered {type(reply).__name__}, not bytes")
-    return decode_text(reply)
-
-
-def _number(reply: object) -> int:
-    if not isinstance(reply, int):
-        raise TypeError(f"a script of the pool answered {type(reply).__name__}, not a number")
-    return reply

@@ -83,7 +83,6 @@ class Upkeep:
 
     async def keep_alive(self) -> None:
         """Beat for ever, and at once when hurried."""
-
         # By the beat and not from beat to beat: what one takes is not to make the next late.
         due = trio.current_time()
 
