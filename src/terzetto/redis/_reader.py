@@ -26,6 +26,12 @@ from terzetto.redis._wire import NEED_MORE, Reply
 _HEAD: Final = re.compile(rb"[*%~>](?:\d{8,}|\d*\Z)|\|(?:\d+|\Z)")
 """A head of a list of ten millions or more, or of an attribute, or one that is not whole yet."""
 
+_HEADS: Final = (
+    *((kind, re.compile(rb"\%b(?:\d{8,}|\d*\Z)" % kind)) for kind in (b"*", b">", b"%", b"~")),
+    (b"|", re.compile(rb"\|(?:\d+|\Z)")),
+)
+"""The same for each first byte: five searches that know it take a tenth of the time of one."""
+
 _SMALLEST: Final = 3  # bytes of the shortest reply
 _MOST_DIGITS: Final = 19  # of a number that hiredis takes
 
@@ -71,16 +77,7 @@ class ReplyReader:
         Raises:
             ReplyError: a list is too long to be within the limit, or there is an attribute.
         """
-        find = buffer.find
-        # Five searches for a byte take less time than one for the expression.
-        suspect = (
-            find(b"*", 0, count) >= 0
-            or find(b">", 0, count) >= 0
-            or find(b"%", 0, count) >= 0
-            or find(b"~", 0, count) >= 0
-            or find(b"|", 0, count) >= 0
-        )
-        if self._held or (suspect and _HEAD.search(buffer, 0, count)):
+        if self._held or _may_have_head(buffer, count):
             self._feed_with_care(self._held + bytes(buffer[:count]))
         else:
             self._hiredis.feed(buffer, 0, count)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - takes any buffer
@@ -127,6 +124,14 @@ class ReplyReader:
                 f"a list has more parts than can be within {self._max_bytes} bytes: ask for less,"
                 " or raise max_reply_bytes"
             )
+
+
+def _may_have_head(buffer: bytes | bytearray, count: int) -> bool:
+    for kind, head in _HEADS:
+        begin = buffer.find(kind, 0, count)
+        if begin >= 0 and head.search(buffer, begin, count):
+            return True
+    return False
 
 
 def malformed(error: Exception) -> ReplyError:
