@@ -49,8 +49,27 @@ CASES = [
             _loop("redis.asyncio, one by one", "acknowledge_each"),
             _loop("redis.asyncio, in hundreds", "acknowledge_hundreds"),
             Contender("Pulse in Go", f"{GO}:acknowledge"),
+            Contender(
+                "FastStream",
+                "tests.bench.peer_faststream:acknowledge",
+                loop="asyncio",
+                packages=["faststream", *PACKAGES],
+            ),
         ],
-        goals={"redis.asyncio, one by one": 5.0, "redis.asyncio, in hundreds": 0.8},
+        goals={
+            "redis.asyncio, one by one": 5.0,
+            "redis.asyncio, in hundreds": 0.8,
+            "Pulse in Go": 1.0,
+        },
+    ),
+    Case(
+        name="streaming.sink.acks.2processes",
+        units={"rate": "events/s"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:share_sink"),
+        peers=[
+            Contender("redis.asyncio, in hundreds", f"{OURS}:share_group", packages=PACKAGES),
+        ],
     ),
     Case(
         name="streaming.end_to_end.1000_a_second",

@@ -1,8 +1,9 @@
 """Our side of the cases of streams."""
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
+from pathlib import Path
 from statistics import quantiles
 from time import perf_counter
 
@@ -10,6 +11,7 @@ import trio
 
 from terzetto.redis import Redis, connect
 from terzetto.streaming import OLDEST, Stream
+from terzetto.testing import open_program
 from tests.bench.harness import AsyncMeasure, Figures, Setting, Stopwatch
 from tests.bench.work import BACKLOG, LATENCY_EVENTS, PAYLOAD, READ
 
@@ -96,6 +98,58 @@ async def acknowledge(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
             return {"rate": BACKLOG / watch.seconds}
 
         yield measure
+
+
+@asynccontextmanager
+async def share(setting: Setting, how: str) -> AsyncGenerator[AsyncMeasure]:
+    """Two processes share a backlog, until the server says that all is acknowledged."""
+    program = Path(__file__).with_name("sink_program.py")
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    async with connect(setting.url) as redis:
+        stream = await open_backlog(redis, setting)
+        arguments = (how, setting.url, stream.name)
+        async with (
+            open_program(program, *arguments, environment=environment) as one,
+            open_program(program, *arguments, environment=environment) as other,
+        ):
+            turns = count()
+
+            async def measure() -> Figures:
+                name = f"{how}{next(turns)}"
+                await redis.execute("XGROUP", "CREATE", stream.key, name, "0")
+                for process in (one, other):
+                    await process.write_line(name)
+                    assert await process.read_line() == "ready"
+                with Stopwatch() as watch:
+                    for process in (one, other):
+                        await process.write_line("go")
+                    while any((await look(stream, name))[:2]):  # noqa: ASYNC110 - the server's state
+                        await trio.sleep(0.002)
+                consumers = (await look(stream, name))[2]
+                for process in (one, other):
+                    await process.write_line("stop")
+                    assert await process.read_line() == "over"
+                await redis.execute("XGROUP", "DESTROY", stream.key, name)
+                assert consumers == 2, "both took part"
+                return {"rate": BACKLOG / watch.seconds}
+
+            yield measure
+
+
+async def look(stream: Stream, name: str) -> tuple[int, int, int]:
+    """Return what a group has yet to deliver, what is pending, and its consumers."""
+    (group,) = [group for group in (await stream.info()).groups if group.name == name]
+    return group.lag or 0, group.pending, group.consumers
+
+
+def share_sink(setting: Setting) -> AbstractAsyncContextManager[AsyncMeasure]:
+    """Two processes with an instance of a sink each."""
+    return share(setting, "terzetto")
+
+
+def share_group(setting: Setting) -> AbstractAsyncContextManager[AsyncMeasure]:
+    """Two processes with a loop on redis.asyncio each, that acknowledges in hundreds."""
+    return share(setting, "redis")
 
 
 @asynccontextmanager
