@@ -257,6 +257,25 @@ async def test_a_stream_made_anew_is_read_from_its_start(redis: Redis, stream: S
         assert (gap.after, gap.missed) == (future, None)
 
 
+@pytest.mark.parametrize("at_once", [1, 1000])
+async def test_a_stream_that_lost_its_end_is_not_read_again(
+    redis: Redis, stream: Stream, eventually: Eventually, at_once: int
+) -> None:
+    replica: bytes = b""
+    # As when a replica takes over that had not heard of the last entries.
+    for number in range(1, 6):
+        await redis.execute("XADD", stream.key, f"{number}-0", "n", f"{number}", "p", "")
+        if number == 3:
+            replica = await redis.execute("DUMP", stream.key)
+    async with stream.open_reader(start=OLDEST, block=0.05, max_polled=at_once) as reader:
+        assert names(await take(reader, 5)) == ["1", "2", "3", "4", "5"]
+        await redis.execute("RESTORE", stream.key, 0, replica, "REPLACE")
+        await eventually(lambda: reader.positions[stream.name] == "3-0")
+        await redis.execute("XADD", stream.key, "3-1", "n", "next", "p", "")
+        assert names(await take(reader, 1)) == ["next"]
+        assert reader.gaps == ()
+
+
 async def test_a_checkpoint_is_where_the_next_reader_goes_on(
     redis: Redis, stream: Stream, eventually: Eventually
 ) -> None:

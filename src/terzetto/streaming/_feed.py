@@ -12,7 +12,8 @@ Nothing is read before somebody takes, for there is no buffer until then.
 The newest position becomes a real id when a stream is opened or added, so
 nothing slips between two polls. Where trimming may have overtaken a cursor, the
 loop compares the stream's first entry with the batch and reports the gap; where
-a stream ends before its cursor it was made anew, and is read from its start.
+a stream ends before its cursor it was made anew, and is read from its start, unless
+it still has entries that were read: then a replica took over that lacked the last ones.
 An outage is waited out by the link; after an error the loop paces itself.
 
 Only its loop moves a cursor. Other tasks put streams into the table and take
@@ -24,6 +25,7 @@ Used by `_reader.py`, the actor and the face.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import trio
@@ -35,13 +37,14 @@ from terzetto.redis import Arg, LinkClosedError, Redis
 from terzetto.streaming._buffer import Batch, Buffer, Signal
 from terzetto.streaming._edges import read_edges
 from terzetto.streaming._event import Event, Fields, decode_entries
-from terzetto.streaming._gap import Cursor, Gap
+from terzetto.streaming._gap import Cursor, Edges, Gap
 from terzetto.streaming._lanes import Lane, Lanes
 from terzetto.streaming._names import stream_key
 from terzetto.streaming._options import ReadOptions
 from terzetto.streaming._pace import Pace
 from terzetto.streaming._poll import Poll
 from terzetto.streaming._positions import is_after
+from terzetto.streaming._retry import insist
 
 # A batch this long, a full one, or a read after a pause this long may have been
 # overtaken: servers trim "about" a length in steps of a hundred entries. What is
@@ -198,7 +201,8 @@ class Feed:
             await self._look_for_gap(cursor, entries)
         if self.cursors.get(cursor.stream) is not cursor:
             return  # removed meanwhile, and perhaps added anew
-        cursor.advance(str(entries[-1][0], "ascii"), len(entries))
+        first_id, last_id = str(entries[0][0], "ascii"), str(entries[-1][0], "ascii")
+        cursor.advance(first_id, last_id, len(entries))
         events = self._select(cursor.stream, entries)
         for buffer in self._buffers:
             buffer.put(Batch(stream=cursor.stream, events=deque(events)))
@@ -241,11 +245,21 @@ class Feed:
         for key, cursor in cursors.items():
             edges = await read_edges(self.redis, key)
             gap = cursor.gap_before(edges)
-            if cursor.is_beyond(edges):
+            if cursor.is_beyond(edges) and await self._was_cut_back(key, cursor, edges):
+                self._log.warning("stream lost its end", stream=cursor.stream, end=edges.last_id)
+                cursor.step_back(edges)
+            elif cursor.is_beyond(edges):
                 after = cursor.start_over()
                 gap = Gap(stream=cursor.stream, after=after, before=edges.first_id, missed=None)
             if gap is not None:
                 self._report(gap)
+
+    async def _was_cut_back(self, key: str, cursor: Cursor, edges: Edges) -> bool:
+        """Tell whether a stream has entries that we have read, and is thus no new one."""
+        known = cursor.known_in(edges)
+        if known is None:
+            return False
+        return bool(await insist(partial(self.redis.execute, "XRANGE", key, known, known)))
 
     def _report(self, gap: Gap) -> None:
         self.gaps.append(gap)

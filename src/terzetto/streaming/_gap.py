@@ -8,9 +8,14 @@ were removed one by one (XDEL) count as missed too, so the figure is an upper
 bound then.
 """
 
+from collections import deque
+from typing import Final
+
 import attrs
 
 from terzetto.streaming._positions import ZERO, is_after
+
+_TRAIL: Final = 32  # ids
 
 
 @attrs.frozen(kw_only=True)
@@ -60,21 +65,24 @@ class Cursor:
         number: how many entries had ever been added up to that one; None if unknown.
         existed: whether the stream had an entry with that id; a start may lie in
             the future.
+        trail: ids of some entries that were read lately, the last one at the end.
     """
 
     stream: str
     last_id: str
     number: int | None = None
     existed: bool = False
+    trail: deque[str] = attrs.field(factory=lambda: deque[str](maxlen=_TRAIL), init=False)
     _sure_of: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Begin without a gap."""
         self._sure_of = self.last_id
 
-    def advance(self, last_id: str, count: int) -> None:
-        """Move past a batch of `count` entries that ends with `last_id`."""
+    def advance(self, first_id: str, last_id: str, count: int) -> None:
+        """Move past a batch of `count` entries from `first_id` to `last_id`."""
         self.last_id, self.existed = last_id, True
+        self.trail += (first_id, last_id)
         if self.number is not None:
             self.number += count
 
@@ -111,9 +119,25 @@ class Cursor:
             return None
         return Gap(stream=self.stream, after=after, before=self.last_id, missed=edges.added - known)
 
+    def known_in(self, edges: Edges) -> str | None:
+        """Return the latest id of the trail that the stream may still have, None if there is none.
+
+        A stream that was made anew has no such entry. One that has it lost only its
+        end, as when a replica took over that had not heard of all.
+        """
+        return next(
+            (known for known in reversed(self.trail) if not is_after(known, edges.last_id)), None
+        )
+
+    def step_back(self, edges: Edges) -> None:
+        """Go back to the end of a stream that lost its last entries, which we have read."""
+        self.last_id = self._sure_of = edges.last_id
+        self.number = edges.added
+
     def start_over(self) -> str:
         """Go back to the start of a stream that was made anew; return where the cursor was."""
         before = self.last_id
+        self.trail.clear()
         self.last_id = self._sure_of = ZERO
         self.number, self.existed = 0, False
         return before
