@@ -53,6 +53,9 @@ T = TypeVar("T")
 _NO_MASTER_NOW: Final = "UNBLOCKED force unblock"  # a master that steps down ends what waits on it
 
 
+_LONGEST_WAIT: Final = 10**6  # seconds
+
+
 class Redis(AsyncCoreCommands):
     """A client of one Redis server, for any number of tasks.
 
@@ -178,6 +181,40 @@ class Redis(AsyncCoreCommands):
                 return replies
             self._link.retire(refusal)
 
+    async def execute_replicated(
+        self, commands: Sequence[Sequence[Arg]], *, replicas: int = 1, within: float = 1.0
+    ) -> tuple[list[Reply | RedisError], int]:
+        """Run commands with one write, and wait until replicas have what they wrote.
+
+        In a cluster all keys must be in one slot. The link that this waits on is lent, so
+        nobody else waits. Error replies stand in their places.
+
+        Args:
+            commands: what to run, in order.
+            replicas: how many must have it.
+            within: seconds to wait for them; more than 0.
+
+        Returns:
+            The replies, and how many replicas have it. Fewer than asked for is no error:
+            a fail-over then may lose what was written.
+
+        Raises:
+            InvalidOptionError: `replicas` or `within` is out of its range.
+            LinkLostError, LinkClosedError, WrongLinkError, InvalidPayloadError: as in
+                `execute_many`.
+        """
+        if replicas < 1 or not 0 < within < _LONGEST_WAIT:
+            raise InvalidOptionError(
+                f"replicas is {replicas!r} and within {within!r}: give 1 or more, and seconds"
+            )
+        wait = ("WAIT", replicas, math.ceil(within * 1000))
+        slot = self._slot_of(commands)
+        async with self._leases.lease(self._options_for(slot), slot) as dedicated:
+            *replies, reached = await dedicated.execute_many([*commands, wait])
+        if isinstance(reached, Exception):
+            raise reached
+        return replies, cast("int", reached)
+
     async def run_script(
         self, script: Script, *, keys: Sequence[Arg] = (), args: Sequence[Arg] = ()
     ) -> Reply:
@@ -278,6 +315,11 @@ class Redis(AsyncCoreCommands):
     def _slot(self, keys: Sequence[Arg]) -> int:
         """Return where keys belong; there is one place only."""
         del keys
+        return 0
+
+    def _slot_of(self, commands: Sequence[Sequence[Arg]]) -> int:
+        """Return the one slot of all keys of `commands`."""
+        del commands
         return 0
 
     def _options_for(self, slot: int) -> Options:

@@ -269,6 +269,10 @@ class ClusterRedis(Redis):
             )
         return next(iter(slots), _ANY)
 
+    def _slot_of(self, commands: Sequence[Sequence[Arg]]) -> int:
+        rules = self._topology.rules
+        return self._slot([key for each in commands for key in keys_of(tuple(each), rules)])
+
     def _options_for(self, slot: int) -> Options:
         locator = SlotLocator(topology=self._topology, slot=slot)
         return attrs.evolve(self._options, locator=locator)

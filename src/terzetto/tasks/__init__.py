@@ -17,6 +17,7 @@ from terzetto.tasks._crew import (
 from terzetto.tasks._errors import (
     DuplicateTaskError,
     MessageError,
+    NotReplicatedError,
     QueueNotEmptyError,
     QueueNotFoundError,
     TaskError,
@@ -111,6 +112,7 @@ __all__ = [
     "LeaseLostError",
     "MessageError",
     "Middleware",
+    "NotReplicatedError",
     "Periodic",
     "Provider",
     "QueueInfo",

@@ -265,14 +265,21 @@ class Broker(Protocol):
 
     # ------------------------------------------------------------ producers
 
-    async def enqueue(self, entries: Sequence[Enqueue]) -> list[Placement]:
+    async def enqueue(
+        self, entries: Sequence[Enqueue], *, replicas: int = 0, within: float = 1.0
+    ) -> list[Placement]:
         """Enqueue tasks with one write; return what became of each, in their order.
 
         Each is enqueued as a whole or not at all, without regard to the others. Those
         of one queue keep their order. Servers of ours that are idle are woken.
 
+        With `replicas`, it waits up to `within` seconds for so many to have them; that
+        takes a write for each queue.
+
         Raises:
-            LinkLostError: nothing is known of those that are not in Redis now.
+            LinkLostError: nothing is known of those that are not in Redis now; with
+                `replicas`, of any.
+            NotReplicatedError: they were enqueued, but fewer replicas have them.
             MessageError: a message cannot be written; nothing was enqueued.
         """
         ...

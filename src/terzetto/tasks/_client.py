@@ -4,7 +4,7 @@ It keeps nothing but its options; any number of clients and tasks may use one
 connection. Everything is checked before Redis is touched (`_task.py`).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar, Unpack, overload
 
 import attrs
@@ -42,6 +42,7 @@ T = TypeVar("T")
 DEFAULT_MAX_PAYLOAD: Final = 64 * 1024 * 1024
 _FIRST_LOOK: Final = 0.05  # seconds until a task is looked at whose end nobody told
 _LAST_LOOK: Final = 1.0  # the same, after some looks
+_LONGEST_WAIT: Final = 10**6  # seconds
 
 Inject = Callable[[dict[str, str]], object]
 """Writes trace headers into the dict that it is given."""
@@ -143,10 +144,14 @@ class Client:
             many; all clients of the queue have to agree. Go's see the first one only.
         inject: called for each task with its headers, to write trace context into them.
         max_payload: bytes that a payload may have.
+        replicas: how many replicas must have a task before `enqueue` returns, so that a
+            fail-over does not lose it; 0 does not ask. Asking takes a round trip more
+            for each queue.
+        replicated_within: seconds that they have for it.
         logger: default: the standard library's ``terzetto.tasks``.
 
     Raises:
-        InvalidNameError, InvalidOptionError: `partitions` or `max_payload` are wrong.
+        InvalidNameError, InvalidOptionError: an option is wrong.
     """
 
     _broker: Broker
@@ -154,6 +159,8 @@ class Client:
     _partitions: Mapping[str, int]
     _inject: Inject | None
     _max_payload: int
+    _replicas: int
+    _within: float
 
     def __init__(
         self,
@@ -162,15 +169,24 @@ class Client:
         partitions: Mapping[str, int] | None = None,
         inject: Inject | None = None,
         max_payload: int = DEFAULT_MAX_PAYLOAD,
+        replicas: int = 0,
+        replicated_within: float = 1.0,
         logger: Logger | None = None,
     ) -> None:
         if max_payload < 0:
             raise InvalidOptionError(f"max_payload is {max_payload}: give bytes, at least 0")
+        if replicas < 0 or not 0 < replicated_within < _LONGEST_WAIT:
+            raise InvalidOptionError(
+                f"replicas is {replicas!r}, replicated_within {replicated_within!r}: give 0 or"
+                " more, and seconds"
+            )
         broker = RedisBroker(redis, logger=logger) if isinstance(redis, Redis) else redis
         self._broker = self._inspection = broker
         self._partitions = check_partitions(partitions or {})
         self._inject = inject
         self._max_payload = max_payload
+        self._replicas = replicas
+        self._within = replicated_within
 
     def __repr__(self) -> str:
         return f"<Client of {self._broker!r}>"
@@ -184,10 +200,12 @@ class Client:
             DuplicateTaskError: it is unique, and another one holds the lock.
             TaskIdConflictError: the queue has a task with this id, in whatever state.
             InvalidNameError, InvalidOptionError, InvalidPayloadError: nothing was sent.
-            LinkLostError: the reply was lost, and the task is not in Redis now.
+            LinkLostError: the reply was lost, and the task is not in Redis now; or nothing
+                is known of it, if replicas were to have it.
+            NotReplicatedError: it was enqueued, but too few replicas have it.
         """
         entry = self._entry(task, options)
-        (placement,) = await self._broker.enqueue([entry])
+        (placement,) = await self._place([entry])
         outcome = self._outcome(entry, placement)
         if isinstance(outcome, Exception):
             raise outcome
@@ -202,11 +220,14 @@ class Client:
         enqueued or refused for itself.
         """
         entries = [self._entry(task, options) for task in tasks]
-        placements = await self._broker.enqueue(entries)
+        placements = await self._place(entries)
         return [
             self._outcome(entry, placement)
             for entry, placement in zip(entries, placements, strict=True)
         ]
+
+    async def _place(self, entries: Sequence[Enqueue]) -> list[Placement]:
+        return await self._broker.enqueue(entries, replicas=self._replicas, within=self._within)
 
     def _entry(self, task: Task, options: TaskOptions) -> Enqueue:
         settled = settle(merge(task, options), max_payload=self._max_payload, task=task)

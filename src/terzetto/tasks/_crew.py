@@ -77,17 +77,18 @@ class CrewActor(Actor):
         self._ctx = ctx
         ctx.start_soon(self._write_successes)
         self.core.crew = self
+        self.core.work.ring()
 
     async def stopping(self, reason: Stop) -> None:  # noqa: ARG002 - all reasons are alike
         """Let what runs finish for a while, then hand it back."""
         core = self.core
+        core.crew = None
         with trio.move_on_after(core.options.shutdown_timeout):
             await core.wait_quiet()
         for attempt in list(core.running.values()):
             attempt.end(HandedBackError())
         with trio.move_on_after(LAST_WORDS):
             await core.wait_quiet()
-        core.crew = None
 
     def begin(self, lease: Lease) -> None:
         """Start an attempt; the slot has been taken for it."""

@@ -58,6 +58,10 @@ class TaskIdConflictError(TaskError):
         )
 
 
+class NotReplicatedError(TaskError):
+    """Tasks were enqueued, but a fail-over now may lose them: too few replicas have them."""
+
+
 class QueueNotFoundError(TaskError, LookupError):
     """No queue of this name was ever enqueued to, or it was deleted."""
 

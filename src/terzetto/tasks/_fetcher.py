@@ -17,8 +17,9 @@ import trio
 from redis.exceptions import RedisError
 
 from terzetto._shared._texts import describe_error
-from terzetto.actor import Actor, Context, Stop
+from terzetto.actor import Actor, ActorStoppedError, Context, Stop
 from terzetto.redis import LinkClosedError
+from terzetto.tasks._broker import Lease
 from terzetto.tasks._core import Core
 
 _PARTING: Final = 3.0  # seconds for a request that is under way when the server stops
@@ -76,14 +77,22 @@ class FetcherActor(Actor):
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 if not core.is_fetching:
                     return 0
-        crew = core.crew
         for lease in leases:
-            if core.is_fetching and crew is not None:
-                core.busy += 1
-                crew.begin(lease)
-            else:
+            if not self._begin(lease):
                 await core.broker.requeue(lease)
         return len(leases)
+
+    def _begin(self, lease: Lease) -> bool:
+        """Have the crew start an attempt; False if the server stops or the crew has crashed."""
+        core = self.core
+        if core.crew is None or not core.is_fetching:
+            return False
+        try:
+            core.crew.begin(lease)
+        except ActorStoppedError:
+            return False
+        core.busy += 1
+        return True
 
     async def _listen(self) -> None:
         core = self.core

@@ -114,8 +114,11 @@ class MemoryBroker(MemoryInspection):
 
     # ------------------------------------------------------------ producers
 
-    async def enqueue(self, entries: Sequence[Enqueue]) -> list[Placement]:
-        """See `Broker.enqueue`."""
+    async def enqueue(
+        self, entries: Sequence[Enqueue], *, replicas: int = 0, within: float = 1.0
+    ) -> list[Placement]:
+        """See `Broker.enqueue`; what is lost here is lost with all replicas."""
+        del replicas, within
         await trio.lowlevel.checkpoint()
         # Written and read again, it is what a worker would get from Redis.
         written = [

@@ -19,7 +19,7 @@ from terzetto.tasks._broker import (
     Placement,
     Ticked,
 )
-from terzetto.tasks._errors import MessageError
+from terzetto.tasks._errors import MessageError, NotReplicatedError
 from terzetto.tasks._keys import MAX_ARCHIVED, QUEUES, STATISTICS_DAYS, QueueKeys
 from terzetto.tasks._message import TaskMessage, TaskState
 from terzetto.tasks._redis_base import (
@@ -56,11 +56,16 @@ class RedisWork(RedisBase):
 
     # ------------------------------------------------------------ producers
 
-    async def enqueue(self, entries: Sequence[Enqueue]) -> list[Placement]:
+    async def enqueue(
+        self, entries: Sequence[Enqueue], *, replicas: int = 0, within: float = 1.0
+    ) -> list[Placement]:
         """See `Broker.enqueue`."""
         now = await self._time()
         calls = self._plan(entries, now)
         queues = dict.fromkeys(entry.message.queue for entry in entries)
+        if replicas and queues:
+            await self.command("SADD", QUEUES, *queues)
+            return await self._enqueue_replicated(calls, entries, now, replicas, within)
         commands: list[list[Arg]] = [["SADD", QUEUES, *queues]] if queues else []
         commands += [call.command(whole=False) for call in calls]
         try:
@@ -79,6 +84,37 @@ class RedisWork(RedisBase):
             if isinstance(reply, Exception):
                 raise reply
             _note(call, reply, entries, placements, now)
+        return placements
+
+    async def _enqueue_replicated(
+        self,
+        calls: Sequence[_Call],
+        entries: Sequence[Enqueue],
+        now: float,
+        replicas: int,
+        within: float,
+    ) -> list[Placement]:
+        """Enqueue, queue by queue, and have replicas confirm what was written there."""
+        placements: list[Placement] = [Conflict()] * len(entries)
+        by_queue: dict[str, list[_Call]] = {}
+        for call in calls:
+            by_queue.setdefault(entries[call.places[0]].message.queue, []).append(call)
+        short: list[str] = []
+        for queue, some in by_queue.items():
+            replies, reached = await self.redis.execute_replicated(
+                [call.command(whole=True) for call in some], replicas=replicas, within=within
+            )
+            for call, reply in zip(some, replies, strict=True):
+                if isinstance(reply, Exception):
+                    raise reply
+                _note(call, reply, entries, placements, now)
+            if reached < replicas:
+                short.append(f"{reached} have those of queue {queue!r}")
+        if short:
+            raise NotReplicatedError(
+                f"{replicas} replicas were to have the tasks within {within} s, but"
+                f" {', '.join(short)}: they are enqueued, and a fail-over now may lose them"
+            )
         return placements
 
     def _plan(self, entries: Sequence[Enqueue], now: float) -> list[_Call]:

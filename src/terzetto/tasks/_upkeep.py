@@ -158,21 +158,24 @@ class Upkeep:
         if now - self._last_touch > interval + 2 * _GRACE:
             self._in_touch_since = now
         may_take = now - self._in_touch_since >= options.lease / 2
-        # A request that Redis does not answer is withdrawn: it must not be carried out
-        # before the renewals of others when Redis is back.
+        for queue in options.queues if may_take else ():
+            for lease in await self._take_expired(queue):
+                await self._recover_one(lease)
+            await core.broker.reclaim_batches(queue)
         with trio.move_on_after(_GRACE) as scope:
-            await (self._recover() if may_take else core.broker.sync_clock())
+            await core.broker.sync_clock()
         if not scope.cancelled_caught:
             self._last_touch = trio.current_time()
         return interval
 
-    async def _recover(self) -> None:
-        core, options = self.core, self.core.options
-        for queue in options.queues:
-            leases = await core.broker.take_expired(queue, grace=_GRACE, lease_for=options.lease)
-            for lease in leases:
-                await self._recover_one(lease)
-            await core.broker.reclaim_batches(queue)
+    async def _take_expired(self, queue: str) -> list[Lease]:
+        # A request that Redis does not answer is withdrawn: it must not be carried out
+        # before the renewals of others when Redis is back.
+        with trio.move_on_after(_GRACE):
+            return await self.core.broker.take_expired(
+                queue, grace=_GRACE, lease_for=self.core.options.lease
+            )
+        return []
 
     async def _recover_one(self, lease: Lease) -> None:
         core = self.core
