@@ -161,7 +161,7 @@ CALLS: dict[str, Callable[[Stream, Reader, Sink, Event], Awaitable[object]]] = {
     "letters": lambda stream, _r, _s, _e: stream.dead_letters.read(),
     "count": lambda stream, _r, _s, _e: stream.dead_letters.count(),
     "open_reader": lambda stream, _r, _s, _e: enter(stream.open_reader()),
-    "open_sink": lambda stream, _r, _s, _e: enter(stream.open_sink("other")),
+    "open_sink": lambda stream, _r, _s, _e: enter(stream.open_sink("other", close_grace=0)),
     "reader.add_stream": lambda stream, r, _s, _e: r.add_stream(Stream("x", stream.redis)),
     "sink.add_stream": lambda stream, _r, s, _e: s.add_stream(Stream("x", stream.redis)),
     "sink.remove_stream": lambda stream, _r, s, _e: s.remove_stream(stream),

@@ -8,7 +8,7 @@ works. `Stream.open_reader` and `Stream.reader_child` make readers.
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 # The lives that end for good; after the others the actor is started again.
 FINAL = frozenset({Stop.NORMAL, Stop.CLOSED, Stop.SHUTDOWN})
+
+
+_LEAVING: Final = 1.0  # seconds; a reader leaves nothing behind on the server
 
 
 class Reader:
@@ -213,5 +216,6 @@ def make_reader_child(
     return Child(
         partial(_ReaderActor, feed, stream, checkpoint),
         name=name or f"reader-{stream.name}".replace("/", "-"),
+        grace=_LEAVING,
         face=lambda _: reader,
     )
