@@ -114,3 +114,27 @@ async def test_a_schedule_is_shared_and_ends_for_both(
 
             await wait_for(is_stopped, wanted=True)
             assert set(await mixed.where()) == set(keys)  # the jobs go on
+
+
+async def test_a_ticker_in_go_survives_a_cron_spec_under_its_name(
+    server: EmbeddedServer, redis: Redis, go: Peer
+) -> None:
+    """They should have names of their own; where they have not, who comes last decides."""
+    async with (
+        open_two(server.url, go) as (_, theirs, ours),
+        rmap.join(TICKERS, redis) as tickers,
+    ):
+        name = {"in": theirs.node, "name": "tick", "seconds": INTERVAL}
+        await go.call("ticker.open", "first", **name)
+        async with ours.node.open_ticker("tick", "0 3 * * *"):
+            await tickers.sync()
+            assert tickers[f"{POOL}:tick"].endswith("h0m0s|CRON_TZ=UTC 0 3 * * *")
+            await go.call("ticker.open", "second", **name)
+
+            async def goes_on() -> bool:
+                counts = [await go.call("ticker.count", each) for each in ("first", "second")]
+                return sum(int(count) for count in counts) >= 6
+
+            await wait_for(goes_on, wanted=True)
+            await tickers.sync()
+            assert tickers[f"{POOL}:tick"].endswith("|250ms")
