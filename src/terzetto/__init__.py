@@ -3,7 +3,8 @@
 `connect` opens the link to Redis that everything else is given; `serve` runs a
 tree of actors as a process; `TerzettoError` is the root of all errors. The rest
 is in the packages: `terzetto.actor`, `terzetto.redis`, `terzetto.rmap`,
-`terzetto.streaming`, `terzetto.pool` and `terzetto.server`.
+`terzetto.streaming`, `terzetto.pool`, `terzetto.tasks`, `terzetto.observe` and
+`terzetto.server`.
 """
 
 from terzetto.actor import serve
