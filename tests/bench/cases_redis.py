@@ -99,7 +99,9 @@ CASES = [
     ),
     Case(
         name="redis.cluster.xadd.100tasks",
-        units=LATENCIES,
+        # All six servers share a core here, and each event is worked on twice: that bounds the
+        # rate. What the client itself costs says what it would do beside faster servers.
+        units={**LATENCIES, "cpu": "us"},
         server=True,
         cluster=True,
         ours=Contender("terzetto", f"{OURS}:add_in_cluster"),
@@ -107,7 +109,7 @@ CASES = [
             Contender("terzetto on a single server", f"{OURS}:add_to_one_server"),
             Contender("redis.asyncio", f"{PEER}:add_in_cluster", loop="asyncio", packages=PACKAGES),
         ],
-        goals={"terzetto on a single server": 0.7},
+        goals={"terzetto on a single server": 0.7, "terzetto on a single server cpu": 0.7},
     ),
     Case(
         name="redis.memory.10000waiting",
