@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from terzetto import pool
-from terzetto.errors import InvalidNameError, InvalidOptionError
+from terzetto.errors import ClosedError, InvalidNameError, InvalidOptionError
 from terzetto.pool._ticks import cadence_of, moment_of, read_entry
 from terzetto.redis import Redis, connect
 from terzetto.server import EmbeddedServer
@@ -362,6 +362,33 @@ async def test_what_is_no_name_and_no_plan_is_refused(redis: Redis) -> None:
                 pass
     with pytest.raises(TypeError, match="str"):
         pool.child("p", redis, hash_tag=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - that is the test
+
+
+async def test_a_closed_node_opens_no_schedule_and_what_it_had_open_ends(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def plan() -> pool.JobPlan:
+        await trio.lowlevel.checkpoint()
+        return pool.JobPlan()
+
+    async with (
+        pool.open_node("p", redis) as node,
+        node.open_ticker("t", 3600) as ticker,
+        node.open_schedule("s", "@daily", plan) as schedule,
+    ):
+        assert repr(ticker) == "<Ticker 't'>"
+        assert repr(schedule) == "<Schedule 's', 0 jobs>"
+        await node.close()
+        assert [tick async for tick in ticker] == []
+        assert not ticker.is_stopped
+        assert not schedule.is_stopped
+        with pytest.raises(ClosedError):
+            async with node.open_schedule("again", 1, plan):
+                pass
+        with pytest.raises(ClosedError):
+            async with node.open_ticker("again", 1):
+                pass
+    assert "crashed" not in caplog.text
 
 
 BAD_PLANS: list[object] = [

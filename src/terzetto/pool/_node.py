@@ -14,7 +14,7 @@ import trio
 from ulid import ULID
 
 from terzetto.actor import Child, open_child
-from terzetto.errors import InvalidOptionError, TerzettoError
+from terzetto.errors import ClosedError, InvalidOptionError, TerzettoError
 from terzetto.pool._assign import parse_time
 from terzetto.pool._checks import check_count, check_handler
 from terzetto.pool._codec import JobBody, encode_job, encode_job_key, encode_notification
@@ -357,8 +357,11 @@ class Node:
             InvalidOptionError: the time cannot be (`InvalidCronError`: the spec cannot
                 be read), the plan is no function, or the node is client-only.
             ScheduleStoppedError: the first call of the plan ends the schedule.
+            ClosedError: the node is closed.
         """
         cadence = self._check_ticker(name, when, zone)
+        if self.is_closed:
+            raise ClosedError(f"the node of pool {self.pool!r} is closed: open another")
         map_name = check_schedule(self.pool, name)
         if not callable(plan):
             raise InvalidOptionError(f"{plan!r:.200} is no plan: give an async function")

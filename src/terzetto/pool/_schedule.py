@@ -88,7 +88,7 @@ class ScheduleState:
     is_stopped: bool = False
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Schedule:
     """A schedule that this node takes part in; made by `Node.open_schedule`.
 
@@ -98,6 +98,10 @@ class Schedule:
 
     name: str
     _state: ScheduleState
+
+    def __repr__(self) -> str:
+        state = "stopped" if self.is_stopped else f"{len(self.keys)} jobs"
+        return f"<Schedule {self.name!r}, {state}>"
 
     @property
     def is_stopped(self) -> bool:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from terzetto.pool._worker import WorkerActor
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class WorkerSeat:
     """A worker of a node, from one life to the next."""
 
@@ -56,7 +56,7 @@ class WorkerSeat:
             await self.ref.wait_stopped()
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Seat:
     """A node, from one life to the next."""
 

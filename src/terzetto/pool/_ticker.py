@@ -38,7 +38,7 @@ class _Claim:
     token: str
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Ticks:
     """The ticks that this node receives; one task waits for them."""
 
@@ -148,7 +148,7 @@ class Ticks:
                 return
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Ticker:
     """The ticks of the pool that this node receives; made by `Node.open_ticker`.
 
@@ -161,6 +161,9 @@ class Ticker:
 
     name: str
     _ticks: Ticks
+
+    def __repr__(self) -> str:
+        return f"<Ticker {self.name!r}{' stopped' if self.is_stopped else ''}>"
 
     @property
     def is_stopped(self) -> bool:
