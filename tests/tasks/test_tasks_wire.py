@@ -41,16 +41,15 @@ def broker(redis: Redis, clock: ManualClock) -> RedisBroker:
 
 def plain(value: Reply) -> Reply:
     """Return a reply with text for bytes, and pairs as a dict."""
-    if isinstance(value, bytes):
+    kind = type(value)
+    if kind is bytes:
         return value.decode("latin-1")
-    if isinstance(value, dict):
-        pairs: dict[Reply, Reply] = value
-        return {plain(key): plain(each) for key, each in pairs.items()}
-    if isinstance(value, list):
-        items: list[Reply] = value
-        if items and isinstance(items[0], list):
-            return {plain(member): score for member, score in items}
-        return [plain(each) for each in items]
+    if kind is dict:
+        return {plain(key): plain(each) for key, each in value.items()}
+    if kind is list:
+        if value and type(value[0]) is list:
+            return {plain(member): score for member, score in value}
+        return [plain(each) for each in value]
     return value
 
 
