@@ -41,7 +41,7 @@ def broker(redis: Redis, clock: ManualClock) -> RedisBroker:
 
 def plain(value: Reply) -> Reply:
     """Return a reply with text for bytes, and pairs as a dict."""
-    kind: object = type(value)
+    kind = type(value)  # pyright: ignore[reportUnknownVariableType] - replies are of any type
     if kind is bytes:
         return value.decode("latin-1")
     if kind is dict:
