@@ -33,7 +33,8 @@ def parse(*pieces: bytes, limit: int = LIMIT) -> list[Reply]:
     reader = ReplyReader(limit)
     got: list[Reply] = []
     for piece in pieces:
-        reader.feed(piece, len(piece))
+        buffer = bytearray(piece + b"*99999999\r\n|1\r\n")  # what an earlier read left there
+        reader.feed(buffer, len(piece))
         while (reply := reader.take()) is not NEED_MORE:
             got.append(reply)
     return got
