@@ -21,6 +21,7 @@ from typing import Final
 
 import attrs
 import trio
+from redis.exceptions import RedisError
 
 from terzetto.actor import Actor, ActorStoppedError, Child, Context, Stop, Supervisor, Tree
 from terzetto.errors import ClosedError
@@ -68,6 +69,19 @@ class NodeActor(Actor):
 
     async def started(self, ctx: Context["NodeActor"]) -> None:
         """Join the pool."""
+        try:
+            await self._join_pool(ctx)
+        except BaseException:
+            # Nobody calls `stopping` for what has not started: what was written goes here.
+            self.seat.end_life(final=False)
+            deadline = trio.current_time() + _LAST_WORDS
+            with trio.CancelScope(shield=True, deadline=deadline), contextlib.suppress(RedisError):
+                names, store = self.seat.names, Store(self.seat.redis, self.seat.names)
+                await store.forget_node(self.seat.id)
+                await store.drop_stream(names.node_stream(self.seat.id))
+            raise
+
+    async def _join_pool(self, ctx: Context["NodeActor"]) -> None:
         self._ctx = ctx
         seat = self.seat
         store = Store(seat.redis, seat.names)

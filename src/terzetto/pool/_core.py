@@ -17,10 +17,11 @@ from terzetto._shared._texts import describe_error
 from terzetto.pool._checks import check_bool, check_count, check_seconds
 from terzetto.pool._codec import Ack, encode_ack, encode_envelope
 from terzetto.pool._fleet import Fleet
+from terzetto.pool._keys import add_if_exists
 from terzetto.pool._names import ACK, Names
 from terzetto.pool._observe import Kind, NodeEvent, Watchers
 from terzetto.pool._order import Order
-from terzetto.pool._store import Store, add_if_exists
+from terzetto.pool._store import Store
 from terzetto.redis import Arg
 
 
@@ -259,6 +260,10 @@ class Core:
             self.log.warning(kind, **shown)
         else:
             self.log.debug(kind, **shown)
+
+    def warn(self, what: str, key: str, error: Exception) -> None:
+        """Log an error about a job, with its traceback."""
+        self.log.warning(what, key=key, error=describe_error(error), exc_info=error)
 
     def fleet_changed(self) -> None:
         """Wake those who wait for a change of the fleet."""

@@ -111,6 +111,14 @@ class Fleet:
         """Tell whether a worker, leaving or not, has given a sign within the TTL."""
         return worker_id in self._workers and self._signs.is_fresh(worker_id, now)
 
+    def holds(self, owner: str, now: float, *, requeued: bool) -> bool:
+        """Tell whether an owner of a job has to be believed: it lives, and did not send it."""
+        if self.is_active(owner, now):
+            return True
+        # One that is leaving hands its jobs over itself; peers in Go send them before
+        # they strike them off their list.
+        return self.is_live(owner, now) and not requeued
+
     def is_member(self, worker_id: str) -> bool:
         """Tell whether a worker is in the pool's map, active, leaving or silent."""
         return worker_id in self._workers

@@ -25,6 +25,7 @@ from terzetto.pool._codec import (
 )
 from terzetto.pool._core import Core
 from terzetto.pool._errors import MalformedBodyError
+from terzetto.pool._keys import add_if_exists, content_key, stream_key
 from terzetto.pool._names import NOTIFY, RETURN, SINK, START, STOP
 from terzetto.pool._order import Reply, read_order
 from terzetto.pool._router import (
@@ -36,7 +37,6 @@ from terzetto.pool._router import (
     decide,
     read_event,
 )
-from terzetto.pool._store import add_if_exists, content_key, stream_key
 from terzetto.redis import Arg
 from terzetto.streaming import Event
 

@@ -11,7 +11,6 @@ Called by the node, its workers and its dispatches; it keeps no state but names.
 
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Final, cast
 
 import attrs
@@ -19,19 +18,13 @@ import attrs
 from terzetto.pool import _scripts
 from terzetto.pool._assign import read_list
 from terzetto.pool._codec import decode_text, encode_text
+from terzetto.pool._keys import content_key, stream_key, updates_channel
 from terzetto.pool._names import SINK, STREAM_MAX_LEN, Names
 from terzetto.pool._replies import items_of, number_of, text_of
 from terzetto.redis import Arg, LinkLostError, Redis, Script
-from terzetto.rmap import content_key as make_content_key
-from terzetto.rmap import updates_channel as make_updates_channel
-from terzetto.streaming import stream_key as make_stream_key
 
 _CREATED = struct.Struct("<q")
 
-# Each call names a dozen keys, and to make one is to check the name.
-content_key = lru_cache(1024)(make_content_key)
-updates_channel = lru_cache(1024)(make_updates_channel)
-stream_key = lru_cache(1024)(make_stream_key)
 
 _KEEPALIVES: Final = f"sink:{SINK}:keepalive"  # a map of all pools of the database
 MAX_FAILED_STARTS: Final = 5
@@ -329,7 +322,10 @@ class Store:
             node_id: the node that leaves; ``""`` if it stays, and has joined the maps.
         """
         names = self.names
+        members = f"stream:{names.stream}:sinks"
         tickers = await self._execute("HKEYS", content_key(names.tickers))
+        stored = await self._execute("HGET", content_key(members), SINK)
+        consumers = read_list(decode_text(stored)) if isinstance(stored, bytes) else []
         maps = (
             names.node_keepalive,
             names.shutdown,
@@ -341,7 +337,7 @@ class Store:
             names.pending,
             names.tickers,
             names.dead_letters,
-            f"stream:{names.stream}:sinks",
+            members,
             # A schedule's map is called like its ticker; one that is none has no map.
             *(name for name in map(text_of, items_of(tickers)) if not name.startswith("=")),
         )
@@ -358,9 +354,8 @@ class Store:
             [node_id, *map(updates_channel, maps)],
         )
         if reply == 1:
-            await self._run(
-                _scripts.HUSH, [content_key(_KEEPALIVES)], [updates_channel(_KEEPALIVES)]
-            )
+            channel = updates_channel(_KEEPALIVES)
+            await self._run(_scripts.HUSH, [content_key(_KEEPALIVES)], [channel, *consumers])
         return reply == 1
 
     async def payload(self, key: str) -> bytes | None:
@@ -481,20 +476,3 @@ class Store:
     def _own_key(self, what: str) -> str:
         """Return a key that only nodes of ours know."""
         return f"terzetto:pool:{self.names.pool}:{what}"
-
-
-def add_if_exists(stream: str, name: str, body: bytes) -> tuple[Arg, ...]:
-    """Return the command that adds an event to a node's or worker's stream, if it is there."""
-    return (
-        "XADD",
-        stream_key(stream),
-        "NOMKSTREAM",
-        "MAXLEN",
-        "~",
-        STREAM_MAX_LEN,
-        "*",
-        "n",
-        name,
-        "p",
-        body,
-    )

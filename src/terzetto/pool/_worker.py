@@ -24,15 +24,15 @@ for they are elsewhere by then, and joins again under a new id.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 import attrs
 import trio
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 from ulid import ULID
 
-from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context, Stop
 from terzetto.errors import InvalidNameError
 from terzetto.pool._codec import (
@@ -89,6 +89,17 @@ class WorkerActor(Actor):
 
     async def started(self, ctx: Context["WorkerActor"]) -> None:
         """Bring the stream into being, join the pool, begin to read."""
+        try:
+            await self._join(ctx)
+        except BaseException:
+            # Nobody calls `stopping` for what has not started: what was written goes here.
+            self.core.workers.pop(self.worker_id, None)
+            deadline = trio.current_time() + _PARTING
+            with trio.CancelScope(shield=True, deadline=deadline), suppress(RedisError):
+                await self._withdraw()
+            raise
+
+    async def _join(self, ctx: Context["WorkerActor"]) -> None:
         self._ctx = ctx
         core = self.core
         self._runner = runner_for(
@@ -105,7 +116,6 @@ class WorkerActor(Actor):
         )
         created = await core.store.enlist(self.worker_id)
         if created is None:
-            await core.store.drop_stream(stream)
             raise PoolShutdownError(
                 f"pool {core.names.pool!r} is being shut down: it takes no new worker"
             )
@@ -145,10 +155,14 @@ class WorkerActor(Actor):
         await self._each_job(self._hand_over)
         # Nothing is left here that Redis has to be waited for: peers tidy up after a TTL.
         with trio.move_on_after(_PARTING if is_heard else 0):
-            if not self._evicted:
-                await core.store.discharge(self.worker_id)
-            await core.store.drop_stream(core.names.worker_stream(self.worker_id))
+            await self._withdraw()
         core.report("worker_left", worker_id=self.worker_id)
+
+    async def _withdraw(self) -> None:
+        """Take the worker's entries back, if it owns no job any more, and its stream."""
+        if not self._evicted:
+            await self.core.store.discharge(self.worker_id)
+        await self.core.store.drop_stream(self.core.names.worker_stream(self.worker_id))
 
     # For the node -------------------------------------------------------------------
 
@@ -295,7 +309,7 @@ class WorkerActor(Actor):
                 order.reply(await self._notify(order.key, order.payload))
         except ResponseError as error:
             # Redis refused a write (out of memory, read only): the event comes again.
-            self._warn("Redis refused a change of a job", order.key, error)
+            self.core.warn("Redis refused a change of a job", order.key, error)
             order.reply(RETRY)
 
     async def _start(self, job: JobBody) -> str | None:
@@ -343,18 +357,10 @@ class WorkerActor(Actor):
             owner = await self._ledger.own(job.key, job.payload, dead_owner=dead_owner)
             if isinstance(owner, int):
                 return owner == 1
-            if owner == dead_owner or self._is_running_it(owner, job):
+            now = trio.current_time()
+            if owner == dead_owner or self.core.fleet.holds(owner, now, requeued=job.requeued):
                 return False
             dead_owner = owner
-
-    def _is_running_it(self, owner: str, job: JobBody) -> bool:
-        """Tell whether another owner has to be believed: it lives, and did not send the job."""
-        fleet, now = self.core.fleet, trio.current_time()
-        if fleet.is_active(owner, now):
-            return True
-        # One that is leaving hands its jobs over itself; peers in Go send them before
-        # they strike them off their list.
-        return fleet.is_live(owner, now) and not job.requeued
 
     async def _give_up(self, job: JobBody, failure: str = "") -> None:
         """Undo the ownership of a job that did not start; one that was accepted stays that."""
@@ -403,9 +409,6 @@ class WorkerActor(Actor):
             return error_text(error)
         return ""
 
-    def _warn(self, what: str, key: str, error: Exception) -> None:
-        self.core.log.warning(what, key=key, error=describe_error(error), exc_info=error)
-
     def _report_crash(self, kind: Kind, key: str, crash: BaseException) -> None:
         text = error_text(crash)
         self.core.report(kind, key=key, worker_id=self.worker_id, text=text, error=crash)
@@ -428,7 +431,7 @@ class WorkerActor(Actor):
         try:
             await self._runner.stop(key)
         except Exception as error:  # noqa: BLE001 - user code; its error is logged
-            self._warn("a job would not stop to be moved", key, error)
+            self.core.warn("a job would not stop to be moved", key, error)
             if not self._leaving:
                 return
         job = self._jobs.get(key)
@@ -453,14 +456,14 @@ class WorkerActor(Actor):
         try:
             await self._runner.stop(key)
         except Exception as error:  # noqa: BLE001 - user code; its error is logged
-            self._warn("a job that runs elsewhere would not stop", key, error)
+            self.core.warn("a job that runs elsewhere would not stop", key, error)
         self._jobs.pop(key, None)
 
     async def _stop_for_good(self, key: str) -> None:
         try:
             await self._runner.stop(key)
         except Exception as error:  # noqa: BLE001 - user code; its error is logged
-            self._warn("a job would not stop at the shutdown", key, error)
+            self.core.warn("a job would not stop at the shutdown", key, error)
         await self._stopped(key)
 
     async def _end_lanes(self) -> None:
@@ -485,7 +488,7 @@ class WorkerActor(Actor):
                 await end(key)
             except ResponseError as error:
                 # It stays in the list, and peers see to it once we are gone.
-                self._warn("Redis refused a change of a job", key, error)
+                self.core.warn("Redis refused a change of a job", key, error)
 
         async with trio.open_nursery() as nursery:
             for key in list(self._jobs):

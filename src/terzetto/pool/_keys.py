@@ -1,0 +1,20 @@
+"""What the pool calls its maps and streams in Redis, and how it adds events to streams. Pure."""
+
+from functools import lru_cache
+
+from terzetto.pool._names import STREAM_MAX_LEN
+from terzetto.redis import Arg
+from terzetto.rmap import content_key as make_content_key
+from terzetto.rmap import updates_channel as make_updates_channel
+from terzetto.streaming import stream_key as make_stream_key
+
+# A script's call names a dozen keys, and to make one is to check the name.
+content_key = lru_cache(1024)(make_content_key)
+updates_channel = lru_cache(1024)(make_updates_channel)
+stream_key = lru_cache(1024)(make_stream_key)
+
+
+def add_if_exists(stream: str, name: str, body: bytes) -> tuple[Arg, ...]:
+    """Return the command that adds an event to a node's or worker's stream, if it is there."""
+    trimmed = ("MAXLEN", "~", STREAM_MAX_LEN)
+    return ("XADD", stream_key(stream), "NOMKSTREAM", *trimmed, "*", "n", name, "p", body)
