@@ -3,8 +3,9 @@
 import pytest
 import trio
 import trio.testing
+from redis.exceptions import ResponseError
 
-from terzetto.redis import Gap, LinkClosedError, Message, Redis
+from terzetto.redis import Answer, Gap, LinkClosedError, Message, Redis
 from tests.redis.scripted import PATIENCE
 
 
@@ -107,3 +108,23 @@ async def test_a_busy_subscription_lets_others_run(redis: Redis) -> None:
                     await anext(subscription)
                 nursery.cancel_scope.cancel()
     assert turns >= 3
+
+
+async def test_what_is_asked_by_its_connection_has_its_place_among_the_messages(
+    redis: Redis,
+) -> None:
+    async with redis.subscribe("c") as subscription:
+        await redis.execute_many([["PUBLISH", "c", "1"], ["SET", "k", "v"]])
+        assert subscription.ask("GET", "k", tag="first")
+        assert subscription.ask("HGETALL", "k", tag="second")
+        found: list[object] = []
+        with trio.fail_after(PATIENCE):
+            while len(found) < 3:
+                found += await subscription.read_with_answers()
+            await redis.execute("PUBLISH", "c", "2")
+            found += await subscription.read_with_answers()
+        assert found[:2] == [Message(b"c", b"1"), Answer(b"v", "first")]
+        assert isinstance(found[2], Answer)
+        assert isinstance(found[2].reply, ResponseError)
+        assert found[3] == Message(b"c", b"2")
+        assert subscription.is_exact

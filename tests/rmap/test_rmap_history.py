@@ -187,9 +187,7 @@ async def drive(
             case "delay":
                 replica.proxy.delay = 0.01
             case "flush":
-                # A message from before the flush that comes after the copy was read again
-                # can show for a moment (docs/semantics.md), so none is under way here.
-                await come_to_rest(control, replicas, spy)
+                await spy.catch_up(control)  # messages may be under way to the replicas
                 await control.execute("FLUSHALL")
                 spy.states.append((0, {}))
             case _:

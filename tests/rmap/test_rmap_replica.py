@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import attrs
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -353,6 +354,36 @@ def test_a_wait_over_the_end_of_an_epoch_ends_with_a_snapshot_begun_after_it() -
     assert [change for change, _ in peer.heard] == [Change.RESET, Change.SET]
 
 
+def test_a_snapshot_in_order_holds_all_that_came_before_it() -> None:
+    peer = joined(2, a="2")
+    replica = peer.replica
+    number = replica.begin_snapshot()
+    peer.set(3, "a", "late")  # from before a flush, and the very next of the new count
+    replica.apply_snapshot(number, {b"=rev": b"2", b"=kind": b"set", b"b": b"2"}, in_order=True)
+    assert replica.values == {"b": b"2"}
+    peer.set(3, "b", "3")
+    assert replica.values == {"b": b"3"}
+    assert not peer.needs()
+
+
+@pytest.mark.parametrize("revision", [1, 2, 3, 5])
+def test_after_a_snapshot_in_order_only_its_successor_is_no_sign(revision: int) -> None:
+    peer = joined(9, a="9")
+    number = peer.replica.begin_snapshot()
+    fields = {b"=rev": b"3", b"=kind": b"set", b"a": b"3"}
+    peer.replica.apply_snapshot(number, fields, in_order=True)
+    peer.set(revision, "a", "new")
+    assert peer.needs()
+    assert peer.replica.values == {"a": b"3"}
+
+
+@pytest.mark.parametrize(("revision", "is_sign"), [(4, True), (5, False), (6, True)])
+def test_the_servers_revision_at_this_place(revision: int, is_sign: bool) -> None:  # noqa: FBT001 - parametrized
+    peer = joined(5, a="5")
+    peer.replica.check_state(revision)
+    assert peer.needs() is is_sign
+
+
 # --- a model -------------------------------------------------------------------------------
 
 
@@ -365,7 +396,7 @@ class ReplicaMachine(RuleBasedStateMachine):
         self.content: dict[bytes, bytes] = {}
         self.revision = 0
         self.kind = b"set"
-        self.channel: list[bytes] = []
+        self.channel: list[bytes | tuple[int, dict[bytes, bytes]]] = []
         self.snapshot: tuple[int, dict[bytes, bytes]] | None = None
         self.waits: list[Callable[[], bool]] = []
         self.states = [self.visible()]
@@ -421,7 +452,11 @@ class ReplicaMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 5))
     def deliver(self, count: int) -> None:
         for _ in range(min(count, len(self.channel))):
-            self.peer.replica.receive(self.channel.pop(0))
+            item = self.channel.pop(0)
+            if isinstance(item, bytes):
+                self.peer.replica.receive(item)
+            else:
+                self.peer.replica.apply_snapshot(*item, in_order=True)
 
     @precondition(lambda self: self.channel and not self.flushed)
     @rule()
@@ -432,10 +467,19 @@ class ReplicaMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.subscribed)
     @rule()
     def read_snapshot(self) -> None:
+        self.snapshot = (self.peer.replica.begin_snapshot(), self.fields())
+
+    def fields(self) -> dict[bytes, bytes]:
         fields = dict(self.content)
         if self.revision:
             fields |= {b"=rev": b"%d" % self.revision, b"=kind": self.kind}
-        self.snapshot = (self.peer.replica.begin_snapshot(), fields)
+        return fields
+
+    @precondition(lambda self: self.subscribed)
+    @rule()
+    def ask_for_snapshot_in_order(self) -> None:
+        self.channel.append((self.peer.replica.begin_snapshot(), self.fields()))
+        self.snapshot = None
 
     @precondition(lambda self: self.snapshot)
     @rule()

@@ -20,7 +20,8 @@ import enum
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import attrs
 import trio
@@ -30,7 +31,7 @@ from terzetto.redis._errors import AuthError, LinkClosedError
 from terzetto.redis._link import Link
 from terzetto.redis._request import replies_of
 from terzetto.redis._url import Endpoint, Options
-from terzetto.redis._wire import Reply, pack
+from terzetto.redis._wire import Arg, Reply, pack
 
 _CHECKPOINT_EVERY = 64  # a busy subscription lets others run after so many messages
 
@@ -74,19 +75,63 @@ class Gap:
     """Messages may be missing here: there was an outage, or the buffer was full."""
 
 
+@attrs.frozen
+class Answer:
+    """The reply to `Subscription.ask`: what stands before it was published before it was made.
+
+    An error reply is an exception here; None means that the connection was lost.
+    """
+
+    reply: Reply
+    tag: object
+
+
 class Subscription(AsyncIterator[Message | Gap]):
     """The messages of some channels, in the order of the server; for one reader at a time."""
 
-    def __init__(self, keys: Sequence[TopicKey], buffer_size: int) -> None:
+    def __init__(
+        self, keys: Sequence[TopicKey], buffer_size: int, hub: "Hub | None" = None
+    ) -> None:
         self.keys = keys
+        self._hub = hub
         self._buffer_size = buffer_size
-        self._items: deque[Message | Gap] = deque()
+        self._items: deque[Any] = deque()  # Message, Gap, and Answer for those who ask
         self._reader: Task | None = None
         self._end: Exception | None = None
         self._taken = 0
+        self._has_gap = False  # in the buffer; for those who read all of it
 
     def __repr__(self) -> str:
         return f"<Subscription {len(self.keys)} topics, {len(self._items)} buffered>"
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether nothing is known to be missing: it is subscribed, and no `Gap` waits.
+
+        With sharded channels this is always true.
+        """
+        return self._hub is None or (self._hub.is_subscribed and not self._has_gap)
+
+    def ask(self, *args: Arg, tag: object) -> bool:
+        """Send a reading command on the connection that the messages come by.
+
+        Its reply comes among the messages, in the server's order, as an `Answer` with
+        `tag` from `read_with_answers`; if the connection is lost first, perhaps never.
+        It takes no room of the buffer. On a cluster the connection may be to another
+        node than the key's.
+
+        Returns whether it can be sent now: not while there is no connection, nor with
+        sharded channels.
+        """
+        if self._hub is None:
+            return False
+        notice = self._hub.link.notify(pack(args))
+        notice.on_reply = partial(self._put_answer, tag)
+        return not notice.done.is_set()
+
+    def _put_answer(self, tag: object, reply: Reply) -> None:
+        self._items.append(Answer(reply, tag))
+        self._wake()
 
     async def __anext__(self) -> Message | Gap:
         """Wait for the next item; cancelling loses none.
@@ -98,21 +143,31 @@ class Subscription(AsyncIterator[Message | Gap]):
         items = self._items
         if not items:
             await self._wait()
-            return items.popleft()
+            first: Message | Gap = items.popleft()
+            return first
         await trio.lowlevel.checkpoint_if_cancelled()
         self._taken += 1
         if not self._taken % _CHECKPOINT_EVERY:
             await trio.lowlevel.cancel_shielded_checkpoint()
-        return items.popleft()
+        item: Message | Gap = items.popleft()
+        return item
 
     async def read(self) -> list[Message | Gap]:
         """Wait until there is something; return all that is there. Errors as in iterating."""
+        return await self._read()
+
+    async def read_with_answers(self) -> list[Message | Gap | Answer]:
+        """Read as `read` does, for those who `ask`."""
+        return await self._read()
+
+    async def _read(self) -> list[Any]:
         if self._items:
             await trio.lowlevel.checkpoint()
         else:
             await self._wait()
         batch = list(self._items)
         self._items.clear()
+        self._has_gap = False
         return batch
 
     async def _wait(self) -> None:
@@ -143,6 +198,7 @@ class Subscription(AsyncIterator[Message | Gap]):
         """Note that messages may be missing here."""
         if not self._items or not isinstance(self._items[-1], Gap):
             self._items.append(Gap())
+            self._has_gap = True
             self._wake()
 
     def end(self, error: Exception) -> None:
@@ -167,6 +223,12 @@ class Hub:
         self._topics: dict[TopicKey, list[Subscription]] = {}
         self._lock = trio.Lock()
         self._left = trio.Event()
+        self._seen = 1  # before the second connection nothing can have been missed
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether the connection is there, and all topics are subscribed to on it."""
+        return self.link.status.state == "connected" and self.link.connections <= self._seen
 
     def on_push(self, push: list[Reply]) -> bool:
         """Take a push; False if it answers the oldest request of the link."""
@@ -188,7 +250,7 @@ class Hub:
         self, keys: Sequence[TopicKey], buffer_size: int
     ) -> AsyncGenerator[Subscription, None]:
         """Subscribe for the time of a block; entering waits for the server's word."""
-        subscription = Subscription(keys, buffer_size)
+        subscription = Subscription(keys, buffer_size, self)
         try:
             async with self._lock:
                 new = [key for key in keys if not self._topics.get(key)]
@@ -240,9 +302,8 @@ class Hub:
 
     async def keep(self) -> None:
         """Subscribe again after each outage, until the link is closed."""
-        seen = 1  # before the second connection nothing can have been missed
         while self.link.status.state != "closed":
-            if self.link.status.state == "connected" and self.link.connections > seen:
+            if self.link.status.state == "connected" and self.link.connections > self._seen:
                 wanted = [key for key, readers in self._topics.items() if readers]
                 try:
                     confirmed = await self._ask(wanted)
@@ -250,7 +311,7 @@ class Hub:
                     return
                 except AuthError:
                     continue
-                seen = self.link.connections
+                self._seen = self.link.connections
                 for key, reply in confirmed:
                     for subscription in self._topics.get(key, ()):
                         if isinstance(reply, Exception):

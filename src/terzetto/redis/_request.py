@@ -174,15 +174,17 @@ class Blocking(Request):
 class Notice(Request):
     """A command whose reply nobody waits for; `done` is set when it came or never will."""
 
-    __slots__ = ("done",)
+    __slots__ = ("done", "on_reply")
 
     def __init__(self, data: bytes) -> None:
         super().__init__(None, data, repeatable=False)
         self.done = trio.Event()
+        self.on_reply: Callable[[Reply], None] | None = None  # called, not waited for
 
     def resume(self, value: Reply) -> None:
-        del value
         self.done.set()
+        if self.on_reply is not None:
+            self.on_reply(value)
 
 
 def sort_out(written: deque[Request], *, unsent: int) -> tuple[list[Request], list[Request]]:

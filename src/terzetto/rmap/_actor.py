@@ -13,6 +13,12 @@ Two background tasks feed the replica, which decides all (`_replica`):
 The order at the start matters: subscribe, wait for the server's word, and only then
 read the hash, so that every change is in the hash or in a message, or in both.
 
+Both ask by the connection that the messages come by, so that the answer has its place
+among them (`_replica` says why). While that connection is another node's than the map's,
+on a cluster, the answer is an error, and they ask by the client's own link. If it does
+not answer they do so too; then what it brings is not listened to until it has answered,
+for it may be of any age, and the copy counts as stale.
+
 An outage is waited out. An error reply of the server (the key holds no hash, no
 permission) fails the join; later it is logged, the copy counts as stale, and the next
 poll tries again. The core survives restarts; stopping for good freezes it.
@@ -28,11 +34,14 @@ import trio
 from redis.exceptions import RedisError
 
 from terzetto.actor import Actor, Context, Stop
-from terzetto.redis import Gap, LinkClosedError
+from terzetto.redis import Answer, LinkClosedError, Message
 from terzetto.rmap._core import Core
+from terzetto.rmap._keys import REVISION_FIELD
+from terzetto.rmap._replica import revision_of
 
 BUFFER_SIZE: Final = 10_000  # messages not yet applied; more than that make a gap
 PATIENCE: Final = 1.0  # seconds for a poll's answer, and for messages that are under way
+SNAPSHOT_PATIENCE: Final = 5.0  # seconds for a snapshot by the connection of the messages
 PAUSE: Final = 0.05  # seconds between two snapshots, when the first was not enough
 
 
@@ -42,6 +51,8 @@ class MapActor(Actor):
 
     core: Core[Any]
     poll_interval: float
+    _asked: "_Question | None" = attrs.field(default=None, init=False)
+    _deaf_until: "_Question | None" = attrs.field(default=None, init=False)
 
     async def started(self, ctx: "Context[MapActor]") -> None:
         """Subscribe, then read the map for the first time, or again after a crash."""
@@ -63,16 +74,62 @@ class MapActor(Actor):
     async def _follow(self, task_status: trio.TaskStatus[None]) -> None:
         core, replica = self.core, self.core.replica
         async with core.redis.subscribe(core.channel, buffer_size=BUFFER_SIZE) as subscription:
+            core.subscription = subscription
             replica.gap()
             task_status.started()
             while True:
-                for item in await subscription.read():
-                    if isinstance(item, Gap):
-                        replica.gap()
+                for item in await subscription.read_with_answers():
+                    if type(item) is Message:
+                        if self._deaf_until is None:
+                            replica.receive(item.data)
+                    elif isinstance(item, Answer):
+                        self._take_answer(item)
                     else:
-                        replica.receive(item.data)
+                        self._deaf_until = None
+                        replica.gap()
+                        if self._asked is not None:
+                            self._asked.settled.set()  # the answer may have been lost too
                 core.note_certain()
                 core.want_snapshot()
+
+    def _take_answer(self, answer: Answer) -> None:
+        """Use what was asked by the connection of the messages, in its place among them."""
+        replica, reply = self.core.replica, answer.reply
+        question = answer.tag
+        assert isinstance(question, _Question)  # noqa: S101 - nobody else asks
+        if question is self._deaf_until:
+            self._deaf_until = None
+            replica.gap()
+        if isinstance(reply, dict):
+            fields = cast("Mapping[bytes, bytes]", reply)
+            replica.apply_snapshot(question.number, fields, in_order=True)
+            question.is_answered = True
+        elif isinstance(reply, list):
+            (stored,) = cast("list[bytes | None]", reply)
+            revision = revision_of({REVISION_FIELD: stored} if stored else {})
+            replica.check_state(revision)
+            question.is_answered = True
+        question.settled.set()
+
+    async def _ask(self, question: "_Question", *command: str | bytes) -> bool:
+        """Ask by the connection of the messages; return whether it was answered in time."""
+        subscription = self.core.subscription
+        if subscription is None or not subscription.ask(*command, tag=question):
+            question.settled.set()  # there will be no answer
+            return False
+        self._asked = question
+        patience = SNAPSHOT_PATIENCE if question.number else PATIENCE
+        if question.number and self.core.is_unanswered:
+            patience = 0.0  # it is known to hang
+        with trio.move_on_after(patience):
+            await question.settled.wait()
+        self._asked = None
+        return question.is_answered
+
+    def _note_certain(self, question: "_Question") -> None:
+        """The copy is exact; whether it stays so is open if the messages' connection hangs."""
+        self.core.note_certain()
+        self.core.is_unanswered = self._hangs(question)
 
     async def _keep_exact(self) -> None:
         core = self.core
@@ -95,12 +152,17 @@ class MapActor(Actor):
                 await trio.sleep(self.poll_interval)
 
     async def _take_snapshot(self) -> None:
-        core = self.core
-        number = core.replica.begin_snapshot()
-        reply: object = await core.redis.execute("HGETALL", core.content_key)
-        replica, epoch = core.replica, core.replica.epoch
-        replica.apply_snapshot(number, cast("Mapping[bytes, bytes]", reply))
-        core.note_certain()
+        core, replica = self.core, self.core.replica
+        epoch = replica.epoch
+        question = _Question(replica.begin_snapshot())
+        if not await self._ask(question, "HGETALL", core.content_key):
+            number = replica.begin_snapshot()
+            reply: object = await core.redis.execute("HGETALL", core.content_key)
+            epoch = replica.epoch
+            replica.apply_snapshot(number, cast("Mapping[bytes, bytes]", reply))
+            if self._hangs(question):
+                self._deaf_until = question
+        self._note_certain(question)
         if replica.epoch != epoch:
             core.log.warning("the server lost the map or counts anew", revision=replica.revision)
         elif replica.snapshots_applied > 1:
@@ -108,6 +170,9 @@ class MapActor(Actor):
 
     async def _poll(self) -> None:
         core, replica = self.core, self.core.replica
+        question = _Question(0)
+        if await self._ask(question, "HMGET", core.content_key, REVISION_FIELD):
+            return  # and what follows has been seen to
         sent_at = replica.position
         revision = -1
         with trio.move_on_after(PATIENCE):
@@ -116,7 +181,10 @@ class MapActor(Actor):
             core.is_unanswered = True
             return
         if replica.check_revision(revision, sent_at):
-            core.note_certain()
+            self._note_certain(question)
+        elif self._hangs(question):
+            core.is_unanswered = True
+            replica.request_snapshot()
         elif not replica.needs_snapshot:
             # The messages are under way, or lost.
             arrived = trio.Event()
@@ -125,3 +193,18 @@ class MapActor(Actor):
                 await arrived.wait()
             if not arrived.is_set():
                 replica.request_snapshot()
+
+    def _hangs(self, question: "_Question") -> bool:
+        """Return whether the messages' connection is there, and does not answer."""
+        subscription = self.core.subscription
+        is_there = subscription is not None and subscription.is_exact
+        return is_there and not question.settled.is_set()
+
+
+@attrs.define(eq=False)
+class _Question:
+    """What was asked by the connection of the messages: a snapshot's number, or 0 for a poll."""
+
+    number: int
+    settled: trio.Event = attrs.field(factory=trio.Event, init=False)
+    is_answered: bool = attrs.field(default=False, init=False)

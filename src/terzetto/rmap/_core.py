@@ -15,7 +15,7 @@ import trio
 from terzetto._shared._logging import Logger
 from terzetto.actor import Ref
 from terzetto.errors import ClosedError, InvalidOptionError
-from terzetto.redis import Redis, Reply, Script
+from terzetto.redis import Redis, Reply, Script, Subscription
 from terzetto.rmap._keys import REVISION_FIELD, encode_text
 from terzetto.rmap._replica import Change, Position, Replica, revision_of
 from terzetto.rmap._slots import Slot
@@ -70,6 +70,7 @@ class Core(Generic[V]):
     snapshot_wanted: trio.Event = attrs.field(factory=trio.Event, init=False)
     is_frozen: bool = attrs.field(default=False, init=False)
     is_unanswered: bool = attrs.field(default=False, init=False)
+    subscription: Subscription | None = attrs.field(default=None, init=False)
     certain_at: float = attrs.field(factory=time.time, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -123,6 +124,8 @@ class Core(Generic[V]):
             or self.is_unanswered
             or self.replica.needs_snapshot
             or self.redis.state != "connected"
+            or self.subscription is None
+            or not self.subscription.is_exact
         )
         return None if is_certain else self.certain_at
 

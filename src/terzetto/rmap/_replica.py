@@ -29,6 +29,11 @@ Waiters (`wait_for_revision`) are released when the revision is reached in the e
 of their commit, or by a snapshot that was begun after their commit: it holds the
 commit, or what came after. So they neither hang nor return early.
 
+A snapshot that comes by the connection of the messages, in their order, is better:
+what was held is in it, and a message that is not its successor is a sign at once. So a
+message from before a flush cannot be taken for one of the new epoch. On a cluster, and
+when that connection hangs, the snapshot comes by another road, and the rules above hold.
+
 Invariants: `values` is one dict for the replica's life; within an epoch `revision`
 never falls; `on_change` runs after the state has changed, once a message and once
 a snapshot. No trio and no Redis here. Called by `_actor` and `_map`.
@@ -164,6 +169,15 @@ class Replica(Generic[V]):
             self.end_epoch()
         return self.revision >= revision
 
+    def check_state(self, revision: int) -> None:
+        """Compare with the server's revision at this place among the messages."""
+        if self.needs_snapshot:
+            return
+        if revision < self.revision:
+            self.end_epoch()
+        elif revision > self.revision:
+            self.request_snapshot()
+
     def end_epoch(self) -> None:
         """The server counts anew, or may: take a snapshot."""
         self._epoch_ended = True
@@ -185,8 +199,13 @@ class Replica(Generic[V]):
         self.snapshots_begun += 1
         return self.snapshots_begun
 
-    def apply_snapshot(self, number: int, fields: Mapping[bytes, bytes]) -> None:
+    def apply_snapshot(
+        self, number: int, fields: Mapping[bytes, bytes], *, in_order: bool = False
+    ) -> None:
         """Replace the content by the hash's `fields`, then apply what was held meanwhile.
+
+        One that came `in_order` with the messages, by their own connection, holds all
+        that was held, and every later message is a later change.
 
         Subscribers hear of it once, but for the first snapshot of all. A snapshot
         from before a gap is dropped; `needs_snapshot` stays true then, as it does when
@@ -195,6 +214,9 @@ class Replica(Generic[V]):
         if not self._under_way or number != self.snapshots_begun:
             return
         first = self.snapshots_applied == 0
+        if in_order:
+            self._held.clear()
+            self._held_dropped = False
         old_revision, old_keys = self.revision, self.values.keys() | self.undecodable.keys()
         self._take(fields)
         new_epoch = self._epoch_ended or self.revision < old_revision
@@ -210,6 +232,8 @@ class Replica(Generic[V]):
             deleted=any(k not in self.values and k not in self.undecodable for k in old_keys),
         )
         change = max(change, self._apply_held())
+        if in_order:
+            self._last_seen = self.revision
         self._release_after_snapshot(number)
         if not first:
             self.on_change(change, None)

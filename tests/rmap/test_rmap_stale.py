@@ -1,0 +1,104 @@
+"""When a copy says that it may be stale: the connection of its messages is cut, or hangs."""
+
+import pytest
+import trio
+
+from terzetto import rmap
+from terzetto.redis import connect
+from terzetto.rmap import Map
+from terzetto.server import EmbeddedServer
+from terzetto.testing import open_proxy
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def becomes(config: Map, *, stale: bool) -> None:
+    """Wait until the map says so; nobody tells of it, for it is what nobody hears."""
+    with trio.fail_after(60):
+        while (config.stale_since is not None) is not stale:  # noqa: ASYNC110 - as above
+            await trio.sleep(0.01)
+
+
+async def test_a_cut_of_the_messages_connection_alone_is_seen_at_once(
+    server: EmbeddedServer,
+) -> None:
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url) as redis,
+        rmap.join("m", redis, poll_interval=1000.0) as config,
+    ):
+        await config.set_and_wait("k", "1")
+        assert config.stale_since is None
+        await proxy.refuse()
+        for connection in proxy.connections:
+            if connection.is_subscribed:
+                connection.cut()
+        await becomes(config, stale=True)
+        assert redis.state == "connected"
+        assert config["k"] == "1"
+        await config.set("k", "2")
+        await proxy.accept()
+        await becomes(config, stale=False)
+        assert config["k"] == "2"
+
+
+async def test_a_messages_connection_that_hangs_is_seen_by_the_next_poll(
+    server: EmbeddedServer,
+) -> None:
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url) as redis,
+        rmap.join("m", redis, poll_interval=0.2) as config,
+    ):
+        await config.set_and_wait("k", "1")
+        (messages,) = [c for c in proxy.connections if c.is_subscribed]
+        messages.hold()
+        await becomes(config, stale=True)
+        await config.set("k", "2")
+        with trio.fail_after(60):
+            await config.wait_for(lambda m: m.get("k") == "2")  # read by the client's own link
+        assert config.stale_since is not None
+        messages.release()
+        await becomes(config, stale=False)
+        await config.set_and_wait("k", "3")
+
+
+async def test_a_message_from_before_a_flush_does_not_show_after_it(
+    server: EmbeddedServer,
+) -> None:
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url) as slow,
+        connect(server.url) as fast,
+        rmap.join("m", slow, poll_interval=0.2) as config,
+        rmap.join("m", fast) as writer,
+    ):
+        shown: list[str | None] = []
+        for number in range(3):
+            await writer.set("k", str(number))
+        await config.sync()
+        (messages,) = [c for c in proxy.connections if c.is_subscribed]
+        messages.hold()
+        await writer.set("k", "older")
+        await writer.set("k", "old")  # revision 5; its message is under way
+        await fast.execute("FLUSHALL")
+        for number in range(4):
+            await writer.set("k", f"new {number}")  # revision 4: the old message is its successor
+        async with trio.open_nursery() as nursery:
+
+            async def watch(*, task_status: trio.TaskStatus[None]) -> None:
+                async with config.watch("k") as values:
+                    task_status.started()
+                    async for value in values:
+                        shown.append(value)  # noqa: PERF401 - it goes on until it is cancelled
+
+            await nursery.start(watch)
+            with trio.fail_after(60):
+                await config.wait_for(lambda m: m.get("k") == "new 3")
+            messages.release()
+            await becomes(config, stale=False)
+            await writer.set("k", "end")
+            with trio.fail_after(60):
+                await config.wait_for(lambda m: m.get("k") == "end")
+            nursery.cancel_scope.cancel()
+        assert "old" not in shown
