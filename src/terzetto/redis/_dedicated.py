@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Final, Protocol
 
 import trio
-from redis.exceptions import AskError, RedisError, TryAgainError
+from redis.exceptions import AskError, ClusterDownError, RedisError, TryAgainError
 
 from terzetto.redis._commands import blocking_time, check_dedicated, upper_name
 from terzetto.redis._link import Link
@@ -209,8 +209,10 @@ class Dedicated:
         """
         if not await self._others.misplaced(error, self._link.endpoint):
             return False
-        if not isinstance(error, TryAgainError):  # that comes from the right server
-            self._link.retire(error)
+        locator = self._link.options.locator
+        lasting = locator is not None and isinstance(error, (ClusterDownError, TryAgainError))
+        if not lasting or await locator.locate() != self._link.endpoint:
+            self._link.retire(error)  # else it came from the right server
         return True
 
     async def _send(self, data: bytes, patience: float) -> Reply:
