@@ -3,9 +3,10 @@
 Called when a reader opens a stream, and by its loop where it suspects a gap.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
-from terzetto.redis import Redis
+from terzetto.redis import Arg, Redis, Reply
 from terzetto.streaming._gap import Cursor, Edges
 from terzetto.streaming._positions import ZERO, Start, after_start
 from terzetto.streaming._retry import insist
@@ -18,7 +19,16 @@ async def read_edges(redis: Redis, key: str) -> Edges:
     Raises:
         redis.exceptions.RedisError: the server's error, such as a key that is no stream.
     """
-    reply = await insist(partial(redis.run_script, EDGES, keys=[key]))
+    return edges_of(await insist(partial(redis.run_script, EDGES, keys=[key])))
+
+
+def edges_command(key: str) -> Sequence[Arg]:
+    """Return the command whose reply `edges_of` reads; the server may not know the script yet."""
+    return ("EVALSHA", EDGES.sha, 1, key)
+
+
+def edges_of(reply: Reply) -> Edges:
+    """Return what a reply of the script says."""
     exists, first, last, added, length = reply
     return Edges(
         exists=bool(exists),

@@ -35,7 +35,7 @@ from terzetto._shared._logging import Logger
 from terzetto._shared._texts import describe_error
 from terzetto.redis import Arg, LinkClosedError, Redis
 from terzetto.streaming._buffer import Batch, Buffer, Signal
-from terzetto.streaming._edges import read_edges
+from terzetto.streaming._edges import edges_command, edges_of, read_edges
 from terzetto.streaming._event import Event, Fields, decode_entries
 from terzetto.streaming._gap import Cursor, Edges, Gap
 from terzetto.streaming._lanes import Lane, Lanes
@@ -172,18 +172,32 @@ class Feed:
         cursors = self._cursors_by_key(lane)
         if not cursors:
             return
-        replies = await poll.read([self._command(cursors, lane.reserved)])
+        commands = [self._command(cursors, lane.reserved)]
+        # Where more waits each batch is looked at, and this saves a round trip for each.
+        behind = [key for key in cursors if key in lane.behind]
+        commands += [edges_command(key) for key in behind]
+        replies = await poll.read(commands)
         lane.last_end = trio.current_time()
-        reply = None if replies is None else replies[0]
+        reply, *looks = replies or [None]
         if isinstance(reply, RedisError):
             raise reply
+        lane.behind.clear()
         if not reply:
             await self._check_places(cursors)
             return
-        for key, entries in reply.items():
-            cursor = cursors[key.decode("utf-8", "surrogateescape")]
+        edges = {
+            key: edges_of(look)
+            for key, look in zip(behind, looks, strict=False)
+            if not isinstance(look, RedisError)
+        }
+        for encoded, entries in reply.items():
+            key = encoded.decode("utf-8", "surrogateescape")
             full = len(entries) == lane.reserved
-            await self._take_in(cursor, entries, suspicious=paused or full)
+            if full:
+                lane.behind.add(key)
+            if paused or full or cursors[key].number is None or len(entries) >= _SUSPICIOUS_BATCH:
+                await self._look_for_gap(cursors[key], entries, edges.get(key))
+            self._take_in(cursors[key], entries)
 
     def _cursors_by_key(self, lane: Lane) -> dict[str, Cursor]:
         return {stream_key(name): self.cursors[name] for name in lane.names}
@@ -194,11 +208,7 @@ class Feed:
         command += [cursor.last_id for cursor in cursors.values()]
         return command
 
-    async def _take_in(
-        self, cursor: Cursor, entries: list[tuple[bytes, Fields]], *, suspicious: bool
-    ) -> None:
-        if suspicious or cursor.number is None or len(entries) >= _SUSPICIOUS_BATCH:
-            await self._look_for_gap(cursor, entries)
+    def _take_in(self, cursor: Cursor, entries: list[tuple[bytes, Fields]]) -> None:
         if self.cursors.get(cursor.stream) is not cursor:
             return  # removed meanwhile, and perhaps added anew
         first_id, last_id = str(entries[0][0], "ascii"), str(entries[-1][0], "ascii")
@@ -229,8 +239,12 @@ class Feed:
 
     # What the cursors cannot see
 
-    async def _look_for_gap(self, cursor: Cursor, entries: list[tuple[bytes, Fields]]) -> None:
-        edges = await read_edges(self.redis, stream_key(cursor.stream))
+    async def _look_for_gap(
+        self, cursor: Cursor, entries: list[tuple[bytes, Fields]], edges: Edges | None
+    ) -> None:
+        """Compare a batch with what the stream held after it was read, as `edges` if known."""
+        if edges is None:
+            edges = await read_edges(self.redis, stream_key(cursor.stream))
         if is_after(str(entries[0][0], "ascii"), edges.first_id):
             return  # an older entry is there still, so nothing before the batch was trimmed
         ids = [str(entry[0], "ascii") for entry in entries]

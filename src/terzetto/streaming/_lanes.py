@@ -49,6 +49,7 @@ class Lane:
         poll: the read of its loop.
         reserved: how many events the read under way may bring.
         last_end: when its last read ended, by `trio.current_time()`.
+        behind: keys of streams of which the last read brought all that it might.
         hurry: raised when a sink's claims should look around before their time.
         due: when the first of a sink's events that rest can be claimed.
         is_over: whether it has ended.
@@ -61,6 +62,7 @@ class Lane:
     poll: Poll | None = None
     reserved: int = 0
     last_end: float = float("-inf")
+    behind: set[str] = attrs.field(factory=set[str])
     hurry: Signal = attrs.field(factory=Signal)
     due: float = float("inf")
     is_over: bool = False
