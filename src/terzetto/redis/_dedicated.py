@@ -209,11 +209,14 @@ class Dedicated:
         """
         if not await self._others.misplaced(error, self._link.endpoint):
             return False
-        locator = self._link.options.locator
-        lasting = locator is not None and isinstance(error, (ClusterDownError, TryAgainError))
-        if not lasting or await locator.locate() != self._link.endpoint:
-            self._link.retire(error)  # else it came from the right server
+        later = isinstance(error, (ClusterDownError, TryAgainError))
+        if not (later and await self._is_at_owner()):
+            self._link.retire(error)
         return True
+
+    async def _is_at_owner(self) -> bool:
+        locator = self._link.options.locator
+        return locator is not None and await locator.locate() == self._link.endpoint
 
     async def _send(self, data: bytes, patience: float) -> Reply:
         epoch = self._bound_to()
