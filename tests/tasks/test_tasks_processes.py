@@ -171,3 +171,31 @@ async def test_while_redis_is_away_tasks_go_on_and_are_written_afterwards(
             assert not first.is_closed
             assert not second.is_closed
     assert sorted(running) == sorted([*ids, later])  # none ran twice
+
+
+async def test_servers_open_and_close_while_redis_is_away(server: EmbeddedServer) -> None:
+    router, running = Router(), trio.Event()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        running.set()
+        await trio.sleep_forever()
+
+    async with open_proxy(server.url) as proxy, connect(server.url) as direct:
+        broker = RedisBroker(direct)
+        (task_id,) = await put(broker, task())
+        async with connect(proxy.url) as redis:
+            async with serving(RedisBroker(redis), router, shutdown_timeout=0.2):
+                await running.wait()
+                await proxy.refuse()
+                proxy.cut()
+            # It could not hand its task back; the next one finds it orphaned.
+            info = await broker.read_task("default", task_id)
+            assert info is not None
+            assert info.state is TaskState.ACTIVE
+            running = trio.Event()
+            async with serving(RedisBroker(redis), router, shutdown_timeout=0.2) as late:
+                await until_true(lambda: late.status == "active")
+                await proxy.accept()
+                await running.wait()
+        await reaches(broker, task_id, TaskState.PENDING)

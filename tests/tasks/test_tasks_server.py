@@ -8,6 +8,7 @@ import trio.lowlevel
 
 from terzetto.errors import InvalidOptionError
 from terzetto.tasks import (
+    LeaseLostError,
     RevokeTask,
     Router,
     ServerStateError,
@@ -439,3 +440,30 @@ async def test_health_is_told(place: AnyBroker) -> None:
     async with serving(place, router, health_check=hear, health_interval=0.3):
         await until_true(lambda: len(told) >= 3)
     assert set(told) == {None}
+
+
+async def test_a_function_whose_lease_was_lost_is_cancelled_and_nothing_is_written(
+    place: AnyBroker,
+) -> None:
+    router, running, told = Router(), trio.Event(), list[BaseException]()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        running.set()
+        await trio.sleep_forever()
+
+    async def note(ctx: TaskContext, error: BaseException) -> None:
+        told.append(error)
+
+    (task_id,) = await put(place, task(retried=1))
+    async with serving(place, router, error_handler=note, lease=60.0) as server:
+        await running.wait()
+        (stolen,) = await place.take_expired("default", grace=-120.0)  # before its time
+        await until_true(lambda: told)
+        await until_true(lambda: server.statistics().unwritten == 0)
+        info = await place.read_task("default", task_id)
+    assert isinstance(told[0], LeaseLostError)
+    assert server.statistics().lost == 1
+    assert info is not None
+    assert (info.state, info.message) == (TaskState.ACTIVE, stolen.message)
+    assert await place.complete(stolen)

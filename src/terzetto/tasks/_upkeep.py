@@ -102,7 +102,7 @@ class Upkeep:
 
     core: Core
     limiter: Limiter
-    _in_touch_since: float = math.inf
+    _in_touch_since: float = -math.inf
     _last_touch: float = -math.inf
     _named: set[str] = attrs.field(factory=set[str])
 
@@ -154,18 +154,20 @@ class Upkeep:
         """Take over the tasks of servers that died."""
         core, options = self.core, self.core.options
         interval = options.recover_interval
-        now = trio.current_time()
-        if now - self._last_touch > interval + 2 * _GRACE:
-            self._in_touch_since = now
-        may_take = now - self._in_touch_since >= options.lease / 2
+        now, longest = trio.current_time(), interval + 2 * _GRACE
+        may_take = now - self._last_touch <= longest and now - self._in_touch_since >= (
+            options.lease / 2
+        )
         for queue in options.queues if may_take else ():
             for lease in await self._take_expired(queue):
                 await self._recover_one(lease)
             await core.broker.reclaim_batches(queue)
-        with trio.move_on_after(_GRACE) as scope:
+        if not may_take:
             await core.broker.sync_clock()
-        if not scope.cancelled_caught:
-            self._last_touch = trio.current_time()
+        now = trio.current_time()
+        if now - self._last_touch > longest:
+            self._in_touch_since = now  # there was an outage, or we were paused
+        self._last_touch = now
         return interval
 
     async def _take_expired(self, queue: str) -> list[Lease]:
