@@ -78,7 +78,9 @@ async def test_plain_text_where_tls_is_expected_and_the_other_way_round(
     server: EmbeddedServer, authority: Authority, ca_file: str
 ) -> None:
     with pytest.raises(ConnectError):
-        async with connect(f"rediss://127.0.0.1:{server.port}", ssl_ca_certs=ca_file):
+        async with connect(
+            f"rediss://127.0.0.1:{server.port}", ssl_ca_certs=ca_file, connect_timeout=1
+        ):
             pass
     async with front(server, authority) as proxy:
         with pytest.raises(ConnectError):

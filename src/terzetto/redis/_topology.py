@@ -32,7 +32,7 @@ from terzetto.redis._url import Endpoint, Options, Role
 from terzetto.redis._wire import Reply, pack
 
 _PAUSE: Final = 0.1  # seconds between attempts to learn the map while it is stale
-_PAUSE_WITHOUT_REPLICA: Final = 5.0
+_PAUSE_WITHOUT_REPLICA: Final = 2.0
 _ANSWER: Final = 1.0  # seconds that one server has to tell its map
 
 StartLink = Callable[[Link], Awaitable[None]]
