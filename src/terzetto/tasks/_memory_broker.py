@@ -141,9 +141,7 @@ class MemoryBroker(MemoryInspection):
             queue.locks[message.unique_key] = Lock(holder=message.id, until=now + lasts)
         state = entry.state_at(now)
         at = entry.due_at(now) if state is TaskState.SCHEDULED else float(int(now))
-        stored = Stored(
-            message=message, state=state, at=at, order=queue.next_order(), group=message.group
-        )
+        stored = Stored(message=message, state=state, at=at, group=message.group)
         queue.tasks[message.id] = stored
         if state is TaskState.PENDING:
             queue.make_pending(stored, now)

@@ -23,7 +23,6 @@ class Stored:
         message: the task.
         state: where it is.
         at: when it is due, joined its group, was archived, or may be deleted (Unix seconds).
-        order: breaks ties of `at`.
         group: the group that it joins or is in, or ``""``.
         batch: the batch that it is in, or None.
         token: of the lease under which it is active, or ``""``.
@@ -35,7 +34,6 @@ class Stored:
     message: TaskMessage
     state: TaskState
     at: float
-    order: int
     group: str = ""
     batch: str | None = None
     token: str = ""
@@ -90,12 +88,6 @@ class MemoryQueue:
     failed: Counter[int] = attrs.field(factory=Counter[int])
     ticks: dict[str, float] = attrs.field(factory=dict[str, float])
     batches: dict[str, tuple[str, float]] = attrs.field(factory=dict[str, tuple[str, float]])
-    _order: int = 0
-
-    def next_order(self) -> int:
-        """Return a number greater than all before."""
-        self._order += 1
-        return self._order
 
     def sorted(
         self, state: TaskState, keep: Callable[[Stored], bool] | None = None
@@ -106,7 +98,7 @@ class MemoryQueue:
             for stored in self.tasks.values()
             if stored.state is state and (keep is None or keep(stored))
         ]
-        return sorted(found, key=lambda stored: (stored.at, stored.order))
+        return sorted(found, key=lambda stored: (stored.at, stored.message.id))
 
     def waiting(self, group: str) -> list[Stored]:
         """Return the tasks that wait in a group."""
@@ -155,7 +147,6 @@ class MemoryQueue:
             self.pending.remove(stored.message.id)
         stored.state = state
         stored.at = at
-        stored.order = self.next_order()
         stored.token = ""
         stored.batch = None
 
