@@ -185,6 +185,7 @@ def _sentinel_options(url: str, overrides: dict[str, object]) -> Options:
         raise UrlError(f"role is {role!r}: it has to be 'master' or 'replica'")
     options = Options(endpoint=group.hosts[0], source=group.source, **values)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - parsed to their fields' types
     asking["connect_timeout"] = options.connect_timeout / _SENTINEL_SHARE
+    asking["logger"] = options.logger
     for name in ("tls", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
         asking[name] = values.get(name)
     locator = SentinelLocator(
