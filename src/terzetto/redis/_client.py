@@ -280,14 +280,14 @@ class Redis(AsyncCoreCommands):
         async with self._leases.lease(self._options) as dedicated:
             return await dedicated.execute(*args)
 
-    def elsewhere(
-        self, error: AskError, sender: Endpoint
-    ) -> AbstractAsyncContextManager[Dedicated]:
-        """Lend a link to the server that a redirection names."""
-        options = attrs.evolve(
-            self._options, endpoint=named_by(error, sender), locator=None, source=None
-        )
-        return self._leases.lease(options, options.endpoint)
+    @asynccontextmanager
+    async def elsewhere(self, error: AskError, sender: Endpoint) -> AsyncGenerator[Dedicated, None]:
+        """Open a link to the server that a redirection names, for the time of a block."""
+        endpoint = named_by(error, sender)
+        options = attrs.evolve(self._options, endpoint=endpoint, locator=None, source=None)
+        link = Link(options, "asked")
+        async with self._keeper.keep(link):
+            yield Dedicated(link, self)
 
     def share_slot(self, *keys: str | bytes) -> bool:
         """Tell whether keys can be used in one command: in a cluster, those of one slot."""

@@ -7,7 +7,7 @@ next call waits until the server has answered the cancelled one.
 Where servers share the keys out, it follows the owner of its slot: a refusal
 that names or hints at another server makes the link connect anew, to whom the
 client's map says, and what was refused goes there. During a move of the slot,
-what has left already is asked for at its new place (ASK) over a lent link.
+what has left already is asked for at its new place (ASK) over a link for that alone.
 """
 
 from collections.abc import Generator, Sequence
@@ -50,7 +50,7 @@ class Others(Protocol):
     def elsewhere(
         self, error: AskError, sender: Endpoint, /
     ) -> "AbstractAsyncContextManager[Dedicated]":
-        """Lend a link to the server that a redirection names."""
+        """Open a link to the server that a redirection names."""
         ...
 
 
