@@ -324,7 +324,10 @@ async def test_closing_lets_tasks_finish_and_hands_back_those_that_do_not(
         await trio.sleep_forever()
 
     short_id, long_id = await put(place, task("short", retention=60), task("long", retried=3))
-    async with open_server(place, shutdown_timeout=2.0) as server, trio.open_nursery() as nursery:
+    async with (
+        open_server(place, concurrency=2, shutdown_timeout=2.0) as server,
+        trio.open_nursery() as nursery,
+    ):
         nursery.start_soon(server.run, router)
         await until_true(lambda: len(running) == 2)
         await put(place, task("long", id="later"))
