@@ -150,6 +150,8 @@ class TypedMap(Mapping[str, V], Generic[V]):
 
         It is not exact while Redis is away or does not answer, while lost messages are
         being made up for, and after the map was left. The time is this machine's clock.
+        That the connection of the messages alone is lost is known at once; that it hangs,
+        `poll_interval` and a second later.
         """
         since = self._core.stale_since
         return None if since is None else datetime.fromtimestamp(since, UTC)
