@@ -1,4 +1,4 @@
-"""The cases of pools: dispatch alone, over the wire and from many tasks, and moving jobs."""
+"""The cases of pools: dispatch, notify, stop, moves, fail-over, and the cost of doing nothing."""
 
 from tests.bench.harness import Case, Contender
 
@@ -12,6 +12,7 @@ CASES = [
         server=True,
         ours=Contender("terzetto", f"{OURS}:same_node"),
         peers=[Contender("Pulse in Go", f"{GO}:same_node")],
+        goals={"Pulse in Go": 2.0},
     ),
     Case(
         name="pool.dispatch.other_node",
@@ -26,6 +27,38 @@ CASES = [
         server=True,
         ours=Contender("terzetto", f"{OURS}:many_tasks"),
         peers=[Contender("Pulse in Go", f"{GO}:many_tasks")],
+    ),
+    Case(
+        name="pool.notify",
+        units={"p50": "ms", "p99": "ms"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:notify"),
+        peers=[Contender("Pulse in Go", f"{GO}:notify")],
+    ),
+    Case(
+        name="pool.stop",
+        units={"p50": "ms", "p99": "ms"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:stop"),
+        peers=[Contender("Pulse in Go", f"{GO}:stop")],
+    ),
+    Case(
+        name="pool.join",
+        units={"for_1000": "s"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:join"),
+    ),
+    Case(
+        name="pool.fail_over",
+        units={"time": "TTLs"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:fail_over"),
+    ),
+    Case(
+        name="pool.idle",
+        units={"commands": "a second", "cpu": "%", "memory": "MB"},
+        server=True,
+        ours=Contender("terzetto", f"{OURS}:idle"),
     ),
     Case(
         name="pool.move",

@@ -5,7 +5,7 @@ Where it cannot be built the contender is missing, by name.
 """
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from tests.bench.harness import AsyncMeasure, Figures, MissingPeerError, Setting, Stopwatch
-from tests.bench.work import PAYLOAD, READ, TASKS, rate_and_delays
+from tests.bench.work import PAYLOAD, READ, TASKS, TOLD, rate_and_delays
 from tests.bench.work_rmap import lags_of
 from tests.interop.gopeer import PULSE_PEER, Peer, PeerMissingError, build_peer, open_peer
 
@@ -159,11 +159,15 @@ async def acknowledge(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
         yield measure
 
 
-async def dispatch(go: Peer, node: str, turn: int, *, is_many: bool) -> Figures:
-    """Dispatch jobs, from one goroutine or from 100."""
+async def dispatch(
+    go: Peer, node: str, turn: int, *, is_many: bool, clear: Peer | None = None
+) -> Figures:
+    """Dispatch jobs, from one goroutine or from 100; `clear` has the node that stops them."""
     number = EACH if is_many else ALONE
     words = {"key": f"turn {turn}", "value": "x" * 200, "number": number}
     load = await go.call("bench.dispatch", node, flag=is_many, **words)
+    if clear is not None:
+        await clear.call("bench.clear", node)
     assert len(load["delays"]) == (TASKS if is_many else 1) * number
     return figures_of(load)
 
@@ -182,7 +186,7 @@ async def same_node(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
         await open_worker(go, f"{setting.name}:go")
 
         async def measure() -> Figures:
-            figures = await dispatch(go, "node", next(turns), is_many=False)
+            figures = await dispatch(go, "node", next(turns), is_many=False, clear=go)
             return {"p50": figures["p50"], "p99": figures["p99"]}
 
         yield measure
@@ -197,7 +201,7 @@ async def other_node(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
         await go.call("node.open", "node", name=f"{setting.name}:go-2", ttl=30, grace=20, flag=True)
 
         async def measure() -> Figures:
-            figures = await dispatch(go, "node", next(turns), is_many=False)
+            figures = await dispatch(go, "node", next(turns), is_many=False, clear=other)
             return {"p50": figures["p50"], "p99": figures["p99"]}
 
         yield measure
@@ -209,4 +213,31 @@ async def many_tasks(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
     turns = count()
     async with open_go(setting.url) as [go]:
         await open_worker(go, f"{setting.name}:go-3")
-        yield lambda: dispatch(go, "node", next(turns), is_many=True)
+        yield lambda: dispatch(go, "node", next(turns), is_many=True, clear=go)
+
+
+@asynccontextmanager
+async def tell(setting: Setting, *, stop: bool) -> AsyncGenerator[AsyncMeasure]:
+    """One goroutine stops jobs, or notifies them, on its own node."""
+    turns = count()
+    async with open_go(setting.url) as [go]:
+        await open_worker(go, f"{setting.name}:go")
+
+        async def measure() -> Figures:
+            words = {"in": "node", "key": f"turn {next(turns)}", "number": TOLD, "value": "x" * 200}
+            load = await go.call("bench.tell", "worker", flag=stop, **words)
+            await go.call("bench.clear", "node")
+            figures = figures_of(load)
+            return {"p50": figures["p50"], "p99": figures["p99"]}
+
+        yield measure
+
+
+def notify(setting: Setting) -> AbstractAsyncContextManager[AsyncMeasure]:
+    """Notify jobs."""
+    return tell(setting, stop=False)
+
+
+def stop(setting: Setting) -> AbstractAsyncContextManager[AsyncMeasure]:
+    """Stop jobs."""
+    return tell(setting, stop=True)

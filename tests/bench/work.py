@@ -6,6 +6,7 @@ from statistics import quantiles
 from tests.bench.harness import Figures, Stopwatch
 
 TASKS = 100
+TOLD = 200  # jobs that are stopped, or notified, one after the other
 BACKLOG = 20_000  # events that a sink catches up on
 READ = 200_000  # events that a reader catches up on
 LATENCY_EVENTS = 500

@@ -149,5 +149,42 @@ func (p *program) benchCommands() map[string]command {
 				return node.DispatchJob(ctx, fmt.Sprintf("%s-%d-%d", r.Key, g, n), []byte(r.Value))
 			})
 		},
+		// Notifies one job, or stops one job after the other; until the handler has heard of it.
+		"bench.tell": func(ctx context.Context, r *request) (any, error) {
+			node, h := of[*pool.Node](p, r.In), of[*handler](p, r.On)
+			key := func(n int) string { return fmt.Sprintf("%s-%d", r.Key, n) }
+			for n := range r.Number {
+				if err := node.DispatchJob(ctx, key(n), nil); err != nil {
+					return nil, err
+				}
+			}
+			h.heard = make(chan struct{}, r.Number)
+			defer func() { h.heard = nil }()
+			return run(1, r.Number, func(_, n int) error {
+				var err error
+				if r.Flag {
+					err = node.StopJob(ctx, key(n))
+				} else {
+					err = node.NotifyWorker(ctx, key(n), []byte(r.Value))
+				}
+				<-h.heard
+				return err
+			})
+		},
+		// Stops every job, so that the next round finds what the first one found.
+		"bench.clear": func(ctx context.Context, r *request) (any, error) {
+			node := of[*pool.Node](p, r.On)
+			for keys := node.JobKeys(); len(keys) > 0; keys = node.JobKeys() {
+				for _, key := range keys {
+					if err := node.StopJob(ctx, key); err != nil {
+						return nil, err
+					}
+				}
+				for wait := 0; wait < 500 && len(node.JobKeys()) > 0; wait++ {
+					time.Sleep(10 * time.Millisecond)
+				}
+			}
+			return nil, nil
+		},
 	}
 }

@@ -17,10 +17,15 @@ type handler struct {
 	lock   sync.Mutex
 	jobs   map[string]string
 	told   [][3]text
+	// heard, if there is one, hears of each stop and each notification.
+	heard chan struct{}
 }
 
 func (h *handler) note(kind, key string, payload []byte) {
 	h.told = append(h.told, [3]text{text(kind), text(key), text(payload)})
+	if h.heard != nil && kind != "start" {
+		h.heard <- struct{}{}
+	}
 }
 
 func (h *handler) Start(job *pool.Job) error {
