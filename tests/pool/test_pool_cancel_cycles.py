@@ -11,6 +11,7 @@ from terzetto.server import EmbeddedServer
 from terzetto.testing import no_task_leaks
 
 CYCLES = 25
+KEEPALIVES = b"map:sink:events:keepalive:content"
 
 
 @attrs.define(eq=False, slots=False)
@@ -71,6 +72,16 @@ async def clients(redis: Redis) -> int:
     return len((await redis.execute("CLIENT", "LIST")).splitlines())
 
 
+async def check_keepalives_are_swept(redis: Redis, another: Redis) -> None:
+    """See a sink take the keep-alives of those that were cancelled before they had joined."""
+    async with pool.open_node("p", another, worker_ttl=1, ack_grace_period=1) as node:
+        with trio.fail_after(20):
+            while len(await redis.execute("HKEYS", KEEPALIVES)) > 3:  # noqa: ASYNC110 - a state of Redis
+                await trio.sleep(0.05)
+        await node.shutdown()
+    assert await redis.execute("KEYS", "*") == []
+
+
 async def check_cycles(server: EmbeddedServer, shares: Iterable[float]) -> None:
     """Cancel a life at those shares of its steps; after each, a node shuts down what is left."""
     async with connect(server.url) as redis, connect(server.url) as another:
@@ -84,7 +95,9 @@ async def check_cycles(server: EmbeddedServer, shares: Iterable[float]) -> None:
                     await cancel_at(redis, step, shutdown=number % 2 == 0)
             async with pool.open_node("p", another, worker_ttl=1, ack_grace_period=1) as node:
                 await node.shutdown()
-            assert await redis.execute("KEYS", "*") == [], f"step {step} of {steps}"
+            left = set(await redis.execute("KEYS", "*")) - {KEEPALIVES}
+            assert left == set(), f"step {step} of {steps}"
+        await check_keepalives_are_swept(redis, another)
         # A link that was ended is closed by the server a little later.
         with trio.fail_after(10):
             while await clients(redis) > sockets:  # noqa: ASYNC110 - a state of the server

@@ -137,6 +137,8 @@ class NodeActor(Actor):
     async def stopping(self, reason: Stop) -> None:
         """Leave the pool; the workers and the sink have left already."""
         self._closing = True
+        if self._upkeep is not None:
+            self._upkeep.is_over = True
         core = self.core
         self.seat.end_life(final=reason in {Stop.NORMAL, Stop.CLOSED, Stop.SHUTDOWN})
         with trio.move_on_after(_LAST_WORDS):

@@ -34,6 +34,8 @@ class Upkeep:
     core: Core
     _last_beat: float = attrs.field(factory=trio.current_time)
     _unwritten: dict[str, frozenset[str]] = attrs.field(factory=dict[str, frozenset[str]])
+    is_over: bool = False
+    """Whether the node is leaving, so that nothing of it is to be made again."""
     _hurried: trio.Event = attrs.field(factory=trio.Event)
     _orphans: dict[str, float] = attrs.field(factory=dict[str, float])
 
@@ -74,12 +76,20 @@ class Upkeep:
         would hear no answer and no order ever.
         """
         core = self.core
-        bodies = {core.names.node_stream(core.node_id): core.node_id.encode()}
+        bodies = self._streams()
+        for name in await core.store.missing_streams(list(bodies)):
+            # Who has left meanwhile has deleted its own, and nobody would delete it again.
+            if not self.is_over and name in self._streams():
+                await core.store.open_stream(name, bodies[name])
+
+    def _streams(self) -> dict[str, bytes]:
+        """Return the streams that are ours now, with the bodies of their first events."""
+        core = self.core
+        streams = {core.names.node_stream(core.node_id): core.node_id.encode()}
         for worker_id in core.workers:
             body = encode_envelope(core.node_id, worker_id.encode())
-            bodies[core.names.worker_stream(worker_id)] = body
-        for name in await core.store.missing_streams(list(bodies)):
-            await core.store.open_stream(name, bodies[name])
+            streams[core.names.worker_stream(worker_id)] = body
+        return streams
 
     async def keep_alive(self) -> None:
         """Beat for ever, and at once when hurried."""
