@@ -46,6 +46,10 @@ class Kind(enum.Enum):
     __hash__ = object.__hash__  # the enum's own is Python code, and messages are many
 
 
+# An enum's members are looked up by Python code too.
+_CHANNEL, _PATTERN, _SHARD = Kind.CHANNEL, Kind.PATTERN, Kind.SHARD
+
+
 Misplaced: TypeAlias = Callable[[Exception, Endpoint], Awaitable[bool]]
 
 TopicKey: TypeAlias = tuple[Kind, bytes]
@@ -234,11 +238,11 @@ class Hub:
         """Take a push; False if it answers the oldest request of the link."""
         kind = push[0]
         if kind == b"message":
-            key, message = (Kind.CHANNEL, push[1]), Message(push[1], push[2])
+            key, message = (_CHANNEL, push[1]), Message(push[1], push[2])
         elif kind == b"pmessage":
-            key, message = (Kind.PATTERN, push[1]), Message(push[2], push[3], push[1])
+            key, message = (_PATTERN, push[1]), Message(push[2], push[3], push[1])
         elif kind == b"smessage":
-            key, message = (Kind.SHARD, push[1]), Message(push[1], push[2])
+            key, message = (_SHARD, push[1]), Message(push[1], push[2])
         else:
             return kind not in _CONFIRMATIONS
         for subscription in self._topics.get(key, ()):
