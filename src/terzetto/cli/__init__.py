@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "error: the command needs terzetto[cli]: pip install 'terzetto[cli]'", file=sys.stderr
         )
         return 1
+    except KeyboardInterrupt:  # before there was anything to interrupt
+        return 130
     return run(sys.argv[1:] if arguments is None else arguments)
 
 
