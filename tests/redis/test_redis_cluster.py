@@ -1,7 +1,6 @@
-"""The cluster: fail-over, moving slots, what is split and what is refused."""
+"""The cluster: moving slots, scripts, what is split and what is refused."""
 
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
@@ -9,14 +8,12 @@ import trio
 from terzetto.redis import (
     ConnectError,
     CrossSlotError,
-    LinkLostError,
-    Message,
     Script,
     UrlError,
     WrongLinkError,
     connect,
 )
-from terzetto.server import Cluster, EmbeddedServer, open_cluster
+from terzetto.server import Cluster, EmbeddedServer
 from tests.redis.moving import (
     KEY,
     SLOT,
@@ -28,40 +25,6 @@ from tests.redis.moving import (
 )
 
 FAIL_OVER = 45.0  # seconds for the cluster to agree; the machine may be busy
-
-
-@pytest.fixture
-async def cluster() -> AsyncGenerator[Cluster]:
-    async with open_cluster() as cluster:
-        yield cluster
-
-
-async def test_a_dead_masters_slots_are_served_again(cluster: Cluster) -> None:
-    async with connect(cluster.url) as redis, redis.subscribe("c") as subscription:
-        keys = [f"k{number}" for number in range(60)]
-        for key in keys:
-            await redis.execute("SET", key, 0)
-        victim = (await cluster.masters())[0]
-        await victim.kill()
-        with trio.fail_after(FAIL_OVER):
-            async with trio.open_nursery() as nursery:
-
-                async def write(key: str) -> None:
-                    while True:
-                        with suppress(LinkLostError):
-                            await redis.execute("SET", key, 1)
-                            break
-
-                for key in keys:
-                    nursery.start_soon(write, key)
-            assert [await redis.execute("GET", key) for key in keys] == [b"1"] * len(keys)
-            while True:  # the subscription may have been on the victim, and is on another then
-                await redis.execute("PUBLISH", "c", "on")
-                with trio.move_on_after(1):
-                    while await anext(subscription) != Message(b"c", b"on"):
-                        pass
-                    break
-        await victim.start()
 
 
 async def test_a_slot_that_moves_is_followed(masters: Cluster) -> None:

@@ -9,7 +9,15 @@ import attrs
 import pytest
 import trio
 
-from terzetto.redis import Arg, LinkLostError, LockLostError, Redis, connect
+from terzetto.redis import (
+    Arg,
+    LinkLostError,
+    LockLostError,
+    Message,
+    Redis,
+    Subscription,
+    connect,
+)
 from terzetto.server import EmbeddedServer, open_cluster, open_sentinel
 from tests.redis.scripted import held
 
@@ -143,7 +151,11 @@ async def sentinel() -> AsyncGenerator[Group]:
 async def test_a_master_is_killed_under_load(
     group: Callable[[], AbstractAsyncContextManager[Group]],
 ) -> None:
-    async with group() as servers, connect(servers.url) as redis:
+    async with (
+        group() as servers,
+        connect(servers.url) as redis,
+        redis.subscribe("c") as subscription,
+    ):
         load = Load(redis=redis)
         with trio.fail_after(2 * FAIL_OVER):
             async with trio.open_nursery() as nursery:
@@ -159,6 +171,7 @@ async def test_a_master_is_killed_under_load(
                 while len(load.tokens) < locked + AFTER:  # noqa: ASYNC110 - it is another task's turn
                     await trio.sleep(PAUSE)
                 nursery.cancel_scope.cancel()
+            await hear(redis, subscription)
             safe, plain = load.safe, load.plain
             there = await existing(redis, safe.acknowledged | plain.acknowledged)
         await victim.start()
@@ -179,6 +192,15 @@ async def test_a_master_is_killed_under_load(
     for key in lost:
         name, _, turn = key.lstrip("{").partition("}:")
         assert int(turn) <= at_kill[name]
+
+
+async def hear(redis: Redis, subscription: Subscription) -> None:
+    """Publish until it is heard: the subscription may have been at the victim."""
+    heard: object = None
+    while heard != Message(b"c", b"on"):
+        await redis.execute("PUBLISH", "c", "on")
+        with trio.move_on_after(1):
+            heard = await anext(subscription)
 
 
 async def existing(redis: Redis, keys: set[str]) -> set[str]:
