@@ -16,7 +16,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "cyclopts.ext.sphinx", # the reference of the command, made from the command
+    "cyclopts.ext.sphinx",  # the reference of the command, made from the command
 ]
 exclude_patterns = ["_build"]
 
@@ -40,3 +40,6 @@ napoleon_numpy_docstring = False
 html_theme = "furo"
 html_title = "Terzetto"
 html_copy_source = False
+
+# Tasks have an attribute `type`, which Sphinx takes for a second meaning of the built-in.
+suppress_warnings = ["ref.python"]

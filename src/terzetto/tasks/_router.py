@@ -89,13 +89,13 @@ class Route:
 class Router:
     """Finds the function for a task by its type.
 
-    ```python
-    router = Router()
+    Functions are registered by `task`, as a decorator, or by `handle`::
+
+        router = Router()
 
 
-    @router.task("email:send")
-    async def send(email: Email, ctx: TaskContext) -> None: ...
-    ```
+        @router.task("email:send")
+        async def send(email: Email, ctx: TaskContext) -> None: ...
     """
 
     _routes: dict[str, Route] = attrs.field(factory=dict[str, Route], init=False)
