@@ -324,3 +324,23 @@ async def test_refs_are_equal_if_they_are_of_one_place() -> None:
         assert one != other
         assert one != "counter"
         assert repr(one) == "<Ref top/counter running>"
+
+
+async def test_a_timer_whose_message_raises_crashes_its_actor_like_any_other(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    journal = Journal()
+
+    class Clock(Probe):
+        async def started(self, ctx: Context[Probe]) -> None:
+            await super().started(ctx)
+            if len(journal.kinds()) == 1:
+                ctx.after(5, Probe.crash, ValueError("as told"))
+
+    async with open_supervisor() as top:
+        ref = await top.spawn(partial(Clock, journal), name="clock")
+        await trio.sleep(30)
+        await ref.ask(Probe.note, "alive")
+        assert top.dead_letters["top/clock", "crashed"] == 1
+    assert journal.kinds().count("started") == 2
+    assert journal.values("note") == ["alive"]

@@ -41,8 +41,19 @@ _TICK: Final = timedelta(microseconds=1)
 _STRIDE: Final = timedelta(hours=12)  # no zone changes its offset twice within it
 
 _MONTHS: Final = (
-    "JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC",
-)  # fmt: skip
+    "JAN",
+    "FEB",
+    "MAR",
+    "APR",
+    "MAY",
+    "JUN",
+    "JUL",
+    "AUG",
+    "SEP",
+    "OCT",
+    "NOV",
+    "DEC",
+)  # fmt: skip - a table is read by its rows
 _DAYS: Final = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 _DESCRIPTORS: Final = {
     "@yearly": "0 0 1 1 *",

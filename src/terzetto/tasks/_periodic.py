@@ -25,9 +25,16 @@ from terzetto.tasks._task import Settled, Task, TaskOptions, check_known, merge,
 _NAMESPACE: Final = uuid.UUID("6f0b7a52-2f43-5d0c-8d1b-6a3b8a1f4c77")
 _SECOND: Final = 1_000_000_000
 _GO_ESCAPES: Final = {
-    "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v",
-    "\\": "\\\\", '"': '\\"',
-}  # fmt: skip
+    "\a": "\\a",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+    "\v": "\\v",
+    "\\": "\\\\",
+    '"': '\\"',
+}  # fmt: skip - a table is read by its rows
 
 
 @attrs.frozen(init=False)

@@ -1,0 +1,159 @@
+"""A model of a server shows a pure replica every sign that it is wrong, in every order."""
+
+from collections.abc import Callable
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from terzetto.rmap._message import Message, Op
+from tests.rmap.replica_peer import Peer
+
+
+class ReplicaMachine(RuleBasedStateMachine):
+    """One server and one replica; messages travel slowly, get lost, and the hash is flushed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peer = Peer()
+        self.content: dict[bytes, bytes] = {}
+        self.revision = 0
+        self.kind = b"set"
+        self.channel: list[bytes | tuple[int, dict[bytes, bytes]]] = []
+        self.snapshot: tuple[int, dict[bytes, bytes]] | None = None
+        self.waits: list[Callable[[], bool]] = []
+        self.states = [self.visible()]
+        self.subscribed = False
+        self.flushed = self.lost = False
+
+    def visible(self) -> dict[str, bytes]:
+        return {key.decode(): value for key, value in self.content.items()}
+
+    def commit(self, op: Op, key: bytes = b"", value: bytes = b"") -> None:
+        self.revision += 1
+        self.kind = op.value
+        if self.subscribed:
+            self.channel.append(
+                Message(op=op, key=key, value=value, revision=self.revision).encode()
+            )
+        self.states.append(self.visible())
+
+    @rule(key=st.sampled_from([b"a", b"b", b"c"]), value=st.binary(max_size=2))
+    def set(self, key: bytes, value: bytes) -> None:
+        self.content[key] = value
+        self.commit(Op.SET, key, value)
+
+    @rule(key=st.sampled_from([b"a", b"b", b"c"]))
+    def delete(self, key: bytes) -> None:
+        if self.content.pop(key, None) is not None:
+            self.commit(Op.DELETE, key)
+
+    @rule(op=st.sampled_from([Op.RESET, Op.DESTROY]))
+    def reset(self, op: Op) -> None:
+        self.content.clear()
+        self.commit(op)
+
+    # All messages of a new epoch lost without a sign, up to the very revision where ours
+    # stands, is beyond any replica; so one subscription sees a flush or a loss.
+    @precondition(lambda self: not self.lost)
+    @rule()
+    def flush(self) -> None:
+        self.flushed = True
+        self.content.clear()
+        self.revision = 0
+        self.kind = b""
+        self.states.append({})
+
+    @rule()
+    def subscribe(self) -> None:
+        self.channel.clear()
+        self.subscribed = True
+        self.flushed = self.lost = False
+        self.peer.replica.gap()
+        self.snapshot = None
+
+    @rule(count=st.integers(1, 5))
+    def deliver(self, count: int) -> None:
+        for _ in range(min(count, len(self.channel))):
+            item = self.channel.pop(0)
+            if isinstance(item, bytes):
+                self.peer.replica.receive(item)
+            else:
+                self.peer.replica.apply_snapshot(*item, in_order=True)
+
+    @precondition(lambda self: self.channel and not self.flushed)
+    @rule()
+    def lose(self) -> None:
+        self.lost = True
+        self.channel.pop(0)
+
+    @precondition(lambda self: self.subscribed)
+    @rule()
+    def read_snapshot(self) -> None:
+        self.snapshot = (self.peer.replica.begin_snapshot(), self.fields())
+
+    def fields(self) -> dict[bytes, bytes]:
+        fields = dict(self.content)
+        if self.revision:
+            fields |= {b"=rev": b"%d" % self.revision, b"=kind": self.kind}
+        return fields
+
+    @precondition(lambda self: self.subscribed)
+    @rule()
+    def ask_for_snapshot_in_order(self) -> None:
+        self.channel.append((self.peer.replica.begin_snapshot(), self.fields()))
+        self.snapshot = None
+
+    @precondition(lambda self: self.snapshot)
+    @rule()
+    def apply_snapshot(self) -> None:
+        assert self.snapshot is not None
+        self.peer.replica.apply_snapshot(*self.snapshot)
+        self.snapshot = None
+
+    @precondition(lambda self: self.peer.replica.snapshots_applied)
+    @rule(key=st.sampled_from([b"a", b"b"]), value=st.binary(max_size=2))
+    def set_and_wait(self, key: bytes, value: bytes) -> None:
+        sent_at = self.peer.replica.position
+        self.set(key, value)
+        released: list[None] = []
+        if self.peer.replica.wait_for_revision(
+            self.revision, sent_at, lambda: released.append(None)
+        ):
+            released.append(None)
+        self.waits.append(lambda: bool(released))
+
+    @rule()
+    def poll(self) -> None:
+        if not self.peer.replica.check_revision(self.revision, self.peer.replica.position):
+            self.peer.replica.request_snapshot()
+
+    @invariant()
+    def shows_only_states_that_were(self) -> None:
+        assert self.peer.replica.values in [{}, *self.states]
+
+    def teardown(self) -> None:
+        if not self.subscribed:
+            self.subscribe()
+        self.deliver(len(self.channel) or 1)
+        if self.snapshot is not None:
+            self.apply_snapshot()
+        self.poll()
+        rounds = 0
+        while self.peer.needs():
+            self.read_snapshot()
+            self.apply_snapshot()
+            rounds += 1
+            assert rounds < 5
+        assert self.peer.replica.values == self.visible()
+        assert self.peer.replica.revision == self.revision
+        assert all(is_released() for is_released in self.waits)
+
+
+TestReplicaMachine = ReplicaMachine.TestCase
+TestReplicaMachine.settings = settings(
+    max_examples=200,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
