@@ -74,6 +74,8 @@ class NodeActor(Actor):
         except BaseException:
             # Nobody calls `stopping` for what has not started: what was written goes here.
             self.seat.end_life(final=False)
+            if self._upkeep is not None:
+                self._upkeep.is_over = True
             deadline = trio.current_time() + _LAST_WORDS
             with trio.CancelScope(shield=True, deadline=deadline), contextlib.suppress(RedisError):
                 names, store = self.seat.names, Store(self.seat.redis, self.seat.names)

@@ -42,6 +42,8 @@ class Upkeep:
     async def beat(self) -> None:
         """Give a sign of life for the node and its workers, and hear who is still known."""
         core = self.core
+        if self.is_over:
+            return  # or the entry would be there again after the farewell
         workers = [(worker.worker_id, worker.created) for worker in core.workers.values()]
         alive = await core.store.alive(core.node_id, workers)
         now = trio.current_time()
