@@ -262,6 +262,9 @@ class _Membership:
                 return await self._start_guardian()
             found = _guardian.read_state(self.directory)
             if found is not None and await _answers(found.socket):
+                if self.locks.guardian.try_exclusive():
+                    # It ended while we looked; what answered has nobody who stops it.
+                    return await self._start_guardian()
                 return self._accept(found)
             await trio.sleep(_guardian.POLL)
 
