@@ -326,7 +326,7 @@ class WorkerActor(Actor):
         self._starting.add(job.key)
         if not await self._own(job):
             self._starting.discard(job.key)
-            del self._jobs[job.key]
+            self._jobs.pop(job.key, None)
             return RETRY
         try:
             await self._runner.start(job)
@@ -385,7 +385,7 @@ class WorkerActor(Actor):
 
     async def _stopped(self, key: str) -> None:
         await self._ledger.end(key)
-        del self._jobs[key]
+        self._jobs.pop(key, None)
         self.core.report("job_stopped", key=key, worker_id=self.worker_id)
 
     async def _end(self, key: str, crash: str) -> None:
@@ -444,7 +444,7 @@ class WorkerActor(Actor):
             return
         body = encode_job(attrs.evolve(job, requeued=True))
         moved = await self._ledger.requeue(key, body)
-        del self._jobs[key]
+        self._jobs.pop(key, None)  # it may have ended while Redis was asked
         if moved:
             self.core.report("job_moved", key=key, worker_id=self.worker_id)
 
