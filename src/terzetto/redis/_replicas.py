@@ -9,6 +9,7 @@ wrote a little later, and never an error that it would not see otherwise.
 which say by `_reader` where the replica of some keys is.
 """
 
+from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
 from typing import Final
 
@@ -45,12 +46,12 @@ def reads_keys(args: tuple[Arg, ...]) -> bool:
     return upper_name(args[0]) in READS and road_of(args) is not Road.BLOCKS
 
 
-class ReplicaReads(Redis):
+class ReplicaReads(Redis, metaclass=ABCMeta):
     """Sends what only reads keys to a replica, while there is one."""
 
+    @abstractmethod
     def _reader(self, units: Sequence[tuple[Arg, ...]]) -> Link | None:
         """Return the link to a replica that has the keys of all commands, if there is one."""
-        raise NotImplementedError
 
     async def execute(self, *args: Arg) -> Reply:
         """Run one command, at a replica if it only reads keys. As `Redis.execute`."""

@@ -1,5 +1,6 @@
 """`Inspection` in this process, servers and schedulers: a part of `MemoryBroker`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -29,7 +30,7 @@ from terzetto.tasks._message import (
 _MAX_EVENTS = 1000
 
 
-class MemoryInspection:
+class MemoryInspection(ABC):
     """Looks at queues in this process and puts them right."""
 
     def __init__(self, clock: Clock) -> None:
@@ -43,9 +44,9 @@ class MemoryInspection:
         """See `Broker.now`."""
         return self._clock.now()
 
+    @abstractmethod
     def wake(self, queue: str) -> None:
         """Tell those who listen that tasks became pending."""
-        raise NotImplementedError
 
     def _queue(self, name: str) -> MemoryQueue:
         return self.queues.get(name) or MemoryQueue()
