@@ -3,6 +3,7 @@
 import fcntl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -16,6 +17,18 @@ from tests.interop.gopeer import (
     build_peer,
     open_peer,
 )
+
+_BUILT_HERE: Final = {"peer_binary", "asynq_binary"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a test's time begin when its peer is built: a cold build takes minutes of a busy machine.
+
+    What bounds the build is `BUILD_PATIENCE`.
+    """
+    for item in items:
+        if _BUILT_HERE.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.timeout(func_only=True))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Where the peer cannot be built the reason names what is missing."""
+"""Where a peer cannot be built the reason names what is missing; a build may take its time."""
 
 from pathlib import Path
 
@@ -26,3 +26,9 @@ def test_without_pulse_the_reason_names_the_module(
         str(caught.value)
         == f"the Go module {PULSE_PEER.module} cannot be downloaded: no such module"
     )
+
+
+@pytest.mark.usefixtures("asynq_binary")
+def test_the_time_that_a_build_takes_is_not_the_tests(request: pytest.FixtureRequest) -> None:
+    marker = request.node.get_closest_marker("timeout")
+    assert marker.kwargs == {"func_only": True}

@@ -188,7 +188,7 @@ async def test_both_inspectors_see_the_same_queue(asynq: Peer, redis: Redis) -> 
         await asynq.call("enqueue", type="result", queue="other", task="completed", retention=60)
 
         async def are_done() -> bool:
-            return bool((await asynq.call("queue", queue="other"))["processed"] == 2)
+            return bool((await asynq.call("queue", queue="other"))["processed_total"] == 2)
 
         await eventually(are_done)
     inspector = Inspector(redis)

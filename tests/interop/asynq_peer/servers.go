@@ -15,20 +15,21 @@ import (
 // server is a running asynq server, with what it has handled.
 type server struct {
 	*asynq.Server
-	lock    sync.Mutex
-	handled []map[string]any
-	more    chan struct{}
+	lock     sync.Mutex
+	handled  []map[string]any
+	more     chan struct{}
+	released chan struct{}
 }
 
 func (p *program) serverCommands() map[string]command {
 	return map[string]command{
-		"serve": p.serve, "handled": p.handled, "stop": p.stop,
+		"serve": p.serve, "handled": p.handled, "release": p.release, "stop": p.stop,
 		"schedule": p.schedule, "end_schedule": p.endSchedule,
 	}
 }
 
 func (p *program) serve(_ context.Context, r *request) (any, error) {
-	s := &server{more: make(chan struct{}, 1)}
+	s := &server{more: make(chan struct{}, 1), released: make(chan struct{})}
 	config := asynq.Config{
 		Concurrency: r.Concurrency, Queues: r.Queues, StrictPriority: r.Strict,
 		LogLevel:                 asynq.FatalLevel,
@@ -100,6 +101,12 @@ func (s *server) handle(ctx context.Context, t *asynq.Task) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	case "hold": // until the server is told to release what it holds
+		select {
+		case <-s.released:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	return nil
 }
@@ -121,6 +128,11 @@ func (p *program) handled(_ context.Context, r *request) (any, error) {
 			return nil, fmt.Errorf("handled %d of %d: %v", len(all), r.Count, all)
 		}
 	}
+}
+
+func (p *program) release(_ context.Context, r *request) (any, error) {
+	close(of[*server](p, r.On).released)
+	return nil, nil
 }
 
 func (p *program) stop(_ context.Context, r *request) (any, error) {
