@@ -79,8 +79,16 @@ def parent(pid: int) -> int:
 
 
 def alive(pid: int) -> bool:
+    """Say whether any thread of `pid` lives: one that does still holds the locks of all."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return any(map(running, Path(f"/proc/{pid}/task").iterdir()))
+    except OSError:
+        return False
+
+
+def running(thread: Path) -> bool:
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:
         return False
 
