@@ -3,8 +3,8 @@
 import os
 import shutil
 import ssl
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import trustme
 
 from terzetto.server import ServerStartError, Tls, find_server, open_embedded
 
-__all__ = ["Authority", "Tls", "tls_here"]
+__all__ = ["Authority", "Tls", "binary_with_tls", "server_binary", "tls_here"]
 
 BINARY = "TERZETTO_SERVER_BINARY"
 
@@ -65,8 +65,15 @@ class Authority:
 @asynccontextmanager
 async def tls_here(tls: Tls) -> AsyncGenerator[None]:
     """Let a server program with TLS be found for the time of a block; skip if there is none."""
+    with server_binary(await binary_with_tls(tls)):
+        yield
+
+
+@contextmanager
+def server_binary(path: str) -> Generator[None]:
+    """Let `path` be the server program for the time of a block."""
     before = os.environ.get(BINARY)
-    os.environ[BINARY] = await _binary_with_tls(tls)
+    os.environ[BINARY] = path
     try:
         yield
     finally:
@@ -75,19 +82,15 @@ async def tls_here(tls: Tls) -> AsyncGenerator[None]:
             os.environ[BINARY] = before
 
 
-async def _binary_with_tls(tls: Tls) -> str:
-    before = os.environ.get(BINARY)
+async def binary_with_tls(tls: Tls) -> str:
+    """Return a server program that can use `tls`; skip if there is none."""
     found = (str(find_server()), shutil.which("valkey-server"), shutil.which("redis-server"))
-    for binary in dict.fromkeys(filter(None, found)):
-        os.environ[BINARY] = binary
-        try:
-            async with open_embedded(port=0, tls=tls):
-                return binary
-        except ServerStartError as error:
-            if "tls" not in str(error).lower():
-                raise
-        finally:
-            del os.environ[BINARY]
-            if before is not None:
-                os.environ[BINARY] = before
+    for path in dict.fromkeys(filter(None, found)):
+        with server_binary(path):
+            try:
+                async with open_embedded(port=0, tls=tls):
+                    return path
+            except ServerStartError as error:
+                if "tls" not in str(error).lower():
+                    raise
     pytest.skip("no server program with TLS is installed here")

@@ -1,6 +1,6 @@
 """TLS between all: clients, the members of a cluster, sentinels and their servers."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -9,7 +9,7 @@ import trio
 
 from terzetto.redis import ConnectError, Gap, LinkLostError, Message, Redis, UrlError, connect
 from terzetto.server import Tls, open_cluster, open_embedded, open_sentinel
-from tests.redis.certificates import Authority, tls_here
+from tests.redis.certificates import Authority, binary_with_tls, server_binary
 from tests.redis.moving import KEY
 
 FAIL_OVER = 45.0  # seconds for the others to agree; the machine may be busy
@@ -21,10 +21,14 @@ def authority() -> Authority:
 
 
 @pytest.fixture
-async def tls(authority: Authority, tmp_path: Path) -> AsyncGenerator[Tls]:
-    """Return the files of a server for 127.0.0.1; see to it that the server has TLS."""
+def tls(authority: Authority, tmp_path: Path) -> Iterator[Tls]:
+    """Return the files of a server for 127.0.0.1; see to it that the server has TLS.
+
+    The program is looked for before the test's own run of trio, in which the
+    reason of a skip would be lost.
+    """
     tls = authority.files(tmp_path, "127.0.0.1")
-    async with tls_here(tls):
+    with server_binary(trio.run(binary_with_tls, tls)):
         yield tls
 
 
