@@ -6,8 +6,8 @@ A request lives in one of two queues. In `_queue` it has not been written; in
 `_written` it has, and its reply will come in exactly that order. Three tasks
 work on them while a connection is there:
 
-* the caller's own: it appends its request to `_queue` and sleeps. If the link
-  is idle (both queues empty) it writes the request itself, which saves a turn;
+* the caller's own: it appends its request to `_queue` and sleeps. If the link is
+  idle (both queues empty) it writes it itself, one or a unit, which saves a turn;
 * the writer gathers all that was queued in one turn of the scheduler, moves it
   to `_written`, and sends it with one system call. In a busy turn a caller does
   so for each `_BATCH`, and the server works on it while the turn goes on;
@@ -68,8 +68,7 @@ from terzetto.redis._wire import NEED_MORE, Push, Reply, bounded
 
 _REFUSED_PAUSE: Final = 30.0  # seconds until credentials that were refused are tried unasked
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
-_BATCH: Final = 50
-"""Requests that do not wait for the end of the turn: of 300 bytes each, a server's read."""
+_BATCH: Final = 50  # requests that do not wait for the turn's end: at 300 bytes, a server's read
 
 
 def _drop_push(_: list[Reply]) -> bool:
@@ -178,6 +177,7 @@ class Link:
         in `request`. With `epoch` the unit is for that connection only:
         `LinkLostError(may_have_run=False)` if it is over.
         """
+        await checkpoint_if_cancelled()
         if len(self._queue) + len(self._written) >= self._limit:
             await self._wait_for_room()
             if self._closed:
@@ -187,7 +187,10 @@ class Link:
             return lost("the connection that this belongs to is gone", may_have_run=False)
         request = Unit(current_task(), data, count=count, repeatable=repeatable, epoch=epoch)
         self._queue.append(request)
-        self._wake_writer()
+        if self._send_now is not None and not self._written and len(self._queue) == 1:
+            self._flush()
+        else:
+            self._wake_writer()
         return await wait_task_rescheduled(request.abort)
 
     async def request_blocking(self, data: bytes, unblock: Callable[[Blocking], None]) -> Reply:
