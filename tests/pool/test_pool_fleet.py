@@ -137,6 +137,22 @@ def test_owners_follow_the_map_of_jobs(states: list[dict[str, set[str]]]) -> Non
         assert owners.all_keys() == set().union(*state.values())
 
 
+_TEXTS = (
+    *('["u"]', '["u","v"]', '["u", "v","w"]', '["u"] ', '["u"] ,"v"]', '["u"],"v"]', '["u"],"v"'),
+    *('["u",1]', '["u","v",1]', "[]", "u", "u,v", '{"u":1}', '["u","u"]', '["u","v"],["w"]'),
+)
+
+
+@pytest.mark.parametrize("before", _TEXTS)
+@pytest.mark.parametrize("after", _TEXTS)
+def test_a_list_that_grew_is_read_as_one_that_is_new(before: str, after: str) -> None:
+    grown, fresh = Owners(), Owners()
+    for stored in (before, after):
+        grown.observe({"a": stored})
+    fresh.observe({"a": after})
+    assert grown.all_keys() == fresh.all_keys() == grown.keys("a")
+
+
 @given(
     st.lists(st.tuples(st.floats(0.01, 4.0), st.booleans(), st.booleans()), min_size=1, max_size=30)
 )

@@ -139,15 +139,40 @@ def read_list(stored: str) -> list[str]:
 
     What is not a JSON array of strings is text with commas.
     """
+    items = _read_array(stored)
+    return [part for part in stored.split(",") if part] if items is None else items
+
+
+def _read_array(stored: str) -> list[str] | None:
+    """Return the items of a JSON array of strings; None if it is none."""
     try:
         items = cast("object", json.loads(stored))
     except (ValueError, RecursionError):
-        items = None
-    if isinstance(items, list):
-        texts = [item for item in cast("list[object]", items) if isinstance(item, str)]
-        if len(texts) == len(cast("list[object]", items)):
-            return texts
-    return [part for part in stored.split(",") if part]
+        return None
+    if not isinstance(items, list):
+        return None
+    texts = [item for item in cast("list[object]", items) if isinstance(item, str)]
+    return texts if len(texts) == len(cast("list[object]", items)) else None
+
+
+@attrs.define
+class _Keys:
+    """The list of one worker, as it was read."""
+
+    stored: str = ""
+    keys: set[str] = attrs.field(factory=set[str])
+    is_array: bool = False
+
+    def added(self, stored: str) -> list[str] | None:
+        """Return the keys that a list has more than this one; None if it differs otherwise.
+
+        Most changes are starts, and a worker may have thousands of jobs.
+        """
+        end = len(self.stored) - 1
+        is_list = self.is_array and self.keys and self.stored.endswith("]")
+        if not (is_list and stored.startswith(",", end) and stored.startswith(self.stored[:end])):
+            return None
+        return _read_array(f"[{stored[end + 1 :]}")
 
 
 @attrs.define
@@ -157,31 +182,36 @@ class Owners:
     Lists are read again only when their text changed.
     """
 
-    _lists: dict[str, tuple[str, frozenset[str]]] = attrs.field(
-        factory=dict[str, tuple[str, frozenset[str]]]
-    )
+    _lists: dict[str, _Keys] = attrs.field(factory=dict[str, _Keys])
     _owners: dict[str, set[str]] = attrs.field(factory=dict[str, set[str]])
 
     def observe(self, jobs: Mapping[str, str]) -> None:
         """Take in the whole map of jobs as it stands."""
         for gone in self._lists.keys() - jobs.keys():
-            self._replace(gone, self._lists.pop(gone)[1], frozenset())
+            self._drop(gone, self._lists.pop(gone).keys)
         for worker_id, stored in jobs.items():
-            known, keys = self._lists.get(worker_id, ("", frozenset[str]()))
-            if known is stored or known == stored:
+            known = self._lists.setdefault(worker_id, _Keys())
+            if known.stored is stored or known.stored == stored:
                 continue
-            fresh = frozenset(read_list(stored))
-            self._lists[worker_id] = (stored, fresh)
-            self._replace(worker_id, keys, fresh)
+            added = known.added(stored)
+            if added is None:
+                items = _read_array(stored)
+                known.is_array = items is not None
+                added = read_list(stored) if items is None else items
+                self._drop(worker_id, known.keys.difference(added))
+            known.stored = stored
+            for key in added:
+                known.keys.add(key)
+                self._owners.setdefault(key, set()).add(worker_id)
 
-    def _replace(self, worker_id: str, old: frozenset[str], new: frozenset[str]) -> None:
-        for key in old - new:
+    def _drop(self, worker_id: str, keys: Iterable[str]) -> None:
+        for key in list(keys):
             owners = self._owners[key]
             owners.discard(worker_id)
             if not owners:
                 del self._owners[key]
-        for key in new - old:
-            self._owners.setdefault(key, set()).add(worker_id)
+            if worker_id in self._lists:
+                self._lists[worker_id].keys.discard(key)
 
     def of(self, key: str) -> frozenset[str]:
         """Return the ids of the workers whose lists hold `key`."""
@@ -189,7 +219,8 @@ class Owners:
 
     def keys(self, worker_id: str) -> frozenset[str]:
         """Return the keys in a worker's list."""
-        return self._lists.get(worker_id, ("", frozenset[str]()))[1]
+        known = self._lists.get(worker_id)
+        return frozenset(() if known is None else known.keys)
 
     def all_keys(self) -> frozenset[str]:
         """Return every key that some list holds."""
