@@ -1,11 +1,13 @@
 """What a worker owns, written to Redis: many changes at a time, in order.
 
 The list of a worker's jobs is one value in Redis, and each change writes it
-anew; with a thousand jobs that is a lot for one. So changes that come while one
-script is under way wait, and go together with the next: the more there is to
-do, the less each costs. Changes of one key keep their order.
+anew; with a thousand jobs that is a lot for one. So a change that comes alone is
+written by its caller, and those that come while one script is under way wait, and
+go together with the next: the more there is to do, the less each costs. Changes of
+one key keep their order.
 
-Run by the worker as a background task; its lanes call the rest and wait.
+Run by the worker as a background task, which writes what has waited; its lanes call
+the rest and wait.
 """
 
 from collections.abc import Sequence
@@ -41,6 +43,7 @@ class Ledger:
     created: str
     _waiting: list[_Change] = attrs.field(factory=list[_Change])
     _wake: trio.Event = attrs.field(factory=trio.Event)
+    _is_writing: bool = False
 
     async def own(self, key: str, payload: bytes, *, dead_owner: str = "") -> int | str:
         """Become the owner of a job; 1, 0 if the worker left the pool, or the other owner."""
@@ -77,22 +80,29 @@ class Ledger:
         return await self._apply("bury", key, letter) == _BURIED
 
     async def run(self) -> None:
-        """Write the changes, for ever."""
+        """Write the changes that have waited, for ever."""
         while True:
             await self._wake.wait()
-            batch = self._take()
-            try:
-                outcomes = await self.store.change_jobs(
-                    self.worker_id, self.created, [change.args for change in batch]
-                )
-            except RedisError as error:
-                for change in batch:
-                    change.error = error
-                    change.done.set()
-                continue
+            self._wake = trio.Event()
+            await self._write(self._take())
+
+    async def _write(self, batch: Sequence[_Change]) -> None:
+        self._is_writing = True
+        try:
+            outcomes = await self.store.change_jobs(
+                self.worker_id, self.created, [change.args for change in batch]
+            )
             for change, outcome in zip(batch, outcomes, strict=True):
                 change.outcome = outcome
                 change.done.set()
+        except RedisError as error:
+            for change in batch:
+                change.error = error
+                change.done.set()
+        finally:
+            self._is_writing = False
+            if self._waiting:
+                self._wake.set()
 
     def _take(self) -> Sequence[_Change]:
         size, count = 0, 0
@@ -102,20 +112,20 @@ class Ledger:
                 break
             count += 1
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
-        if not self._waiting:
-            self._wake = trio.Event()
         return batch
 
     async def _apply(self, kind: str, key: str, value: bytes = b"", more: str = "") -> int | str:
-        """Queue one change and wait for it.
+        """Write one change, or wait until it has been written.
 
         Raises:
             redis.exceptions.RedisError: Redis refused it, or the client was closed.
         """
         change = _Change((kind, key, value, more))
-        self._waiting.append(change)
-        self._wake.set()
-        await change.done.wait()
+        if self._is_writing or self._waiting:
+            self._waiting.append(change)
+            await change.done.wait()
+        else:
+            await self._write([change])
         if change.error is not None:
             raise change.error
         return change.outcome
