@@ -331,13 +331,23 @@ def _pack(layout: bytes, *values: object) -> bytes:
     return b"".join(parts)
 
 
+def _unpack(layout: bytes, data: bytes) -> tuple[object, ...]:
+    values: list[object] = []
+    position = 0
+    for _ in range(layout.count(b"ic0")):
+        (length,) = struct.unpack_from("<i", data, position)
+        values.append(data[position + 4 : position + 4 + length])
+        position += 4 + length
+    return (*values, position + 1)
+
+
 @lru_cache(1)
 def _lua() -> Any:  # noqa: ANN401 - lupa has no types
-    lua = _LUPA.LuaRuntime(encoding=None)
+    lua = _LUPA.LuaRuntime(encoding=None, unpack_returned_tuples=True)
     libraries: Mapping[bytes, Mapping[bytes, Callable[..., object]]] = {
         b"redis": {b"call": _redis_call, b"pcall": _redis_pcall},
         b"cjson": {b"encode": _encode, b"decode": _decode},
-        b"struct": {b"pack": _pack},
+        b"struct": {b"pack": _pack, b"unpack": _unpack},
     }
     for name, functions in libraries.items():
         lua.globals()[name] = lua.table_from(functions)

@@ -67,17 +67,22 @@ def runs(script: Script) -> Callable[[object], bool]:
     return where
 
 
-@pytest.mark.parametrize("script", [_scripts.CLAIM, _scripts.LEDGER, _scripts.RELEASE])
+@pytest.mark.parametrize("script", [_scripts.CLAIM, _scripts.LEDGER])
 async def test_a_dispatch_whose_reply_was_lost_starts_its_job_once(
     server: EmbeddedServer, script: Script
 ) -> None:
+    """The script of a dispatch by the worker's own node, and its worker's for one from afar."""
     handler = Handler()
-    async with behind_proxy(server) as (proxy, node):
+    async with (
+        behind_proxy(server) as (proxy, node),
+        connect(server.url) as redis,
+        pool.open_node("p", redis, client_only=True, ack_grace_period=3) as afar,
+    ):
         await node.add_worker(handler)
         for number in range(10):
             rule = proxy.on("EVALSHA", Fault.DROP_REPLY, times=1, where=runs(script))
             with trio.fail_after(20):
-                await node.dispatch(str(number))
+                await (node if script is _scripts.CLAIM else afar).dispatch(str(number))
                 await rule.wait_hit()
         assert handler.starts == [str(number) for number in range(10)]
         assert await node.job_keys() == sorted(handler.starts)

@@ -2,24 +2,22 @@
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import cast
 
 import attrs
 import pytest
 import trio
-import trio.testing
 
 from terzetto import pool
-from terzetto._shared._logging import default_logger
 from terzetto.pool import _scripts
+from terzetto.pool._assign import read_list
 from terzetto.pool._codec import JobBody, encode_job
-from terzetto.pool._core import Releases
 from terzetto.pool._names import Names
-from terzetto.pool._store import Claim, Store
+from terzetto.pool._store import Asked, Claim, Store
 from terzetto.redis import Redis, connect
+from terzetto.rmap import content_key
 from terzetto.server import EmbeddedServer
 from terzetto.streaming import stream_key
-from terzetto.testing import Fault, open_proxy
+from terzetto.testing import Fault, Proxy, open_proxy
 
 NAMES = Names("p")
 FAR = 30.0  # a grace that is over long after these tests
@@ -68,14 +66,43 @@ async def open_two(server: EmbeddedServer, grace: float) -> AsyncGenerator[tuple
         yield node, another
 
 
-async def claim_for(redis: Redis, consumer: str, key: str = "k") -> Claim:
-    """Send the start of a job as a node does, for a consumer."""
+@asynccontextmanager
+async def open_behind_proxy(server: EmbeddedServer) -> AsyncGenerator[tuple[Proxy, pool.Node]]:
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url) as redis,
+        pool.open_node("p", redis, worker_ttl=5, ack_grace_period=FAR) as node,
+    ):
+        yield proxy, node
+
+
+def is_claim(words: Sequence[bytes]) -> bool:
+    """Tell whether a command is a dispatch's script, and one that claims something."""
+    return _scripts.CLAIM.sha.encode() in words and len(words) > 15 and words[-1].isdigit()
+
+
+async def until_read(redis: Redis) -> None:
+    """Wait until somebody has read all events of the pool."""
+    with trio.fail_after(10):
+        while (await redis.execute("XINFO", "GROUPS", stream_key(NAMES.stream)))[0][b"lag"]:  # noqa: ASYNC110 - a state of Redis
+            await trio.sleep(0.005)
+
+
+async def claim_for(
+    redis: Redis, consumer: str, key: str = "k", *, worker_id: str = "w", created: str = "1"
+) -> Claim:
+    """Send the start of a job as a node does, for a consumer and a worker."""
     body = encode_job(JobBody(key, "nobody", b"payload", 1))
-    claim = await Store(redis, NAMES).claim(
-        key, body, token=key, guard_for=1.0, limit=10, consumer=consumer
-    )
+    asked = Asked(key, body, key, worker_id, created)
+    [claim] = await Store(redis, NAMES).claim([asked], guard_for=1.0, limit=10, consumer=consumer)
     assert isinstance(claim, Claim)
     return claim
+
+
+async def owned(redis: Redis, worker_id: str) -> list[str]:
+    """Return what a worker owns, in Redis."""
+    stored = await redis.execute("HGET", content_key(NAMES.jobs), worker_id)
+    return [] if stored is None else read_list(stored.decode())
 
 
 async def test_a_start_for_a_worker_of_this_node_is_pending_with_it_at_once(
@@ -95,9 +122,9 @@ async def test_a_start_for_a_worker_of_this_node_is_pending_with_it_at_once(
 async def test_an_event_is_not_read_out_of_turn_nor_for_strangers(server: EmbeddedServer) -> None:
     async with open_two(server, FAR) as (_node, redis):
         mine = await consumers(redis)
-        assert not (await claim_for(redis, "a stranger", "a")).is_handed
+        assert not (await claim_for(redis, "a stranger", "a")).is_read
         assert await consumers(redis) == mine, "no consumer is made that shows no life"
-        assert (await claim_for(redis, mine[0], "b")).is_handed
+        assert (await claim_for(redis, mine[0], "b")).is_read
 
 
 async def test_an_event_is_not_read_before_those_that_wait(redis: Redis) -> None:
@@ -105,7 +132,7 @@ async def test_an_event_is_not_read_before_those_that_wait(redis: Redis) -> None
     await redis.execute("XGROUP", "CREATE", stream, "events", "$", "MKSTREAM")
     await redis.execute("XGROUP", "CREATECONSUMER", stream, "events", "me")
     await redis.execute("XADD", stream, "*", "n", "s", "p", "x")
-    assert not (await claim_for(redis, "me")).is_handed
+    assert not (await claim_for(redis, "me")).is_read
     assert await pending(redis) == []
 
 
@@ -118,7 +145,7 @@ async def test_a_start_that_was_read_for_a_node_that_never_got_it_comes_again(
     async with open_two(server, 1.0) as (node, redis):
         await node.add_worker(handler)
         [consumer] = await consumers(redis)
-        assert (await claim_for(redis, consumer)).is_handed
+        assert (await claim_for(redis, consumer)).is_read
         await until(lambda: handler.starts)
         assert handler.starts == ["k"]
         assert await node.job_payload("k") == b"payload"
@@ -130,19 +157,10 @@ async def test_what_a_cancelled_dispatch_left_behind_starts_at_once(
     """Its event was read for the node, so that no sink would bring it for a grace period."""
     handler = Handler()
     handler.may_start.set()
-    async with (
-        open_proxy(server.url) as proxy,
-        connect(proxy.url) as redis,
-        pool.open_node("p", redis, worker_ttl=5, ack_grace_period=FAR) as node,
-    ):
+    async with open_behind_proxy(server) as (proxy, node):
         await node.add_worker(handler)
         await node.dispatch("warm-up")
-        held = proxy.on(
-            "EVALSHA",
-            Fault.HOLD_REPLY,
-            times=1,
-            where=lambda words: _scripts.CLAIM.sha.encode() in words,
-        )
+        held = proxy.on("EVALSHA", Fault.HOLD_REPLY, where=is_claim)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(node.dispatch, "a")
             await held.wait_hit()
@@ -154,43 +172,190 @@ async def test_what_a_cancelled_dispatch_left_behind_starts_at_once(
         assert handler.starts == ["warm-up", "a"]
 
 
-@attrs.define
-class SlowStore:
-    """Releases guards when it is told that it may."""
+async def test_a_start_for_a_worker_of_this_node_waits_for_one_script(
+    server: EmbeddedServer,
+) -> None:
+    """The key is claimed, and the job is its worker's, in one step."""
+    handler = Handler()
+    handler.may_start.set()
+    async with open_behind_proxy(server) as (proxy, node):
+        worker = await node.add_worker(handler)
+        await node.dispatch("warm-up")
+        held = proxy.on(
+            "EVALSHA",
+            Fault.HOLD,
+            times=None,
+            where=lambda words: _scripts.LEDGER.sha.encode() in words,
+        )
+        try:
+            with trio.fail_after(10):
+                await node.dispatch("a")
+            assert held.hits == 0
+        finally:
+            held.release()
+        async with connect(server.url) as redis:
+            assert await owned(redis, worker.id) == ["warm-up", "a"]
+            assert await node.job_payload("a") == b""
 
-    released: list[str] = attrs.field(factory=list[str])
-    turns: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(0))
 
-    async def release(self, claims: Sequence[tuple[str, str]]) -> list[str]:
-        await self.turns.acquire()
-        self.released += [token for _, token in claims]
-        return [""] * len(claims)
+async def test_a_worker_that_left_or_joined_anew_owns_nothing_by_a_claim(
+    server: EmbeddedServer,
+) -> None:
+    async with open_two(server, FAR) as (node, redis):
+        worker = await node.add_worker(Handler())
+        [consumer] = await consumers(redis)
+        claim = await claim_for(redis, consumer, worker_id=worker.id, created="1")
+        assert (claim.is_read, claim.is_owned) == (True, False)
+        assert await owned(redis, worker.id) == []
 
 
-async def test_who_dispatches_a_key_again_waits_for_its_guard(nursery: trio.Nursery) -> None:
-    """Nobody else waits for it: the job that has started holds the key itself."""
-    store = SlowStore()
-    releases = Releases(cast("Store", store), default_logger("pool"))
-    nursery.start_soon(releases.run)
-    releases.put("a", "1")
-    await trio.testing.wait_all_tasks_blocked()
-    releases.put("a", "2")
-    releases.put("b", "3")
-    done: list[str] = []
+async def test_a_claim_takes_no_job_from_its_owner(redis: Redis) -> None:
+    """A peer may have written itself down as the owner before it stored the payload."""
+    stream = stream_key(NAMES.stream)
+    await redis.execute("XGROUP", "CREATE", stream, "events", "$", "MKSTREAM")
+    await redis.execute("XGROUP", "CREATECONSUMER", stream, "events", "me")
+    await redis.execute("HSET", content_key(NAMES.workers), "w", "1", "other", "2")
+    await redis.execute("HSET", content_key(NAMES.jobs), "other", '["k"]')
+    assert not (await claim_for(redis, "me")).is_owned
+    assert await owned(redis, "w") == []
+    assert (await claim_for(redis, "me", "free")).is_owned
+    assert await owned(redis, "w") == ["free"]
 
-    async def wait(key: str) -> None:
-        await releases.wait(key)
-        done.append(key)
 
-    await releases.wait("another")
-    for key in ("a", "b"):
-        nursery.start_soon(wait, key)
-    store.turns.release()
-    await trio.testing.wait_all_tasks_blocked()
-    assert (store.released, done) == (["1"], [])
-    store.turns.release()
-    await trio.testing.wait_all_tasks_blocked()
-    assert (store.released, sorted(done)) == (["1", "2", "3"], ["a", "b"])
+async def test_a_claim_whose_reply_was_lost_is_known_again(server: EmbeddedServer) -> None:
+    handler = Handler()
+    handler.may_start.set()
+    async with open_behind_proxy(server) as (proxy, node):
+        worker = await node.add_worker(handler)
+        await node.dispatch("warm-up")
+        for number in range(5):
+            lost = proxy.on("EVALSHA", Fault.DROP_REPLY, where=is_claim)
+            with trio.fail_after(10):
+                await node.dispatch(f"key {number}")
+            assert lost.hits == 1
+        assert handler.starts == ["warm-up", *(f"key {number}" for number in range(5))]
+        async with connect(server.url) as redis:
+            assert await owned(redis, worker.id) == handler.starts
+
+
+async def test_orders_for_a_job_wait_until_its_claim_is_answered(server: EmbeddedServer) -> None:
+    """Its worker owns it in Redis before it knows; a stop that comes first comes after."""
+    heard: list[str] = []
+
+    class Listener:
+        async def start(self, job: pool.Job) -> None:
+            await trio.lowlevel.checkpoint()
+            heard.append(f"start {job.key}")
+
+        async def stop(self, key: str) -> None:
+            await trio.lowlevel.checkpoint()
+            heard.append(f"stop {key}")
+
+    async with open_behind_proxy(server) as (proxy, node), connect(server.url) as redis:
+        await node.add_worker(Listener())
+        async with pool.open_node("p", redis, client_only=True) as client:
+            held = proxy.on("EVALSHA", Fault.HOLD_REPLY, where=is_claim)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(node.dispatch, "a")
+                await held.wait_hit()
+                await client.stop_job("a")
+                await until_read(redis)
+                assert heard == []
+                held.release()
+            await until(lambda: len(heard) == 2)
+    assert heard == ["start a", "stop a"]
+
+
+async def test_a_worker_that_leaves_before_its_claim_is_answered_lets_the_job_go(
+    server: EmbeddedServer,
+) -> None:
+    first, second = Handler(), Handler()
+    second.may_start.set()
+    async with open_behind_proxy(server) as (proxy, node), connect(server.url) as redis:
+        worker = await node.add_worker(first)
+        async with pool.open_node("p", redis, worker_ttl=5, ack_grace_period=FAR) as other:
+            held = proxy.on("EVALSHA", Fault.HOLD_REPLY, where=is_claim)
+            with trio.fail_after(10):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(node.dispatch, "a")
+                    await held.wait_hit()
+                    nursery.start_soon(worker.close)
+                    await until(lambda: worker.id not in node.pool_workers)
+                    await other.add_worker(second)
+                    held.release()
+            assert (first.starts, second.starts) == ([], ["a"])
+            assert await owned(redis, worker.id) == []
+
+
+async def test_who_dispatches_a_key_again_does_not_meet_its_own_guard(redis: Redis) -> None:
+    """What a dispatch leaves behind is settled before the next claim of its node."""
+    ends = 0
+
+    async def run(_: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+        nonlocal ends
+        task_status.started()
+        await trio.lowlevel.checkpoint()
+        ends += 1
+
+    async with pool.open_node("p", redis) as node:
+        await node.add_worker(run)
+        for number in range(30):
+            with trio.fail_after(10):
+                await node.dispatch("a")
+                while await node.job_payload("a") is not None:
+                    await trio.lowlevel.checkpoint()
+            assert ends == number + 1
+
+
+async def test_what_has_started_is_not_counted_as_queued_by_the_next_claim(redis: Redis) -> None:
+    handler = Handler()
+    handler.may_start.set()
+    async with pool.open_node("p", redis, max_queued_jobs=1) as node:
+        await node.add_worker(handler)
+        for number in range(30):
+            await node.dispatch(str(number))
+    assert len(handler.starts) == 30
+
+
+async def test_what_a_dispatch_leaves_behind_is_settled_though_no_other_follows(
+    redis: Redis,
+) -> None:
+    handler = Handler()
+    handler.may_start.set()
+    async with pool.open_node("p", redis) as node:
+        await node.add_worker(handler)
+        await node.dispatch("a")
+        await until_read(redis)
+        with trio.fail_after(10):
+            while await redis.execute("HEXISTS", content_key(NAMES.pending), "a"):  # noqa: ASYNC110 - a state of Redis
+                await trio.sleep(0.005)
+            while await redis.execute("XLEN", stream_key(NAMES.stream)):  # noqa: ASYNC110 - a state of Redis
+                await trio.sleep(0.005)
+        assert await redis.execute("KEYS", "terzetto:pool:p:claim:*") == []
+
+
+async def test_many_dispatches_at_once_are_settled_whatever_each_comes_to(redis: Redis) -> None:
+    handler = Handler()
+    handler.may_start.set()
+    async with pool.open_node("p", redis) as node, pool.open_node("p", redis) as other:
+        await node.add_worker(handler)
+        outcomes: list[str] = []
+
+        async def dispatch(by: pool.Node, key: str) -> None:
+            try:
+                await by.dispatch(key)
+            except pool.JobExistsError:
+                outcomes.append("exists")
+            else:
+                outcomes.append("started")
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for number in range(100):
+                    for by in (node, other, node):
+                        nursery.start_soon(dispatch, by, str(number))
+        assert sorted(handler.starts) == sorted(map(str, range(100)))
+        assert (outcomes.count("started"), outcomes.count("exists")) == (100, 200)
 
 
 async def test_a_key_is_free_when_its_dispatch_has_failed(redis: Redis) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias, cast
 import pytest
 
 from terzetto.pool import _scripts
+from terzetto.pool._codec import JobBody, encode_job
 from terzetto.pool._names import Names
 from terzetto.redis import Redis
 from terzetto.rmap import content_key, updates_channel
@@ -42,7 +43,7 @@ class Story:
 
     def next(self) -> Call:
         """Return a script or the name of a command, its keys, and its arguments."""
-        calls = [self.claim, self.claim, self.release, self.ledger, self.ledger, self.ledger]
+        calls = [self.claim, self.claim, self.claim, self.ledger, self.ledger, self.ledger]
         calls += [self.bury, self.enlist, self.retire, self.discharge, self.orphans, self.adopt]
         calls += [self.tick, self.forget, self.guards, self.shutdown, self.command, self.command]
         return self.chance.choice(calls)()
@@ -57,21 +58,26 @@ class Story:
         return f"terzetto:pool:p:{what}"
 
     def claim(self) -> Call:
-        token, key = f"claim:{self.chance.randrange(30)}", self.key()
-        self.tokens.append((token, key))
-        keys = [*maps(NAMES.payloads, NAMES.pending), STREAM, self.own(token)]
+        released = [each for each in self.tokens if self.chance.random() < 0.3]
+        numbers = [self.chance.randrange(30) for _ in range(self.some())]
+        claims = [(f"claim:{number}", KEYS[number % len(KEYS)]) for number in numbers]
+        acks = [f"entry {self.chance.randrange(60)}" for _ in range(self.some())]
+        self.tokens += claims
+        told = (NAMES.payloads, NAMES.pending, NAMES.jobs)
+        keys = [*maps(*told, NAMES.workers, NAMES.shutdown), STREAM]
+        keys += [self.own(token) for token, _ in [*released, *claims]]
         limit = self.chance.choice([0, 3, 50])
         consumer = self.chance.choice(["", "me", "nobody"])
-        return (
-            _scripts.CLAIM,
-            [*keys, *maps(NAMES.shutdown)],
-            [*channels(NAMES.pending), key, f"body of {key}", FAR, limit, "events", consumer],
-        )
+        args = [*channels(*told), FAR, limit, "events", consumer, len(acks), len(released)]
+        args += [*acks, *(key for _, key in released)]
+        for _, key in claims:
+            worker = self.chance.choice(["", self.worker()])
+            body = encode_job(JobBody(key, "me", b"payload of " + key.encode(), 1))
+            args += [key, body, worker, self.chance.choice([FIXED, "other"]) if worker else ""]
+        return _scripts.CLAIM, keys, args
 
-    def release(self) -> Call:
-        released = [each for each in self.tokens if self.chance.random() < 0.3]
-        keys = [*maps(NAMES.pending), *(self.own(token) for token, _ in released)]
-        return _scripts.RELEASE, keys, [*channels(NAMES.pending), *(key for _, key in released)]
+    def some(self) -> int:
+        return self.chance.randrange(3)
 
     def ledger(self) -> Call:
         worker = self.worker()
@@ -165,6 +171,7 @@ class Real:
 
     async def run(self, what: Any, keys: Sequence[str], args: Sequence[object]) -> object:  # noqa: ANN401 - a script or a name
         try:
+            args = self.ids.meant(args)
             if isinstance(what, str):
                 return self.ids.named(plain(await self.redis.execute(what, *keys, *args)))  # type: ignore[arg-type] # words of either kind
             reply = await self.redis.run_script(what, keys=keys, args=args)  # type: ignore[arg-type] # likewise
@@ -183,7 +190,7 @@ class Model:
         self.ids = Ids()
 
     def run(self, what: Any, keys: Sequence[str], args: Sequence[object]) -> object:  # noqa: ANN401 - likewise
-        words = [*map(word, keys)], [*map(word, args)]
+        words = [*map(word, keys)], [*map(word, self.ids.meant(args))]
         try:
             if isinstance(what, str):
                 name = "delete" if what == "DEL" else what
@@ -199,6 +206,14 @@ class Ids:
 
     def __init__(self) -> None:
         self.known: dict[bytes, str] = {}
+
+    def meant(self, args: Sequence[object]) -> Sequence[object]:
+        """Return arguments with the ids that are meant by names of entries."""
+        ids = {name: entry_id for entry_id, name in self.known.items()}
+        return [
+            ids.get(arg, b"1-1") if isinstance(arg, str) and arg.startswith("entry ") else arg
+            for arg in args
+        ]
 
     def named(self, reply: Any) -> object:  # noqa: ANN401 - whatever a server says
         if isinstance(reply, list):

@@ -25,14 +25,16 @@ from redis.exceptions import RedisError
 
 from terzetto.actor import Actor, ActorStoppedError, Child, Context, Stop, Supervisor, Tree
 from terzetto.errors import ClosedError
-from terzetto.pool._codec import decode_ack
-from terzetto.pool._core import Core, Outbox, Releases
+from terzetto.pool._claims import Bid, Claims
+from terzetto.pool._codec import JobBody, decode_ack, encode_job
+from terzetto.pool._core import Core, Outbox
+from terzetto.pool._dispatch import Waiting
 from terzetto.pool._errors import MalformedBodyError, PoolShutdownError
 from terzetto.pool._fleet import Fleet
 from terzetto.pool._names import ACK, RETURN, SINK, Names
 from terzetto.pool._routing import Router
 from terzetto.pool._seat import Seat, WorkerSeat
-from terzetto.pool._store import Claim, Store
+from terzetto.pool._store import Store
 from terzetto.pool._upkeep import Upkeep
 from terzetto.pool._worker import WorkerActor
 from terzetto.rmap import Map
@@ -96,7 +98,13 @@ class NodeActor(Actor):
             watchers=seat.watchers,
             fleet=Fleet(seat.options.worker_ttl),
             outbox=Outbox(store, seat.log),
-            releases=Releases(store, seat.log),
+            claims=Claims(
+                store=store,
+                log=seat.log,
+                returns=seat.returns,
+                guard_for=seat.patience,
+                limit=seat.options.max_queued_jobs,
+            ),
         )
         await store.load()
         core.clock.set(await store.server_us())
@@ -120,7 +128,8 @@ class NodeActor(Actor):
         )
         ctx.start_soon(self._hear, reader)
         ctx.start_soon(core.outbox.run)
-        ctx.start_soon(core.releases.run)
+        ctx.start_soon(core.claims.run)
+        ctx.start_soon(core.claims.tidy)
         ctx.start_soon(upkeep.keep_alive)
         ctx.start_soon(upkeep.keep_streams)
         ctx.start_soon(self._follow_shutdown)
@@ -145,6 +154,7 @@ class NodeActor(Actor):
         self.seat.end_life(final=reason in {Stop.NORMAL, Stop.CLOSED, Stop.SHUTDOWN})
         with trio.move_on_after(_LAST_WORDS):
             await core.outbox.flush()
+            await core.claims.flush()
         with trio.move_on_after(_LAST_WORDS):  # peers forget it after a TTL
             await core.store.forget_node(core.node_id)
         if self._asked_shutdown:
@@ -158,28 +168,11 @@ class NodeActor(Actor):
 
     # For the face -------------------------------------------------------------------
 
-    async def claim(self, key: str, body: bytes, *, token: str, guard_for: float) -> Claim | str:
-        """Claim a key and send its start event; see `Store.claim`.
-
-        An event that is for a worker of this node is read in the same step, and
-        taken to it at once.
-        """
-        core, router = self.core, self._router
-        consumer = "" if router is None else router.consumer_for(key)
-        asked = trio.current_time()
-        claim = await core.store.claim(
-            key,
-            body,
-            token=token,
-            guard_for=guard_for,
-            limit=core.options.max_queued_jobs,
-            consumer=consumer,
-        )
-        # After a grace period another node may have it, as any event that waited.
-        is_ours = trio.current_time() - asked < core.options.ack_grace_period
-        if router is not None and isinstance(claim, Claim) and claim.is_handed and is_ours:
-            router.take(claim.event_id, body)
-        return claim
+    def dispatch(self, job: JobBody, token: str, waiting: Waiting) -> None:
+        """Ask for a job's key, and have the job started; `waiting` hears what came of it."""
+        router = self._router
+        keeper = None if router is None else router.worker_for(job)
+        self.core.claims.put(Bid(job, encode_job(job), token, waiting, keeper))
 
     async def add_worker(self, worker: WorkerSeat) -> None:
         """Start a worker; returns once it is in the pool."""
@@ -240,7 +233,7 @@ class NodeActor(Actor):
             )
         )
         self._router = Router(core=core, source=sink, returned=self.seat.returns.returned)
-        core.releases.take_up = self._router.take
+        core.claims.router = self._router
         self._observe_jobs()
         for name in (names.workers, names.worker_keepalive, names.cleanup):
             self._follow(name, self._observe_workers)

@@ -5,17 +5,18 @@ other. All of it lives in one trio run, so its methods that do not await are
 atomic.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import attrs
 import trio
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from terzetto._shared._logging import Logger
 from terzetto._shared._texts import describe_error
 from terzetto.pool._checks import check_bool, check_count, check_seconds
-from terzetto.pool._codec import Ack, encode_ack, encode_envelope
+from terzetto.pool._claims import Claims, Keeper
+from terzetto.pool._codec import Ack, JobBody, encode_ack, encode_envelope
 from terzetto.pool._fleet import Fleet
 from terzetto.pool._keys import add_if_exists
 from terzetto.pool._names import ACK, Names
@@ -107,89 +108,15 @@ class Outbox:
             await self._idle.wait()
 
 
-@attrs.frozen(eq=False)
-class _Release:
-    """A guard to be released, of the claim `token`, and the event that went with it."""
-
-    key: str
-    token: str
-    abandoned: bytes | None
-    done: trio.Event = attrs.field(factory=trio.Event)
-
-
-@attrs.define(eq=False)
-class Releases:
-    """The guards of dispatches that are over, released many at a time.
-
-    A dispatch does not wait for its guard to go, for by then the job itself holds
-    the key; the next one of the same key on this node waits for that.
-    """
-
-    store: Store
-    log: Logger
-    take_up: Callable[[str, bytes], None] | None = None
-    """Told of the id and body of an event that was read for this node while its caller left."""
-    _waiting: list[_Release] = attrs.field(factory=list[_Release])
-    _last: dict[str, _Release] = attrs.field(factory=dict[str, _Release])
-    _wake: trio.Event = attrs.field(factory=trio.Event)
-
-    def put(self, key: str, token: str, *, abandoned: bytes | None = None) -> None:
-        """Release the guard of a dispatch.
-
-        Args:
-            key: the job's key.
-            token: the claim's own name.
-            abandoned: the body of its event, if the caller left before the claim was answered.
-        """
-        release = self._last[key] = _Release(key, token, abandoned)
-        self._waiting.append(release)
-        self._wake.set()
-
-    async def wait(self, key: str) -> None:
-        """Wait until no guard of `key` is to be released here."""
-        last = self._last.get(key)
-        if last is not None:
-            await last.done.wait()
-
-    async def run(self) -> None:
-        """Release guards, for ever; what is left when this is cancelled runs out by itself."""
-        try:
-            while True:
-                await self._wake.wait()
-                self._wake = trio.Event()
-                batch, self._waiting = self._waiting, []
-                try:
-                    await self._release(batch)
-                finally:
-                    self._settle(batch)
-        finally:
-            self._settle(self._waiting)
-
-    async def _release(self, batch: Sequence[_Release]) -> None:
-        try:
-            handed = await self.store.release([(one.key, one.token) for one in batch])
-        except ResponseError as error:  # a guard that is not released runs out
-            self.log.warning("Redis refused to release guards", error=describe_error(error))
-            return
-        for release, event_id in zip(batch, handed, strict=True):
-            if event_id and release.abandoned is not None and self.take_up is not None:
-                self.take_up(event_id, release.abandoned)
-
-    def _settle(self, batch: Sequence[_Release]) -> None:
-        for release in batch:
-            release.done.set()
-            if self._last.get(release.key) is release:
-                del self._last[release.key]
-
-
-class LocalWorker(Protocol):
+class LocalWorker(Keeper, Protocol):
     """What a node knows of a worker of its own."""
-
-    worker_id: str
-    created: str
 
     def offer(self, order: Order) -> None:
         """Give an order over the short road; its replies tell what came of it."""
+        ...
+
+    def keep_place(self, job: JobBody) -> bool:
+        """Keep the place of a job that is being dispatched; False if that cannot be now."""
         ...
 
     def running(self) -> list[str]:
@@ -233,7 +160,7 @@ class Core:
     watchers: Watchers
     fleet: Fleet
     outbox: Outbox
-    releases: Releases
+    claims: Claims
     clock: ServerClock = attrs.field(factory=ServerClock)
     workers: dict[str, LocalWorker] = attrs.field(factory=dict[str, LocalWorker])
     is_shutting_down: bool = False

@@ -5,9 +5,9 @@ sent it, and the return may come first; so returns that nobody waits for yet are
 kept while any dispatch is being sent. No Redis in here; the waiting itself is
 trio's.
 
-Theory of operation of a dispatch: claimed (guard set, event sent) -> waiting ->
-returned, or given up by time-out or cancellation; the guard is released in each
-case, by the node, so that a cancelled caller leaves at once.
+Theory of operation of a dispatch: open -> sent (guard set, event added) -> returned;
+or open -> refused, or failed; or given up by time-out, cancellation or the end of its
+node. Its guard is released by the node, so that a cancelled caller leaves at once.
 """
 
 from collections import OrderedDict
@@ -23,63 +23,92 @@ _EARLY: Final = 10_000
 
 @attrs.define(eq=False)
 class Waiting:
-    """A dispatch that waits."""
+    """A dispatch that waits; `event` is set once one of the rest says what came of it."""
 
     event: trio.Event = attrs.field(factory=trio.Event)
     error: str = ""
+    """Why the job did not start, in the words of its worker."""
+    refusal: str = ""
+    """Why the key was not given."""
+    failure: Exception | None = None
+    """The error of Redis that the dispatch met."""
     is_cut: bool = False
     """Whether the node was closed before anybody answered."""
+    event_id: str = ""
+    """What the event is called, once it is known to be sent."""
+    patience: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    """For the caller to wait in; it has a deadline from when the event was sent."""
+    is_over: bool = False
+    """Whether nobody waits any more."""
+
+    def refuse(self, why: str) -> None:
+        """Note that nothing was sent."""
+        self.refusal = why
+        self.event.set()
+
+    def fail(self, error: Exception) -> None:
+        """Note that nobody knows, because Redis refused to say."""
+        self.failure = error
+        self.event.set()
+
+    def cut(self) -> None:
+        """Note that no outcome will be heard any more, unless one was."""
+        if not self.event.is_set():
+            self.is_cut = True
+            self.event.set()
 
 
 @attrs.define(eq=False)
 class Returns:
     """The table of both."""
 
-    _waiting: dict[str, Waiting] = attrs.field(factory=dict[str, Waiting])
+    _open: set[Waiting] = attrs.field(factory=set[Waiting])
+    _sent: dict[str, Waiting] = attrs.field(factory=dict[str, Waiting])
     _early: OrderedDict[str, str] = attrs.field(factory=OrderedDict[str, str])
-    _sending: int = 0
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._open)
 
     @contextmanager
-    def sending(self) -> Generator[None]:
-        """Keep returns that nobody waits for, for the time of a block."""
-        self._sending += 1
-        try:
-            yield
-        finally:
-            self._sending -= 1
-            if not self._sending:
-                self._early.clear()
-
-    @contextmanager
-    def expect(self, event_id: str) -> Generator[Waiting]:
-        """Wait for the return of an event, for the time of a block within `sending`."""
-        waiting = self._waiting[event_id] = Waiting()
-        early = self._early.pop(event_id, None)
-        if early is not None:
-            waiting.error = early
-            waiting.event.set()
+    def waiting(self) -> Generator[Waiting]:
+        """Wait for the outcome of a dispatch, for the time of a block."""
+        waiting = Waiting()
+        self._open.add(waiting)
         try:
             yield waiting
         finally:
-            del self._waiting[event_id]
+            waiting.is_over = True
+            self._open.discard(waiting)
+            self._sent.pop(waiting.event_id, None)
+            if not self._open:
+                self._early.clear()
+
+    def sent(self, waiting: Waiting, event_id: str, *, patience: float) -> None:
+        """Note the event of a dispatch, which waits for so many seconds from now on.
+
+        Its return may be here already.
+        """
+        if waiting.is_over:
+            return
+        waiting.event_id = event_id
+        waiting.patience.deadline = trio.current_time() + patience
+        self._sent[event_id] = waiting
+        early = self._early.pop(event_id, None)
+        if early is not None:
+            self.returned(event_id, early)
 
     def cut(self) -> None:
         """Wake everybody who waits: no return will be heard any more."""
-        for waiting in self._waiting.values():
-            if not waiting.event.is_set():
-                waiting.is_cut = True
-                waiting.event.set()
+        for waiting in self._open:
+            waiting.cut()
 
     def returned(self, event_id: str, error: str) -> None:
         """Take in the return of an event; ``""`` is success."""
-        waiting = self._waiting.get(event_id)
+        waiting = self._sent.get(event_id)
         if waiting is not None and not waiting.event.is_set():
             waiting.error = error
             waiting.event.set()
-        elif waiting is None and self._sending:
+        elif waiting is None and self._open:
             self._early[event_id] = error
             while len(self._early) > _EARLY:
                 self._early.popitem(last=False)

@@ -1,20 +1,127 @@
-"""A lane of a worker: the orders for one key, carried out one after the other.
+"""The lanes of a worker: the orders for one key, carried out one after the other.
 
-The worker has a task for each lane, and cancels its scope to break a start off.
+A lane is a task of the worker's; it comes with the first order for its key and ends when
+there are none. Keys are independent, so a slow start holds up nobody but those who speak
+of the same job.
+
+A place can be reserved for a job whose dispatch is still on its way to Redis: a lane
+without a task, where orders wait until the job comes or the place is given up.
 """
 
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 import attrs
 import trio
 
-from terzetto.pool._order import Order
+from terzetto.pool._names import START
+from terzetto.pool._order import RETRY, Order
+
+Spawn = Callable[..., object]
 
 
 @attrs.define(eq=False)
 class Lane:
-    """The orders for one key; the first is being carried out."""
+    """The orders for one key; the first is being carried out, unless the lane is reserved."""
 
     key: str
     orders: deque[Order] = attrs.field(factory=deque[Order])
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    is_reserved: bool = False
+
+
+@attrs.define(eq=False)
+class Lanes:
+    """All lanes of one worker."""
+
+    spawn: Spawn
+    carry_out: Callable[[Order], Awaitable[None]]
+    broken_off: list[Order] = attrs.field(factory=list[Order])
+    """Starts that were broken off: whoever asked is to be told once the job has ended here,
+    lest it be started elsewhere while it still runs."""
+    _lanes: dict[str, Lane] = attrs.field(factory=dict[str, Lane])
+    _done: trio.Event = attrs.field(factory=trio.Event)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._lanes
+
+    def accept(self, order: Order) -> None:
+        """Put an order into its lane; a start that meets another shares that one's outcome."""
+        lane = self._lanes.get(order.key)
+        if lane is None:
+            lane = self._lanes[order.key] = Lane(order.key)
+            lane.orders.append(order)
+            self.spawn(self._run, lane)
+        elif order.name == START and lane.orders and lane.orders[-1].name == START:
+            lane.orders[-1].replies += order.replies
+        else:
+            lane.orders.append(order)
+
+    def awaits(self, name: str, key: str) -> bool:
+        """Tell whether an order of that name for a key is there."""
+        lane = self._lanes.get(key)
+        return lane is not None and any(order.name == name for order in lane.orders)
+
+    def reserve(self, key: str) -> bool:
+        """Keep the place of a key that nobody speaks of; False if somebody does."""
+        if key in self._lanes:
+            return False
+        self._lanes[key] = Lane(key, is_reserved=True)
+        return True
+
+    def is_reserved(self, key: str) -> bool:
+        """Tell whether the place of a key is kept."""
+        lane = self._lanes.get(key)
+        return lane is not None and lane.is_reserved
+
+    def fill(self, order: Order) -> None:
+        """Put the order into the place that was kept for it, before all that wait there."""
+        lane = self._lanes[order.key]
+        lane.orders.appendleft(order)
+        self._open(lane)
+
+    def give_up(self, key: str) -> None:
+        """Keep a place no longer."""
+        lane = self._lanes.get(key)
+        if lane is None or not lane.is_reserved:
+            return
+        if lane.orders:
+            self._open(lane)
+        else:
+            self._remove(lane)
+
+    async def end(self) -> None:
+        """End every lane: a start is broken off, a stop or a move is let finish.
+
+        Orders that wait are asked again, elsewhere.
+        """
+        for lane in list(self._lanes.values()):
+            while len(lane.orders) > (0 if lane.is_reserved else 1):
+                lane.orders.pop().reply(RETRY)
+            if lane.is_reserved:
+                self._remove(lane)
+            elif lane.orders[0].name == START:
+                lane.scope.cancel()
+        while self._lanes:
+            self._done = trio.Event()
+            await self._done.wait()
+
+    def _open(self, lane: Lane) -> None:
+        lane.is_reserved = False
+        self.spawn(self._run, lane)
+
+    async def _run(self, lane: Lane) -> None:
+        try:
+            with lane.scope:
+                while lane.orders:
+                    await self.carry_out(lane.orders[0])
+                    lane.orders.popleft()
+        finally:
+            if lane.orders:
+                self.broken_off.append(lane.orders[0])
+            self._remove(lane)
+
+    def _remove(self, lane: Lane) -> None:
+        del self._lanes[lane.key]
+        if not self._lanes:
+            self._done.set()

@@ -11,13 +11,12 @@ from functools import partial
 
 import attrs
 import trio
-from ulid import ULID
 
 from terzetto.actor import Child, open_child
 from terzetto.errors import ClosedError, InvalidOptionError, TerzettoError
 from terzetto.pool._assign import parse_time
 from terzetto.pool._checks import check_count, check_handler
-from terzetto.pool._codec import JobBody, encode_job, encode_job_key, encode_notification
+from terzetto.pool._codec import JobBody, encode_job_key, encode_notification
 from terzetto.pool._errors import (
     DispatchUnknownError,
     JobExistsError,
@@ -33,7 +32,7 @@ from terzetto.pool._observe import Kind, Watch
 from terzetto.pool._runner import JobPolicy
 from terzetto.pool._schedule import Plan, Schedule, ScheduleActor, ScheduleState
 from terzetto.pool._seat import Seat, WorkerSeat
-from terzetto.pool._store import ENDING, FULL, RUNNING, Claim
+from terzetto.pool._store import ENDING, FULL, RUNNING
 from terzetto.pool._ticker import Ticker, Ticks
 from terzetto.pool._ticks import Cadence, cadence_of, full_name
 from terzetto.redis import LinkLostError
@@ -176,27 +175,27 @@ class Node:
         check_key(key)
         check_payload(payload)
         life = await self._seat.wait_up()
-        core = life.core
-        body = encode_job(JobBody(key, self.id, payload, core.clock.now_ns()))
-        token = str(ULID())
-        patience = 2 * self._seat.options.ack_grace_period
-        await core.releases.wait(key)
-        claim: Claim | str | None = None
-        try:
-            with self._seat.returns.sending():
-                claim = await life.claim(key, body, token=token, guard_for=patience)
-                if isinstance(claim, str):
-                    raise self._refusal(claim, key)
-                with self._seat.returns.expect(claim.event_id) as waiting:
-                    with trio.move_on_after(patience):
-                        await waiting.event.wait()
-        finally:
-            if not isinstance(claim, str):
-                core.releases.put(key, token, abandoned=body if claim is None else None)
+        claims, token = life.core.claims, self._seat.new_token()
+        job = JobBody(key, self.id, payload, life.core.clock.now_ns())
+        with self._seat.returns.waiting() as waiting:
+            life.dispatch(job, token, waiting)
+            try:
+                with waiting.patience:
+                    await waiting.event.wait()
+            finally:
+                if not waiting.refusal:
+                    claims.release(key, token)
+                    if not waiting.event.is_set():
+                        claims.hurry()  # nothing else holds the key: it is to be free
+        if waiting.refusal:
+            raise self._refusal(waiting.refusal, key)
+        if waiting.failure is not None:
+            raise waiting.failure
         if waiting.error or not waiting.event.is_set():
-            await core.releases.wait(key)  # nothing else holds the key: it is to be free
+            await claims.flush()  # likewise
         if waiting.is_cut or not waiting.event.is_set():
-            when = "before its node was closed" if waiting.is_cut else f"within {patience} s"
+            within = f"within {self._seat.patience} s"
+            when = "before its node was closed" if waiting.is_cut else within
             raise DispatchUnknownError(
                 f"nobody said {when} whether job {key!r} has started: dispatching it again is safe"
             )

@@ -34,6 +34,8 @@ class Order:
     payload: bytes = b""
     error: str = ""
     replies: list[Reply] = attrs.field(factory=list[Reply])
+    is_owned: bool = False
+    """Whether the worker owns the job already, which it is to start."""
 
     def reply(self, outcome: str | None) -> None:
         """Answer everybody who asked."""

@@ -14,8 +14,10 @@ import trio
 from redis.exceptions import RedisError, ResponseError
 
 from terzetto.errors import ClosedError
+from terzetto.pool._claims import Bid
 from terzetto.pool._codec import (
     Ack,
+    JobBody,
     decode_ack,
     decode_envelope,
     decode_text,
@@ -23,11 +25,11 @@ from terzetto.pool._codec import (
     encode_envelope,
     encode_text,
 )
-from terzetto.pool._core import Core
+from terzetto.pool._core import Core, LocalWorker
 from terzetto.pool._errors import MalformedBodyError
 from terzetto.pool._keys import add_if_exists, content_key, stream_key
 from terzetto.pool._names import NOTIFY, RETURN, SINK, START, STOP
-from terzetto.pool._order import Reply, read_order
+from terzetto.pool._order import Order, Reply, read_order
 from terzetto.pool._router import (
     TOO_OLD,
     Deliver,
@@ -37,6 +39,7 @@ from terzetto.pool._router import (
     decide,
     read_event,
 )
+from terzetto.pool._store import Claim
 from terzetto.redis import Arg
 from terzetto.streaming import Event
 
@@ -97,27 +100,32 @@ class Router:
             if self._routes.has_held:
                 self._wake.set()  # `retry` may have to be there sooner
 
-    def consumer_for(self, key: str) -> str:
-        """Return for whom the start of a job is to be read that is about to be sent from here.
+    @property
+    def consumer(self) -> str:
+        """The consumer of the pool's sink that reads for this node."""
+        return self.source.consumer
 
-        That is this node's consumer if a worker of its own will get it, else ``""``.
+    def worker_for(self, job: JobBody) -> LocalWorker | None:
+        """Return the worker of this node that keeps the place of a job to be dispatched.
+
+        None if the job belongs to another node, or its worker cannot take it now.
         """
-        worker_id = self.core.fleet.place(key, trio.current_time())
-        return self.source.consumer if worker_id in self.core.workers else ""
+        worker = self.core.workers.get(self.core.fleet.place(job.key, trio.current_time()) or "")
+        return worker if worker is not None and worker.keep_place(job) else None
 
-    def take(self, event_id: str, body: bytes) -> None:
-        """Route a start event that was read for this node when it was sent."""
-        event = read_event(event_id, START, body)
-        now = trio.current_time()
-        if not self._routes.arrive(event, now):
-            return
-        stream = self.core.names.stream
-        self._entries[event_id] = Event(id=event_id, stream=stream, name=START, payload=body)
-        decision = self._decide(event, now)
-        if not (isinstance(decision, Deliver) and self._offer(event, decision.worker_id)):
-            # The fleet has changed meanwhile, and whoever has it now is not of this node.
-            self._routes.hold(event_id, now)
-            self._wake.set()
+    def take(self, bid: Bid, claim: Claim) -> None:
+        """See a start to the worker that kept its place; it was read when it was sent."""
+        job = bid.job
+        event = PoolEvent(claim.event_id, START, job.key, bid.body, job)
+        if bid.keeper is None or not self._routes.arrive(event, trio.current_time()):
+            return  # it has come round again by itself
+        self._entries[event.event_id] = Event(
+            id=event.event_id, stream=self.core.names.stream, name=START, payload=bid.body
+        )
+        self._routes.deliver_here(event.event_id, bid.keeper.worker_id)
+        replies = [self._reply_to(event.event_id)]
+        order = Order(START, job.key, job=job, replies=replies, is_owned=claim.is_owned)
+        bid.keeper.fill_place(order)
 
     async def retry(self) -> None:
         """Route again what nobody could take, for ever."""
@@ -272,8 +280,11 @@ class Router:
             return
         job = route.event.job
         if job is not None and job.node_id == self.core.node_id:
+            self._entries.pop(event_id, None)
+            self.core.claims.acknowledge(event_id)
             self.returned(event_id, error)
-        elif job is not None:
+            return
+        if job is not None:
             stream = self.core.names.node_stream(job.node_id)
             self.core.outbox.put(add_if_exists(stream, RETURN, encode_ack(Ack(event_id, error))))
         self._acknowledge(event_id)

@@ -17,7 +17,6 @@ def _script(name: str) -> Script:
 
 
 CLAIM: Final = _script("claim")
-RELEASE: Final = _script("release")
 LEDGER: Final = _script("ledger")
 BURY: Final = _script("bury")
 ENLIST: Final = _script("enlist")
@@ -36,7 +35,6 @@ HUSH: Final = _script("hush")
 
 ALL: Final = (
     CLAIM,
-    RELEASE,
     LEDGER,
     BURY,
     ENLIST,

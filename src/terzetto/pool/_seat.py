@@ -5,6 +5,8 @@ A seat is made once for each `Node` and `Worker`. The actors (`_actor.py`,
 schedules find on it the life that is up, and wait for the next one.
 """
 
+from collections.abc import Iterator
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -73,12 +75,22 @@ class Seat:
     life: "NodeActor | None" = None
     is_shut_down: bool = False
     """Whether the pool was seen to be shutting down; set by the node's actor."""
+    _numbers: Iterator[int] = attrs.field(factory=count)
     _up: trio.Event = attrs.field(factory=trio.Event)
     _is_closed: bool = False
 
     def __attrs_post_init__(self) -> None:
         """Name the node in all that is logged."""
         self.log = self.base_log.bind(pool=self.names.pool, node_id=self.id)
+
+    def new_token(self) -> str:
+        """Return a name for a dispatch that no other has, in any process."""
+        return f"{self.id}:{next(self._numbers)}"
+
+    @property
+    def patience(self) -> float:
+        """How long a dispatch waits for its outcome, and its guard holds, in seconds."""
+        return 2 * self.options.ack_grace_period
 
     @property
     def is_closed(self) -> bool:

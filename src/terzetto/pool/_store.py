@@ -35,19 +35,37 @@ PENDING: Final = "pending"
 FULL: Final = "full"
 ENDING: Final = "ending"
 _REFUSALS: Final = {2: PENDING, 3: RUNNING, 6: FULL, 7: ENDING}
+_OWNED: Final = 5
+_READ: Final = frozenset({4, _OWNED})
+
+
+@attrs.frozen
+class Asked:
+    """A key that a dispatch asks for, and the start event that is to be sent.
+
+    `token` is a name of this dispatch alone, under which it is known when asked again.
+    With a worker of this node, named by id and creation time, the event is read for this
+    node in the same step, if none waits before it, and the worker becomes the owner.
+    """
+
+    key: str
+    body: bytes
+    token: str
+    worker_id: str = ""
+    created: str = ""
 
 
 @attrs.frozen
 class Claim:
-    """A key that a dispatch holds: by which guard, and with which event it was sent.
+    """A key that a dispatch holds, and the event with which it was sent.
 
-    If it is handed, the event counts as read by the consumer that was named; no sink
-    brings it before the grace period is over.
+    If it is read, no sink brings it before the grace period is over; if it is owned, the
+    job is its worker's already.
     """
 
-    guard: str
     event_id: str
-    is_handed: bool
+    is_read: bool
+    is_owned: bool
 
 
 @attrs.frozen
@@ -79,64 +97,53 @@ class Store:
 
     async def claim(
         self,
-        key: str,
-        body: bytes,
+        asked: Sequence[Asked],
         *,
-        token: str,
+        acks: Sequence[str] = (),
+        guards: Sequence[tuple[str, str]] = (),
         guard_for: float,
         limit: int,
         consumer: str = "",
-    ) -> Claim | str:
-        """Claim a key and send its start event.
+    ) -> list[Claim | str]:
+        """Settle dispatches that are over, then claim keys and send their start events.
 
         Args:
-            key: the job's key.
-            body: the start event's body.
-            token: a name of this dispatch alone, under which it is known when asked again.
-            guard_for: how long the key stays guarded, in seconds.
+            asked: the keys.
+            acks: the ids of events of the pool's stream to be acknowledged and deleted.
+            guards: the guards (key, token) to be released that are still their dispatch's.
+            guard_for: how long the keys stay guarded, in seconds.
             limit: the greatest number of events that may wait; 0 for any.
-            consumer: for which consumer of the pool's sink the event is to be read in
-                the same step, if none waits before it; ``""`` for nobody.
+            consumer: this node's consumer of the pool's sink; ``""`` if it has none.
 
         Returns:
-            The claim, or `RUNNING`, `PENDING`, `FULL` or `ENDING`.
+            For each key the claim, or `RUNNING`, `PENDING`, `FULL` or `ENDING`.
         """
+        names = self.names
+        maps = (names.payloads, names.pending, names.jobs)
         reply = await self._run(
             _scripts.CLAIM,
             [
-                content_key(self.names.payloads),
-                content_key(self.names.pending),
-                stream_key(self.names.stream),
-                self._claim_key(token),
-                content_key(self.names.shutdown),
+                *map(content_key, maps),
+                content_key(names.workers),
+                content_key(names.shutdown),
+                stream_key(names.stream),
+                *(self._claim_key(token) for _, token in guards),
+                *(self._claim_key(each.token) for each in asked),
             ],
             [
-                updates_channel(self.names.pending),
-                key,
-                body,
+                *map(updates_channel, maps),
                 round(guard_for * 1e6),
                 limit,
                 SINK,
                 consumer,
+                len(acks),
+                len(guards),
+                *acks,
+                *(key for key, _ in guards),
+                *(part for each in asked for part in _parts_of(each)),
             ],
         )
-        status, guard, event_id, handed = items_of(reply, 4)
-        if status == 1:
-            return Claim(text_of(guard), text_of(event_id), is_handed=handed == b"1")
-        return _REFUSALS[number_of(status)]
-
-    async def release(self, claims: Sequence[tuple[str, str]]) -> list[str]:
-        """Release the guards of claims (key, token) that are still their own.
-
-        Returns:
-            For each the id of its event if that is handed, else ``""``.
-        """
-        reply = await self._run(
-            _scripts.RELEASE,
-            [content_key(self.names.pending), *(self._claim_key(token) for _, token in claims)],
-            [updates_channel(self.names.pending), *(key for key, _ in claims)],
-        )
-        return [text_of(items_of(each, 2)[1]) for each in items_of(reply, len(claims))]
+        return [_claim_of(each) for each in items_of(reply, len(asked))]
 
     async def change_jobs(
         self, worker_id: str, created: str, changes: Sequence[tuple[str, str, bytes, str]]
@@ -476,3 +483,14 @@ class Store:
     def _own_key(self, what: str) -> str:
         """Return a key that only nodes of ours know."""
         return f"terzetto:pool:{self.names.pool}:{what}"
+
+
+def _parts_of(asked: Asked) -> tuple[Arg, ...]:
+    return asked.key, asked.body, asked.worker_id, asked.created
+
+
+def _claim_of(reply: object) -> Claim | str:
+    status, event_id = items_of(reply, 2)
+    if status in _REFUSALS:
+        return _REFUSALS[number_of(status)]
+    return Claim(text_of(event_id), is_read=status in _READ, is_owned=status == _OWNED)

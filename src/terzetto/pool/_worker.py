@@ -10,6 +10,7 @@ meets another of its key in the lane shares that one's outcome.
 A job is, here, absent, starting, running or on its way out:
 
     absent --start: owner and payload in one script--> starting --handler--> running
+    absent --dispatch by its node: place kept, owned by the claim--> starting --> running
     starting --handler raises: owner (and payload) gone--> absent, error answered
     running --stop: handler, then owner and payload gone--> absent
     running --ends by itself: owner and payload gone--> absent
@@ -51,7 +52,7 @@ from terzetto.pool._errors import (
     error_text,
 )
 from terzetto.pool._job import Handler
-from terzetto.pool._lane import Lane
+from terzetto.pool._lane import Lanes
 from terzetto.pool._ledger import Ledger
 from terzetto.pool._letter import encode_letter
 from terzetto.pool._names import INIT, START, STOP, check_key
@@ -78,9 +79,9 @@ class WorkerActor(Actor):
     _runner: Runner = attrs.field(init=False)
     _jobs: dict[str, JobBody] = attrs.field(factory=dict[str, JobBody])
     _starting: set[str] = attrs.field(factory=set[str])
-    _lanes: dict[str, Lane] = attrs.field(factory=dict[str, Lane])
-    _lanes_done: trio.Event = attrs.field(factory=trio.Event)
-    _broken_off: list[Order] = attrs.field(factory=list[Order])
+    _awaited: dict[str, JobBody] = attrs.field(factory=dict[str, JobBody])
+    """The jobs whose dispatch is on its way, and may make this worker their owner."""
+    _lanes: Lanes = attrs.field(init=False)
     _leaving: bool = False
     _evicted: bool = False
     _draining: bool = False
@@ -101,6 +102,7 @@ class WorkerActor(Actor):
 
     async def _join(self, ctx: Context["WorkerActor"]) -> None:
         self._ctx = ctx
+        self._lanes = Lanes(ctx.start_soon, self._carry_out)
         core = self.core
         self._runner = runner_for(
             self.handler,
@@ -151,7 +153,7 @@ class WorkerActor(Actor):
                 await core.store.retire(self.worker_id, self.created)
                 is_heard = True
         core.workers.pop(self.worker_id, None)
-        await self._end_lanes()
+        await self._lanes.end()
         await self._each_job(self._hand_over)
         # Nothing is left here that Redis has to be waited for: peers tidy up after a TTL.
         with trio.move_on_after(_PARTING if is_heard else 0):
@@ -174,6 +176,35 @@ class WorkerActor(Actor):
         """
         self._accept(order)
 
+    def keep_place(self, job: JobBody) -> bool:
+        """Keep the place of a job that is being dispatched; False if that cannot be now."""
+        if self._leaving or self._draining or job.key in self._jobs:
+            return False
+        is_kept = self._lanes.reserve(job.key)
+        if is_kept:
+            self._awaited[job.key] = job
+        return is_kept
+
+    def keeps_place(self, key: str) -> bool:
+        """Tell whether the place of a job is still kept."""
+        return self._lanes.is_reserved(key)
+
+    def give_place_up(self, key: str) -> None:
+        """Let other orders for a key go on: the job does not come."""
+        if self._lanes.is_reserved(key):
+            del self._awaited[key]
+            self._lanes.give_up(key)
+
+    def fill_place(self, order: Order) -> None:
+        """Give the start of the job that a place was kept for; if it is no more, try again."""
+        if not self._lanes.is_reserved(order.key):
+            order.reply(RETRY)
+        elif self._leaving or self._draining:
+            self._lanes.broken_off.append(order)  # it is given up with those that run
+        else:
+            del self._awaited[order.key]
+            self._lanes.fill(order)
+
     def running(self) -> list[str]:
         """Return the keys of the jobs that run or start here."""
         return list(self._jobs)
@@ -186,8 +217,7 @@ class WorkerActor(Actor):
         """Let those jobs go that belong elsewhere now."""
         now = trio.current_time()
         for key in self.core.fleet.misplaced(self._jobs, self.worker_id, now):
-            lane = self._lanes.get(key)
-            if lane is None or all(order.name != RELEASE for order in lane.orders):
+            if not self._lanes.awaits(RELEASE, key):
                 self._accept(Order(RELEASE, key))
 
     @property
@@ -209,7 +239,7 @@ class WorkerActor(Actor):
         async with trio.open_nursery() as nursery:
             for key in self.settled():
                 nursery.start_soon(self._hand_over, key)
-            await self._end_lanes()
+            await self._lanes.end()
         await self._each_job(self._hand_over)
         self._ctx.stop()
 
@@ -233,7 +263,7 @@ class WorkerActor(Actor):
     async def stop_all(self) -> None:
         """Stop every job as if each had been asked to stop; they do not run elsewhere."""
         self._draining = True
-        await self._end_lanes()
+        await self._lanes.end()
         await self._each_job(self._stop_for_good)
 
     # Orders -------------------------------------------------------------------------
@@ -264,37 +294,12 @@ class WorkerActor(Actor):
         if self._leaving or self._draining:
             order.reply(RETRY)
             return
-        lane = self._lanes.get(order.key)
-        if lane is None:
-            lane = self._lanes[order.key] = Lane(order.key)
-            lane.orders.append(order)
-            self._ctx.start_soon(self._run_lane, lane)
-            return
-        last = lane.orders[-1]
-        if order.name == START and last.name == START:
-            last.replies += order.replies
-        else:
-            lane.orders.append(order)
-
-    async def _run_lane(self, lane: Lane) -> None:
-        try:
-            with lane.scope:
-                while lane.orders:
-                    await self._carry_out(lane.orders[0])
-                    lane.orders.popleft()
-        finally:
-            del self._lanes[lane.key]
-            if lane.orders:
-                # Broken off. Whoever asked is told when the job has ended here, lest it
-                # be started elsewhere while it still runs.
-                self._broken_off.append(lane.orders[0])
-            if not self._lanes:
-                self._lanes_done.set()
+        self._lanes.accept(order)
 
     async def _carry_out(self, order: Order) -> None:
         try:
             if order.name == START and order.job is not None:
-                order.reply(await self._start(order.job))
+                order.reply(await self._start(order.job, is_owned=order.is_owned))
             elif order.name == RELEASE:
                 await self._release(order.key)
             elif order.name == REASSERT:
@@ -312,7 +317,7 @@ class WorkerActor(Actor):
             self.core.warn("Redis refused a change of a job", order.key, error)
             order.reply(RETRY)
 
-    async def _start(self, job: JobBody) -> str | None:
+    async def _start(self, job: JobBody, *, is_owned: bool) -> str | None:
         if job.key in self._jobs:
             # Told again. Whoever sent it may have buried this worker, which has not heard
             # of that yet: to say that the job runs would lose it.
@@ -324,7 +329,7 @@ class WorkerActor(Actor):
         # From here on the key may be ours in Redis, whatever we hear of it.
         self._jobs[job.key] = job
         self._starting.add(job.key)
-        if not await self._own(job):
+        if not is_owned and not await self._own(job):
             self._starting.discard(job.key)
             self._jobs.pop(job.key, None)
             return RETRY
@@ -466,24 +471,10 @@ class WorkerActor(Actor):
             self.core.warn("a job would not stop at the shutdown", key, error)
         await self._stopped(key)
 
-    async def _end_lanes(self) -> None:
-        """End every lane: a start is broken off, a stop or a move is let finish.
-
-        Orders that wait are asked again, elsewhere.
-        """
-        for lane in self._lanes.values():
-            while len(lane.orders) > 1:
-                lane.orders.pop().reply(RETRY)
-            if lane.orders[0].name == START:
-                lane.scope.cancel()
-        while self._lanes:
-            self._lanes_done = trio.Event()
-            await self._lanes_done.wait()
-
     async def _each_job(self, end: Callable[[str], Awaitable[None]]) -> None:
         """End all jobs at the same time, each as `end` does."""
 
-        async def one(key: str) -> None:
+        async def one(end: Callable[[str], Awaitable[object]], key: str) -> None:
             try:
                 await end(key)
             except ResponseError as error:
@@ -492,7 +483,11 @@ class WorkerActor(Actor):
 
         async with trio.open_nursery() as nursery:
             for key in list(self._jobs):
-                nursery.start_soon(one, key)
-        for order in self._broken_off:
+                nursery.start_soon(one, end, key)
+            for key in () if self._evicted else self._awaited:
+                # It may be ours by now. It has not begun, and its event comes again.
+                nursery.start_soon(one, self._ledger.end, key)
+        self._awaited.clear()
+        for order in self._lanes.broken_off:
             order.reply(RETRY)
-        self._broken_off.clear()
+        self._lanes.broken_off.clear()

@@ -59,6 +59,16 @@ local function list_remove(hash, channel, field, key)
   return true
 end
 
+-- Adds keys to a list that holds none of them. What our scripts wrote is not parsed for it.
+local function list_add(hash, channel, field, keys)
+  local stored = redis.call('HGET', hash, field)
+  local ours = stored and string.match(stored, '^(%[".*")%]$')
+  local items = stored and not ours and list_items(stored) or {}
+  for _, key in ipairs(keys) do items[#items + 1] = key end
+  local text = cjson.encode(items)
+  map_set(hash, channel, field, ours and ours .. ',' .. string.sub(text, 2) or text)
+end
+
 -- The id of a worker other than `but` whose list holds `key`, or nil.
 local function owner_of(hash, key, but)
   local flat = redis.call('HGETALL', hash)

@@ -1,71 +1,130 @@
--- Claims a job's key for a dispatch and sends the start event, all or nothing.
--- KEYS: 1 job-payloads hash, 2 pending-jobs hash, 3 pool stream, 4 this claim's own key,
---       5 shutdown hash
--- ARGV: 1 channel of pending-jobs, 2 job key, 3 start event's body,
---       4 how long the guard holds in us, 5 greatest number of queued events (0: any),
---       6 name of the pool's sink, 7 consumer of the node that asks, if it would route the
---       event to a worker of its own, or ''
--- Returns {1, guard, event id, handed} claimed, also when it is asked again after a lost
---         reply; handed is '1' if the event was read for that consumer in the same step;
---         {2, guard, '', ''} pending, {3, '', '', ''} running, {6, '', queued, ''} full,
---         {7, '', '', ''} the pool is being shut down
+-- Settles dispatches that are over, then claims the keys of others and sends their start
+-- events, each all or nothing. A job that a worker of the node that asks is to run is read
+-- for that node and becomes the worker's in the same step, if nothing is in the way.
+-- KEYS: 1 job-payloads hash, 2 pending-jobs hash, 3 jobs hash, 4 workers hash,
+--       5 shutdown hash, 6 pool stream, then the own keys of the dispatches whose guards
+--       are released, then those of the claims
+-- ARGV: 1 to 3 channels of job-payloads, pending-jobs and jobs, 4 how long a guard holds
+--       in us, 5 greatest number of queued events (0: any), 6 name of the pool's sink,
+--       7 consumer of the node that asks, or '',
+--       8 how many events are acknowledged, 9 how many guards are released,
+--       then the ids of these events, then the job keys of these guards,
+--       then for each claim four: job key, start event's body, id and creation time of the
+--       worker that is to run it, or '' and ''
+-- Returns for each claim {1, event id} sent, {4, event id} and read for that consumer,
+--         {5, event id} and owned by that worker, all three also when it is asked again
+--         after a lost reply; {2, ''} pending, {3, ''} running, {6, ''} full,
+--         {7, ''} the pool is being shut down
 
-local known = redis.call('GET', KEYS[4])
-if known then
-  return {1, string.match(known, '^(%d+) (%S+) (%d)$')}
+local payloads, pending, jobs, workers = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local stream, sink, consumer = KEYS[6], ARGV[6], ARGV[7]
+local limit, acked, released = tonumber(ARGV[5]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local next_key, next_arg = 7, 10
+
+for i = next_arg, next_arg + acked - 1 do
+  redis.call('XACK', stream, sink, ARGV[i])
+  redis.call('XDEL', stream, ARGV[i])
 end
-if redis.call('HEXISTS', KEYS[5], 'shutdown') == 1 then return {7, '', '', ''} end
-if redis.call('HEXISTS', KEYS[1], ARGV[2]) == 1 then return {3, '', '', ''} end
-local guard = redis.call('HGET', KEYS[2], ARGV[2])
-if guard_holds(guard) then return {2, guard, '', ''} end
+next_arg = next_arg + acked
 
--- What waits is what the group has not read yet and what it has not acknowledged; beside
--- it the last id that the group has read.
--- The group is made here if nobody did: events before its birth are never delivered.
-local function queued(limit)
-  local groups = redis.pcall('XINFO', 'GROUPS', KEYS[3])
+for i = 0, released - 1 do
+  local known, key = redis.call('GET', KEYS[next_key + i]), ARGV[next_arg + i]
+  if known then
+    redis.call('DEL', KEYS[next_key + i])
+    if redis.call('HGET', pending, key) == string.match(known, '^%d+') then
+      map_del(pending, ARGV[2], key)
+    end
+  end
+end
+next_key, next_arg = next_key + released, next_arg + released
+
+-- What waits is what the group has not read yet and what it has not acknowledged.
+-- `is_behind` tells whether any of it is still to be read. The group is made here if nobody
+-- did: events before its birth are never delivered.
+local waiting, is_behind
+local function look_at_group()
+  if waiting then return end
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
   if not groups.err then
     for _, flat in ipairs(groups) do
       local group = {}
       for i = 1, #flat, 2 do group[flat[i]] = flat[i + 1] end
-      if group['name'] == ARGV[6] then
-        local lag = group['lag']
-        if not lag then
-          lag = #redis.call('XRANGE', KEYS[3], '(' .. group['last-delivered-id'], '+',
-            'COUNT', limit)
-        end
-        return group['pending'] + lag, group['last-delivered-id']
+      if group['name'] == sink then
+        local behind = redis.call('XRANGE', stream, '(' .. group['last-delivered-id'], '+',
+          'COUNT', group['lag'] and 1 or math.max(limit, 1))
+        waiting, is_behind = group['pending'] + (group['lag'] or #behind), #behind > 0
+        return
       end
     end
   end
-  redis.call('XGROUP', 'CREATE', KEYS[3], ARGV[6], '$', 'MKSTREAM')
-  return 0, nil
+  redis.call('XGROUP', 'CREATE', stream, sink, '$', 'MKSTREAM')
+  waiting, is_behind = 0, true
 end
 
--- Whether an event that is added now would be the next one read, and by a consumer that
--- is there: one that is not would be made, unknown to those who claim for the dead.
-local function is_next_for(consumer, last)
-  if consumer == '' or not last then return false end
-  if #redis.call('XRANGE', KEYS[3], '(' .. last, '+', 'COUNT', 1) > 0 then return false end
-  for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[3], ARGV[6])) do
-    for i = 1, #flat, 2 do
-      if flat[i] == 'name' and flat[i + 1] == consumer then return true end
+-- Whether a consumer is there: one that is not would be made by reading for it, unknown to
+-- those who claim for the dead.
+local consumers
+local function is_consumer(name)
+  if not consumers then
+    consumers = {}
+    for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', stream, sink)) do
+      for i = 1, #flat, 2 do
+        if flat[i] == 'name' then consumers[flat[i + 1]] = true end
+      end
     end
   end
-  return false
+  return consumers[name]
 end
 
-local limit = tonumber(ARGV[5])
-local waiting, last = queued(limit > 0 and limit or 1)
-if limit > 0 and waiting >= limit then return {6, '', decimal(waiting), ''} end
-
-guard = decimal(now_us() + tonumber(ARGV[4])) .. '000'
-map_set(KEYS[2], ARGV[1], ARGV[2], guard)
-local handed = is_next_for(ARGV[7], last) and '1' or '0'
-local id = redis.call('XADD', KEYS[3], '*', 'n', 'j', 'p', ARGV[3])
-if handed == '1' then
-  redis.call('XREADGROUP', 'GROUP', ARGV[6], ARGV[7], 'COUNT', 1, 'STREAMS', KEYS[3], '>')
+local owned = {}
+local function own(key, body, worker, created)
+  if redis.call('HGET', workers, worker) ~= created then return false end
+  if owner_of(jobs, key, worker) then return false end
+  local _, _, payload = struct.unpack('<ic0ic0ic0', body)
+  local stored = redis.call('HGET', jobs, worker)
+  if not (stored and list_has(stored, key)) then
+    owned[worker] = owned[worker] or {}
+    table.insert(owned[worker], key)
+  end
+  if redis.call('HGET', payloads, key) ~= payload then
+    map_set(payloads, ARGV[1], key, payload)
+  end
+  return true
 end
-redis.call('SET', KEYS[4], guard .. ' ' .. id .. ' ' .. handed,
-  'PX', math.ceil(tonumber(ARGV[4]) / 1000))
-return {1, guard, id, handed}
+
+local function claim(claim_key, key, body, worker, created)
+  local known = redis.call('GET', claim_key)
+  local id, read
+  if known then
+    id, read = string.match(known, '^%d+ (%S+) (%d)$')
+  else
+    if redis.call('HEXISTS', KEYS[5], 'shutdown') == 1 then return {7, ''} end
+    if redis.call('HEXISTS', payloads, key) == 1 then return {3, ''} end
+    if guard_holds(redis.call('HGET', pending, key)) then return {2, ''} end
+    look_at_group()
+    if limit > 0 and waiting >= limit then return {6, ''} end
+    local guard = decimal(now_us() + tonumber(ARGV[4])) .. '000'
+    map_set(pending, ARGV[2], key, guard)
+    id = redis.call('XADD', stream, '*', 'n', 'j', 'p', body)
+    waiting, read = waiting + 1, '0'
+    if worker ~= '' and not is_behind and is_consumer(consumer) then
+      redis.call('XREADGROUP', 'GROUP', sink, consumer, 'COUNT', 1, 'STREAMS', stream, '>')
+      read = '1'
+    else
+      is_behind = true
+    end
+    redis.call('SET', claim_key, guard .. ' ' .. id .. ' ' .. read,
+      'PX', math.ceil(tonumber(ARGV[4]) / 1000))
+  end
+  if read == '0' or worker == '' then return {read == '0' and 1 or 4, id} end
+  return {own(key, body, worker, created) and 5 or 4, id}
+end
+
+local replies = {}
+for i = next_key, #KEYS do
+  replies[#replies + 1] =
+    claim(KEYS[i], ARGV[next_arg], ARGV[next_arg + 1], ARGV[next_arg + 2], ARGV[next_arg + 3])
+  next_arg = next_arg + 4
+end
+for worker, keys in pairs(owned) do list_add(jobs, ARGV[3], worker, keys) end
+return replies
