@@ -58,6 +58,56 @@ async def test_a_second_signal_cancels_and_gives_its_code(
     assert last_line(caplog) == "service ended service='shop' reason='cut short'"
 
 
+class Hanging(Probe):
+    """Never comes up, and sends its own process a signal meanwhile."""
+
+    async def started(self, ctx: Context[Probe]) -> None:
+        self.journal.write("started")
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.journal.write("cancelled")
+
+
+async def test_a_signal_closes_a_tree_that_is_not_up_yet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "terzetto.actor")
+    first, journal = Journal(), Journal()
+    tree = Tree(
+        name="shop",
+        children=(Child(partial(Probe, first)), Child(partial(Hanging, journal), grace=0.0)),
+    )
+    with trio.fail_after(30):
+        assert await serve(tree) == 0
+    assert journal.kinds() == ["started", "cancelled"]
+    assert first.entries == [("started",), ("stopping", Stop.CLOSED)]
+    assert last_line(caplog) == "service ended service='shop' reason='closed'"
+
+
+class Alarm(logging.Handler):
+    """Sends its own process a second signal when the first one is written about."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("closing"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+async def test_a_second_signal_cancels_a_tree_that_is_not_up_yet(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    journal = Journal()
+    tree = Tree(name="shop", children=(Child(partial(Hanging, journal), grace=1000.0),))
+    log, alarm = logging.getLogger("terzetto.actor"), Alarm()
+    caplog.set_level(logging.INFO, log.name)
+    log.addHandler(alarm)
+    try:
+        with trio.fail_after(30):
+            assert await serve(tree) == 128 + signal.SIGINT
+    finally:
+        log.removeHandler(alarm)
+    assert journal.kinds() == ["started", "cancelled"]
+
+
 async def test_a_tree_that_fails_gives_1_and_its_crash_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -19,6 +19,7 @@ from terzetto.actor import (
     Exit,
     Missed,
     Restarted,
+    SpecError,
     Started,
     Stop,
     Stopped,
@@ -164,6 +165,90 @@ async def test_an_observer_that_hangs_holds_up_neither_the_tree_nor_its_end(
         await top.close()
         assert trio.current_time() == 0
     assert trio.current_time() <= 1
+
+
+async def test_an_observer_that_raises_what_is_no_exception_closes_the_tree() -> None:
+    def exiting(event: Event) -> None:
+        raise SystemExit(3)
+
+    journal = Journal()
+    with pytest.raises(SystemExit):
+        async with open_supervisor() as top:
+            await top.spawn(partial(Probe, journal))
+            top.observe(exiting)
+            await top.spawn(Probe)
+            await trio.sleep_forever()
+    assert journal.kinds() == ["started", "stopping"]
+
+
+async def test_an_observer_that_raises_an_old_cancelled_harms_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kept: list[BaseException] = []
+
+    async def keep() -> None:
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled as error:
+            kept.append(error)
+            raise
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+    def observer(event: Event) -> None:
+        raise kept[0]
+
+    async with open_supervisor(observers=(observer,)) as top:
+        ref = await top.spawn(Probe)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await ref.ask(Probe.echo, 1) == 1
+    assert any("observer raised" in record.message for record in caplog.records)
+
+
+class BrokenLogger:
+    """A logger that can write nothing."""
+
+    def bind(self, **fields: object) -> "BrokenLogger":
+        return self
+
+    def debug(self, event: str, /, **fields: object) -> None:
+        raise OSError("no room on the disk")
+
+    info = warning = error = debug
+
+
+async def test_a_logger_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_supervisor(logger=BrokenLogger()) as top:
+        ref = await top.spawn(Probe)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await ref.ask(Probe.echo, 1) == 1
+    assert any("observer raised" in record.message for record in caplog.records)
+
+
+async def test_who_watches_a_tree_that_has_ended_sees_its_end(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    seen: list[Event] = []
+    async with open_supervisor() as top:
+        await top.close()
+        with trio.fail_after(1):
+            async with top.events() as events:
+                seen += [event async for event in events]
+    top.observe(seen.append)
+    await trio.testing.wait_all_tasks_blocked()
+    assert seen == []
+
+
+async def test_a_buffer_of_events_holds_at_least_one() -> None:
+    async with open_supervisor() as top:
+        with pytest.raises(SpecError, match="buffer_size=0"):
+            async with top.events(buffer_size=0):
+                pytest.fail("it cannot hold an event")
+        with pytest.raises(SpecError, match="buffer_size=0"):
+            top.observe(print, buffer_size=0)
 
 
 async def test_what_happens_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@
 wherever an error is reported and not raised.
 """
 
+from contextlib import suppress
 from typing import cast
 
 
@@ -14,5 +15,14 @@ def describe_error(error: BaseException) -> str:
         group = cast("BaseExceptionGroup[BaseException]", error)
         members = "; ".join(describe_error(member) for member in group.exceptions)
         return f"{name}: {group.message} ({members})"
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception as raised:  # noqa: BLE001 - the text of a user's error is user code
+        text = f"its text cannot be had: {type(raised).__name__}"
     return f"{name}: {text}" if text else name
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to `error`, unless it is of a kind that cannot be changed."""
+    with suppress(Exception):  # such as a frozen dataclass; what it says itself counts for more
+        error.add_note(note)

@@ -95,7 +95,9 @@ def message_table(cls: type) -> dict[Any, Handler]:
 def _is_brief(handler: Handler) -> bool:
     """Return whether there is no ``await``, ``async for`` and ``async with`` in `handler`."""
     code = getattr(handler, "__code__", None)
-    return code is not None and not any(
+    if code is None or not code.co_flags & inspect.CO_COROUTINE:
+        return False  # a function that passes for one: what it returns may wait
+    return not any(
         instruction.opname.startswith(_WAITING) for instruction in dis.get_instructions(code)
     )
 

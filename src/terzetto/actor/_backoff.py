@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import attrs
 
+from terzetto.actor._checks import check_seconds
 from terzetto.actor._errors import SpecError
 
 
@@ -40,9 +41,7 @@ class Backoff:
     def __attrs_post_init__(self) -> None:
         """Refuse numbers that make no sense."""
         for name in ("first", "ceiling", "quiet"):
-            value: float = getattr(self, name)
-            if not (0 <= value < math.inf):
-                raise SpecError(f"Backoff({name}={value!r}): give seconds, 0 or more and finite")
+            check_seconds(f"Backoff: {name}", getattr(self, name))
         if not (1 <= self.factor < math.inf):
             raise SpecError(f"Backoff(factor={self.factor!r}): give a number of 1 or more")
         if not (0 <= self.jitter <= 1):
@@ -59,10 +58,9 @@ class Backoff:
             return 0.0
         # The power is taken only while it can matter: with thousands of crashes
         # factor ** streak would overflow a float.
-        room = self.ceiling / self.first
-        if self.factor == 1 or room <= 1:
+        if self.factor == 1 or self.first >= self.ceiling:
             wait = min(self.first, self.ceiling)
-        elif streak >= math.log(room) / math.log(self.factor):
+        elif streak * math.log(self.factor) >= math.log(self.ceiling) - math.log(self.first):
             wait = self.ceiling
         else:
             wait = self.first * self.factor**streak

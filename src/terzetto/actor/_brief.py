@@ -17,7 +17,7 @@ from typing import Any, Never
 import trio
 
 from terzetto.actor._cell import ActorCell
-from terzetto.actor._errors import Reject
+from terzetto.actor._errors import Reject, set_context
 from terzetto.actor._message import Handler
 from terzetto.actor._question import Question
 
@@ -57,5 +57,5 @@ def _forget_context(error: BaseException, outer: BaseException | None) -> None:
     link: BaseException | None = error
     while link is not None and outer is not None:
         if link.__context__ is outer:
-            link.__context__ = None
+            set_context(link, None)
         link = link.__context__

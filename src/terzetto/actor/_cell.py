@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from terzetto._shared._texts import describe_error
+from terzetto._shared._texts import add_note, describe_error
 from terzetto.actor._actor import Actor, brief_handlers, message_table, resolve
 from terzetto.actor._background import Background, triage
 from terzetto.actor._current import Waiter, current_cell
@@ -84,12 +84,14 @@ class ActorCell(Node):
 
     _received: Message | None = None  # the last one that an actor with its own `run` took
     children: "SupervisorCell | None" = None
+    is_open: bool = False
+    """Whether a life runs and has not come to its closing."""
+
     stop_asked: bool = False
     _handed_over: BaseException | None = None  # what a handler in its asker's task crashed with
     _crash: BaseException | None = None
     _work: trio.CancelScope | None = None
     _closing: trio.CancelScope | None = None
-    _forced: bool = False
     _unanswered: dict[Message, None] | None = None  # what an actor with its own `run` holds
     _pump_scope: trio.CancelScope | None = None
     _pumped: trio.Event | None = None
@@ -113,8 +115,9 @@ class ActorCell(Node):
         return self.actor_type is not None and self.actor_type.run is not Actor.run
 
     def waits_for(self) -> Iterable[Waiter]:
-        """Return those that its handler is waiting for."""
-        return self.waiting_on
+        """Return those that its handler is waiting for, or that its start or its end is."""
+        below = () if self.children is None or self.children.ending is None else (self.children,)
+        return [*self.waiting_on, *below, *super().waits_for()]
 
     async def deadline(self) -> float:
         """Return until when the asker of the message in hand waits."""
@@ -133,7 +136,9 @@ class ActorCell(Node):
         self.mailbox.wake()
 
     def stop_self(self) -> None:
-        """End this life normally, after the message in hand."""
+        """End this life normally, after the message in hand; one that is closing ends anyway."""
+        if not self.is_open:
+            return
         self.stop_asked = True
         if self.restart != "permanent":
             self.mailbox.close(describe_stop(Stop.NORMAL))
@@ -154,9 +159,9 @@ class ActorCell(Node):
         return 2 * self.grace + below
 
     @property
-    def is_open(self) -> bool:
-        """Whether a life runs and has not begun to close."""
-        return self._work is not None and self.state in ("starting", "running")
+    def may_spawn(self) -> bool:
+        """Whether a life runs that is not closing; one that drains its mailbox goes on."""
+        return self.is_open and self.ending in (None, Ending.SHUTDOWN)
 
     def fail(self, error: BaseException) -> None:
         """Crash the actor from outside its task: a background task or its children failed."""
@@ -200,10 +205,14 @@ class ActorCell(Node):
         self.task = trio.lowlevel.current_task()
         self.run_in_context = self.task.context.run
         self._crash = None
-        self.stop_asked = self._forced = False
+        self.stop_asked = False
+        self.mailbox.reopen()
         self._work = scope = trio.CancelScope()
+        self.is_open = True
         if self.ending is not None:  # asked to end before its task came to run
             self.apply_ending()
+        if self._forced:
+            scope.cancel()
         actor: Actor | None = None
         is_up = False
         try:
@@ -335,6 +344,13 @@ class ActorCell(Node):
                 self._received = message
                 self._note_received(message)
 
+    async def _stop_pump(self) -> None:
+        """Let what `run` has received have left the mailbox, before that is drained."""
+        if self._pump_scope is not None and self._pumped is not None:
+            self._pump_scope.cancel()
+            await self._pumped.wait()
+            self._pump_scope = self._pumped = None
+
     def _note_received(self, message: Message) -> None:
         """Remember who is owed an answer should `run` end without giving it."""
         if self._unanswered is None or not message.is_asked:
@@ -362,11 +378,10 @@ class ActorCell(Node):
     @trio.lowlevel.enable_ki_protection
     async def _close(self, actor: Actor | None) -> LifeEnd:
         """Carry out the closing, and return how the life ended."""
-        if self._pump_scope is not None and self._pumped is not None:
-            # What `run` has received must have left the mailbox before that is drained.
-            self._pump_scope.cancel()
-            await self._pumped.wait()
-            self._pump_scope = self._pumped = None
+        self.is_open = False
+        if self._crash is not None and self.ending is None:
+            self.mailbox.reopen()  # for the next life, if the one that crashed had been stopping
+        await self._stop_pump()
         reason = self._reason()
         cut_off = self._messages_in_hand()
         if self._crash is not None:
@@ -450,7 +465,7 @@ class ActorCell(Node):
         if self._crash is None:
             self._crash = error
         else:
-            self._crash.add_note(f"its closing raised too: {describe_error(error)}")
+            add_note(self._crash, f"its closing raised too: {describe_error(error)}")
 
     def _reason(self) -> Stop:
         if self._crash is not None:

@@ -5,7 +5,6 @@ long as the life lasts. Background tasks and timers belong to the life: they end
 with it, after `Actor.stopping`, and a crash of one is the actor's crash.
 """
 
-import math
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -15,6 +14,7 @@ import trio
 from terzetto._shared._logging import Logger
 from terzetto.actor._actor import Actor
 from terzetto.actor._cell import ActorCell
+from terzetto.actor._checks import check_seconds
 from terzetto.actor._errors import ActorStoppedError, SpecError
 from terzetto.actor._handle import Supervisor, as_spec
 from terzetto.actor._ref import Ref
@@ -132,7 +132,7 @@ class Context(Generic[A_co]):
             SpecError: `seconds` is negative or not finite.
             MessageError: `method` is no message of this actor.
         """
-        _check_interval(seconds)
+        check_seconds("a timer: seconds", seconds)
         self._cell.handler(method)
 
         async def tell_later() -> None:
@@ -157,7 +157,7 @@ class Context(Generic[A_co]):
             SpecError: `seconds` is not above 0, or not finite.
             MessageError: `method` is no message of this actor.
         """
-        _check_interval(seconds)
+        check_seconds("a timer: seconds", seconds)
         if seconds == 0:
             raise SpecError("every(0) would never rest: give more than 0 seconds")
         self._cell.handler(method)
@@ -216,9 +216,9 @@ class Context(Generic[A_co]):
 
     def _children(self) -> SupervisorCell:
         cell = self._cell
+        if not cell.may_spawn:
+            raise ActorStoppedError(f"{cell.path!r} is stopping: it can spawn no children")
         if cell.children is None:
-            if not cell.is_open:
-                raise ActorStoppedError(f"{cell.path!r} is stopping: it can spawn no children")
             cell.children = SupervisorCell.under(cell)
         return cell.children
 
@@ -228,8 +228,3 @@ class Context(Generic[A_co]):
 
 def _name_of(async_fn: object) -> str:
     return getattr(async_fn, "__name__", None) or type(async_fn).__name__
-
-
-def _check_interval(seconds: float) -> None:
-    if not (0 <= seconds < math.inf):
-        raise SpecError(f"a timer of {seconds!r} s: give seconds, 0 or more and finite")

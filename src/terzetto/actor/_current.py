@@ -6,7 +6,8 @@ own task, in a nursery that a handler holds open. In its background tasks the
 variable is cleared. Used to find ask cycles and by the default hooks.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -82,6 +83,36 @@ def refuse_own_end(ended: Waiter) -> None:
                 f"{ended.path!r} from outside"
             )
         place = place.above()
+
+
+def refuse_cycle(asker: Waiter, target: Waiter) -> None:
+    """Raise `AskCycleError` if `target` is waiting for `asker`, over any number of others."""
+    paths = find_cycle(asker, target)
+    if paths is not None:
+        raise AskCycleError(
+            "this would wait forever: " + " waits for ".join(paths) + "; send in a background task"
+        )
+
+
+@contextmanager
+def waiting_for(target: Waiter, *, refuse: bool = True) -> Generator[None]:
+    """Let it be known, for the time of a block, that the running actor waits for `target`.
+
+    Raises:
+        AskCycleError: `target` is waiting for it; not with `refuse=False`, for
+            waits that end by themselves.
+    """
+    asker = waiting_cell()
+    if asker is None:
+        yield
+        return
+    if refuse:
+        refuse_cycle(asker, target)
+    asker.waiting_on.append(target)
+    try:
+        yield
+    finally:
+        asker.waiting_on.remove(target)
 
 
 def find_cycle(start: Waiter, target: Waiter) -> list[str] | None:

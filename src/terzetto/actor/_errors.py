@@ -4,6 +4,8 @@ Invariant: what user code raised is never replaced; where a kernel error stands
 for it, ``__cause__`` is the original. Raised by refs, supervisors and trees.
 """
 
+from typing import Any
+
 import attrs
 import trio
 
@@ -62,3 +64,9 @@ class Reject(Exception):  # noqa: N818 - a verb, as in `raise Reject(error)`; it
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
         self.error = error
+
+
+def set_context(error: BaseException, context: BaseException | None) -> None:
+    """Set ``__context__``, also of an error that cannot be changed, such as a frozen dataclass."""
+    slot: Any = vars(BaseException)["__context__"]
+    slot.__set__(error, context)

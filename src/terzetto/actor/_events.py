@@ -18,7 +18,6 @@ from typing import TypeAlias
 import attrs
 import trio
 
-from terzetto._shared._logging import Logger
 from terzetto.actor._message import Message
 from terzetto.actor._types import Exit, Stop
 
@@ -162,6 +161,7 @@ class Hub:
     """Where the events of one root come together."""
 
     feeds: list[Feed] = attrs.field(factory=list[Feed])
+    has_ended: bool = False
     dead_letters: Counter[tuple[str, str]] = attrs.field(factory=Counter[tuple[str, str]])
     """How many dead letters there were, by path and reason.
 
@@ -185,13 +185,16 @@ class Hub:
         self.emit(DeadLetter(path=path, message=message, reason=reason, error=error))
 
     def end(self) -> None:
-        """End every feed."""
+        """End every feed, and those that are added later."""
+        self.has_ended = True
         for feed in self.feeds:
             feed.end()
 
     def add(self, feed: Feed) -> Feed:
         """Add a reader."""
         self.feeds.append(feed)
+        if self.has_ended:
+            feed.end()
         return feed
 
     def remove(self, feed: Feed) -> None:
@@ -200,19 +203,12 @@ class Hub:
             self.feeds.remove(feed)
 
 
-async def run_observer(hub: Hub, feed: Feed, observer: Observer, logger: Logger) -> None:
-    """Call `observer` with every event of `feed`; drop one that raises."""
-    try:
-        async for event in feed:
-            result = observer(event)
-            if isawaitable(result):
-                await result
-    except Exception as error:
-        logger.error(  # noqa: TRY400 - structlog's method, which takes the error as a field
-            "observer raised and gets no more events", observer=repr(observer), exc_info=error
-        )
-    finally:
-        hub.remove(feed)
+async def run_observer(feed: Feed, observer: Observer) -> None:
+    """Call `observer` with every event of `feed`; what it raises comes out."""
+    async for event in feed:
+        result = observer(event)
+        if isawaitable(result):
+            await result
 
 
 def describe_stop(reason: Stop) -> str:

@@ -8,11 +8,12 @@ import attrs
 
 from terzetto.actor._actor import Actor
 from terzetto.actor._cell import ActorCell
+from terzetto.actor._checks import check_count
 from terzetto.actor._current import refuse_own_end
 from terzetto.actor._describe import Description, describe_node
 from terzetto.actor._errors import SpecError, UnknownChildError
 from terzetto.actor._events import Event, Feed, Observer
-from terzetto.actor._node import Node
+from terzetto.actor._node import Node, end, wait_for_end
 from terzetto.actor._ref import Ref
 from terzetto.actor._supervisor import Spec, SupervisorCell
 from terzetto.actor._tree import Child, Tree
@@ -150,7 +151,11 @@ class Supervisor:
         Gives an async iterator that ends when the whole tree has ended. A
         reader that falls `buffer_size` events behind loses the oldest and gets
         a `Missed` in their place: the tree never waits for it.
+
+        Raises:
+            SpecError: `buffer_size` is below 1.
         """
+        check_count("buffer_size", buffer_size, 1)
         hub = self.cell.system.hub
         feed = hub.add(Feed(buffer_size, self.path))
         try:
@@ -162,8 +167,13 @@ class Supervisor:
         """Call `observer` with every event at and below it, from here on.
 
         It runs in a task of its own and is given `Missed` for what it was too
-        slow to see. One that raises is logged, and gets no more events.
+        slow to see. One that raises is logged, and gets no more events; what is
+        no `Exception` closes the tree and comes out of its block.
+
+        Raises:
+            SpecError: `buffer_size` is below 1.
         """
+        check_count("buffer_size", buffer_size, 1)
         self.cell.system.observe(observer, buffer_size, self.path)
 
     async def stop_child(self, name: str) -> Exit:
@@ -210,13 +220,15 @@ class Supervisor:
     async def remove_child(self, name: str) -> None:
         """Close one child if it runs, and forget it: its name is free again.
 
+        When cancelled, the child is closed and stays listed.
+
         Raises:
             UnknownChildError: there is no child of that name.
         """
         node = self.cell.find(name)
         if node.exit is None:
             await self.stop_child(name)
-        self.cell.forget(name)
+        self.cell.forget(node)
 
     async def close(self) -> Exit:
         """Stop all children, the last one first, and then the supervisor; work is handed back.
@@ -226,7 +238,7 @@ class Supervisor:
         Raises:
             AskCycleError: one of its own actors calls this in a handler.
         """
-        return await self._end(Ending.CLOSE)
+        return await end(self.cell, Ending.CLOSE)
 
     async def shutdown(self) -> Exit:
         """Let every child handle what it had accepted, the last one first, and then stop.
@@ -234,19 +246,18 @@ class Supervisor:
         Cancelling this stops the waiting, not the draining.
 
         Raises:
-            AskCycleError: one of its own actors calls this in a handler.
+            AskCycleError: one of its own actors calls this in a handler, or one
+                of them waits for the actor that does.
         """
-        return await self._end(Ending.SHUTDOWN)
+        return await end(self.cell, Ending.SHUTDOWN)
 
     async def wait_stopped(self) -> Exit:
-        """Wait until it has ended for good; return why."""
-        return await self.cell.wait_stopped()
+        """Wait until it has ended for good; return why.
 
-    async def _end(self, ending: Ending) -> Exit:
-        refuse_own_end(self.cell)
-        if self.cell.exit is None:
-            self.cell.system.stop(self.cell, ending)
-        return await self.cell.wait_stopped()
+        Raises:
+            AskCycleError: one of its own actors calls this in a handler.
+        """
+        return await wait_for_end(self.cell)
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.path} {self.cell.state}, {len(self.cell.nodes)} children>"

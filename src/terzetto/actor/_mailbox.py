@@ -6,7 +6,7 @@ was accepted, and a restart keeps what waits. Actors that want a channel get one
 (`Actor.run`), fed from here.
 
 Invariants: `senders` is empty unless the queue is full; a sender that waits has
-not been accepted; after `close` nothing is accepted. All methods that change
+not been accepted; after `close` nothing is accepted until `reopen`. All methods that change
 state run without a schedule point. Called by refs (in the sender's task) and by
 the cell (in the actor's).
 """
@@ -227,6 +227,11 @@ class Mailbox:
                 trio.lowlevel.reschedule(task, Error(self.stopped_error()))
             else:
                 message.refuse(self.stopped_error())
+
+    def reopen(self) -> None:
+        """Accept messages again: a life that had closed it is followed by another."""
+        self.closed_because = None
+        self._room = self.capacity
 
     def drain(self) -> list[Message]:
         """Take out everything that was accepted."""

@@ -7,12 +7,13 @@ supervisor begins lives, asks them to end and hears how they ended.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
-from terzetto.actor._current import Waiter
+from terzetto.actor._current import Waiter, refuse_own_end, waiting_for
 from terzetto.actor._events import Crashed, Restarted, Started, Stopped
 from terzetto.actor._types import Ending, Exit, LifeEnd, Restart, State
 
@@ -45,12 +46,16 @@ class Node(ABC):
 
     was_up: bool = False
     is_up: bool = False
+    _forced: bool = False
+    """Whether the grace periods of the life have been ended."""
+
     _stopped: trio.Event | None = None
     _settled: trio.Event | None = None
 
     def waits_for(self) -> Iterable[Waiter]:
-        """Return those that it cannot go on without."""
-        return ()
+        """Return those that it cannot go on without: before a start, whom that waits for."""
+        ahead = None if self.is_up or self.parent is None else self.parent.starts_before(self)
+        return () if ahead is None else (ahead,)
 
     def above(self) -> Waiter | None:
         """Return the supervisor that it is a child of; None at the root."""
@@ -65,6 +70,7 @@ class Node(ABC):
     def begin(self) -> None:
         """Begin a life."""
         self.ending = None
+        self._forced = False
         self.state = "starting"
         self.system.spawn(self.live, self.path)
 
@@ -140,7 +146,6 @@ class Node(ABC):
     def expect_start(self) -> None:
         """Let `wait_settled` wait for the next start, though this life is up."""
         self.is_up = False
-        self._settled = None
 
     async def wait_settled(self) -> None:
         """Sleep until a start has succeeded, or the node has finished."""
@@ -160,3 +165,28 @@ class Node(ABC):
         if self.exit is None:
             raise AssertionError("a node resolves before it wakes its monitors")
         return self.exit
+
+
+async def end(node: Node, ending: Ending) -> Exit:
+    """Stop `node` for good, and wait for it.
+
+    Raises:
+        AskCycleError: the running actor would wait for itself.
+    """
+    refuse_own_end(node)
+    # A close ends by itself, whoever waits for whom.
+    with nullcontext() if ending is Ending.CLOSE else waiting_for(node):
+        if node.exit is None:
+            node.system.stop(node, ending)
+        return await node.wait_stopped()
+
+
+async def wait_for_end(node: Node) -> Exit:
+    """Wait until `node` has finished; return why.
+
+    Raises:
+        AskCycleError: the running actor would wait for itself.
+    """
+    refuse_own_end(node)
+    with waiting_for(node, refuse=node.ending is not Ending.CLOSE):
+        return await node.wait_stopped()

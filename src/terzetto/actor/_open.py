@@ -74,6 +74,13 @@ def open_tree(
     As `open_supervisor`; what a child's first start raises comes out of the
     ``async with``.
     """
+    return root_of(tree, logger=logger, observers=observers)
+
+
+def root_of(
+    tree: Tree, *, logger: Logger | None, observers: tuple[Observer, ...]
+) -> Root[Supervisor]:
+    """Return the block that `open_tree` opens, for those who steer it from beside."""
 
     def pick(root: SupervisorCell) -> Supervisor:
         return cast("Supervisor", root.face)

@@ -22,14 +22,15 @@ against `max_failed_starts`. Escalating and closing are final: from then on the
 machine only stops, and `Finished` is its last word.
 
 Invariants: children are ordered by id; at most one child of a plan is in
-motion; nothing is started after the closing has begun.
+motion; nothing is started after the closing has begun, except what a shutdown
+owes a last life.
 """
 
 import enum
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Literal, TypeAlias
 
 import attrs
@@ -129,6 +130,11 @@ class _Child:
     up_since: float = 0.0
     due: float = 0.0
 
+    @property
+    def is_spawning(self) -> bool:
+        """Whether somebody who spawned it still waits for its first start."""
+        return self.spawned and not self.tried
+
 
 _IN_MOTION = (Phase.STARTING, Phase.UP)
 _ALIVE = (Phase.STARTING, Phase.UP, Phase.STOPPING)
@@ -195,10 +201,10 @@ class Policy:
         before, child.phase = child.phase, Phase.IDLE
         self._alive -= 1
         if self.state == "closing":
-            return self._give_up(child, now)
+            return self._after_end_in_closing(child, how, now)
         if before is Phase.STOPPING:
             return self._after_stop(child, how, now)
-        if before is Phase.STARTING:
+        if before is Phase.STARTING and (how is not How.NORMAL or child.is_spawning):
             return self._after_failed_start(child, how, now)
         if how is How.FATAL:
             return self._escalate(child, "no restart answers that", now)
@@ -206,16 +212,18 @@ class Policy:
             return self._ended_by_itself(child, now)
         return self._after_crash(child, now)
 
-    def stop(self, id_: int, now: float, drain: Container[int] = ()) -> list[Action]:
+    def stop(self, id_: int, now: float, *, drain: bool = False) -> list[Action]:
         """Stop one child for good; asking again passes the request on again.
 
-        One of `drain` that waits for its restart gets one more life first.
+        With `drain`, one that does not run gets one more life first.
         """
         child = self.children.get(id_)
         if child is None:
             return []
         child.leaving = True
-        if child.phase is Phase.WAITING and id_ in drain:
+        if self._plan is not None and id_ in self._plan.starting:
+            self._plan.starting.remove(id_)
+        if drain and child.phase in (Phase.IDLE, Phase.WAITING):
             begun = self._begin(child)
             child.phase = Phase.STOPPING
             return [begun, Stop(id_)]
@@ -223,6 +231,18 @@ class Policy:
             return self._give_up(child, now)
         child.phase = Phase.STOPPING
         return [Stop(id_)]
+
+    def starting_next(self) -> Sequence[int]:
+        """Return those whose start is planned, in order, but for the one that is starting."""
+        return () if self._plan is None else tuple(self._plan.starting)
+
+    def whose_turn(self, id_: int) -> int | None:
+        """Return the child that is starting, if this one has to wait for that before its start."""
+        plan = self._plan
+        if plan is None or plan.busy is None or self._child_phase(plan.busy) is not Phase.STARTING:
+            return None
+        joins = id_ not in self.children and self.rules.strategy != "one_for_one"
+        return plan.busy if joins or id_ in plan.starting else None
 
     def restart(self, id_: int, now: float) -> list[Action]:
         """Stop one child and start it again, uncounted; a waiting one starts now."""
@@ -238,24 +258,28 @@ class Policy:
         return self._advance(now)
 
     def close(self, now: float, drain: Container[int] = ()) -> list[Action]:
-        """Stop everything; asking again passes the request on to those being stopped.
+        """Stop everything; asking again ends starts, and passes the request on to the others.
 
-        Those of `drain` that wait for their restart get one more life first.
-        Whoever else does not run is gone at once: nobody shall wait for it.
+        Those of `drain` that do not run get one more life first: one that waits
+        for its own restart at once, and of a group that is being started every
+        one in its turn, for they may need each other. Whoever else does not run
+        is gone at once: nobody shall wait for it.
         """
-        if self.state == "closing":
-            return [Stop(child.id) for child in self._each() if child.phase is Phase.STOPPING]
         if self.state == "done":
             return []
+        actions: list[Action] = []
+        if self.state == "closing":
+            actions += [Stop(child.id) for child in self._each() if child.phase is Phase.STOPPING]
         self.state = "closing"
-        busy = self._plan.busy if self._plan is not None else None
-        if busy is not None and self._child_phase(busy) is not Phase.STOPPING:
-            busy = None
         self._timers.clear()
-        actions = self._leave_idle(drain)
-        self._plan = _Plan(sorted(self.children), deque(), busy=busy)
-        if self.rules.dynamic:
-            return actions + self._stop_together(now)
+        old = self._plan if self._plan is not None else _Plan([], deque())
+        starting = old.starting if any(id_ in drain for id_ in old.starting) else deque[int]()
+        busy = old.busy
+        if busy is not None and not starting:
+            is_stopping = self._child_phase(busy) is Phase.STOPPING
+            busy = busy if is_stopping and not self.rules.dynamic else None
+        actions += self._leave_idle(drain, starting)
+        self._plan = _Plan(sorted(self.children), starting, busy=busy)
         return actions + self._advance(now)
 
     def tick(self, now: float) -> list[Action]:
@@ -301,6 +325,12 @@ class Policy:
         del self.children[child.id]
         return [Gone(child.id), *self._freed(child.id, now)]
 
+    def _after_end_in_closing(self, child: _Child, how: How, now: float) -> list[Action]:
+        if child.id in self.starting_next() and how is not How.FATAL:
+            # It is owed a life with its group.
+            return self._freed(child.id, now)
+        return self._give_up(child, now)
+
     def _after_stop(self, child: _Child, how: How, now: float) -> list[Action]:
         if how is How.FATAL:
             return self._escalate(child, "no restart answers that", now)
@@ -314,7 +344,7 @@ class Policy:
         return self._freed(child.id, now)
 
     def _after_failed_start(self, child: _Child, how: How, now: float) -> list[Action]:
-        if child.spawned and not child.tried:
+        if child.is_spawning:
             return self._give_up(child, now)  # who spawned it gets the error
         if how is How.FATAL:
             return self._escalate(child, "no restart answers that", now)
@@ -402,49 +432,60 @@ class Policy:
         # The child is gone before the closing begins, so that it is not stopped twice.
         return [Escalate(child.id, why), Gone(child.id), *self.close(now)]
 
-    def _leave_idle(self, drain: Container[int]) -> list[Action]:
+    def _leave_idle(self, drain: Container[int], starting: Container[int]) -> list[Action]:
         actions: list[Action] = []
         for child in reversed(self._each()):
             if child.phase is Phase.WAITING and child.id in drain:
                 actions.append(self._begin(child))
-            elif child.phase not in _ALIVE:
+            elif child.phase not in _ALIVE and child.id not in starting:
                 del self.children[child.id]
                 actions.append(Gone(child.id))
         return actions
-
-    def _stop_together(self, now: float) -> list[Action]:
-        actions: list[Action] = []
-        for child in reversed(self._each()):
-            child.phase = Phase.STOPPING
-            actions.append(Stop(child.id))
-        self._plan = _Plan([], deque())
-        return actions + self._advance(now)
 
     def _advance(self, now: float) -> list[Action]:
         """Carry the plan on as far as it goes without waiting."""
         plan = self._plan
         if plan is None or plan.busy is not None:
             return []
-        actions, waits = self._advance_stops(plan)
-        if waits:
-            return actions
         if self.state == "closing":
-            if self._alive == 0:
-                self.state = "done"
-                actions.append(Finished())
-            return actions
-        if now < plan.not_before:
-            return actions
+            return self._advance_closing(plan)
+        actions = self._advance_stops(plan)
+        if not actions and now >= plan.not_before:
+            actions = self._advance_starts(plan)
+            if not actions:
+                self._plan = None
+        return actions
+
+    def _advance_closing(self, plan: _Plan) -> list[Action]:
+        """Start those that a shutdown owes a life, then stop all, then say that it is over."""
+        actions = self._advance_starts(plan)
+        if not actions:
+            stop = self._stop_together if self.rules.dynamic else self._advance_stops
+            actions = stop(plan)
+        if not actions and self._alive == 0:
+            self.state = "done"
+            actions.append(Finished())
+        return actions
+
+    def _advance_starts(self, plan: _Plan) -> list[Action]:
+        """Start the next child of the plan, if there is one."""
         while plan.starting:
             child = self.children.get(plan.starting.popleft())
             if child is not None and child.phase is Phase.IDLE:
                 plan.busy = child.id
-                return [*actions, self._begin(child)]
-        self._plan = None
-        return actions
+                return [self._begin(child)]
+        return []
 
-    def _advance_stops(self, plan: _Plan) -> tuple[list[Action], bool]:
-        """Stop the next child of the plan, and say whether there was one."""
+    def _stop_together(self, plan: _Plan) -> list[Action]:
+        """Stop all children of the plan at once."""
+        stopping, plan.stopping = plan.stopping, []
+        children = [self.children[id_] for id_ in reversed(stopping) if id_ in self.children]
+        for child in children:
+            child.phase = Phase.STOPPING
+        return [Stop(child.id) for child in children]
+
+    def _advance_stops(self, plan: _Plan) -> list[Action]:
+        """Stop the next child of the plan, if there is one."""
         closing = self.state == "closing"
         while plan.stopping:
             child = self.children.get(plan.stopping.pop())
@@ -453,5 +494,5 @@ class Policy:
             if child.phase in _IN_MOTION or (closing and child.phase is Phase.STOPPING):
                 child.phase = Phase.STOPPING
                 plan.busy = child.id
-                return [Stop(child.id)], True
-        return [], False
+                return [Stop(child.id)]
+        return []

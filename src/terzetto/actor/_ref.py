@@ -15,9 +15,9 @@ import trio
 from terzetto.actor._actor import Actor
 from terzetto.actor._brief import run_brief, settle
 from terzetto.actor._cell import ActorCell
-from terzetto.actor._current import Current, find_cycle, refuse_own_end, waiting_cell
-from terzetto.actor._errors import AskCycleError
+from terzetto.actor._current import refuse_cycle, waiting_cell, waiting_for
 from terzetto.actor._message import Message, misfit
+from terzetto.actor._node import end, wait_for_end
 from terzetto.actor._question import Inquiry, Question
 from terzetto.actor._types import Ending, Exit
 
@@ -98,7 +98,8 @@ class Ref(Generic[A_co]):
             handler = cell.handler(method)
         await trio.lowlevel.checkpoint_if_cancelled()
         if not cell.mailbox.put(handler, args, kwargs):
-            await _wait_for_room(cell, Message(handler, args, kwargs, cell.mailbox.now()))
+            with waiting_for(cell):
+                await cell.mailbox.wait_for_room(Message(handler, args, kwargs, cell.mailbox.now()))
         elif not next(cell.turns) % _TURN:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -145,7 +146,7 @@ class Ref(Generic[A_co]):
                 return await settle(cell, handler, args, kwargs, raised)
         asker = waiting_cell()
         if asker is not None:
-            _refuse_cycle(asker, cell)
+            refuse_cycle(asker, cell)
         question = Question(
             handler, args, kwargs, mailbox.now(), trio.lowlevel.current_task(), mailbox
         )
@@ -176,7 +177,7 @@ class Ref(Generic[A_co]):
             AskCycleError: the actor, or one below it, calls this in a handler
                 and would wait for itself: use `Context.stop` there.
         """
-        return await _stop(self._cell, Ending.CLOSE)
+        return await end(self._cell, Ending.CLOSE)
 
     async def shutdown(self) -> Exit:
         """Stop the actor once it has handled all that it had accepted; return how it ended.
@@ -185,13 +186,17 @@ class Ref(Generic[A_co]):
         stops the waiting, not the draining.
 
         Raises:
-            AskCycleError: as for `close`.
+            AskCycleError: as for `close`; or the actor waits for the one that calls this.
         """
-        return await _stop(self._cell, Ending.SHUTDOWN)
+        return await end(self._cell, Ending.SHUTDOWN)
 
     async def wait_stopped(self) -> Exit:
-        """Wait until the actor has ended for good; return why. Restarts are no end."""
-        return await self._cell.wait_stopped()
+        """Wait until the actor has ended for good; return why. Restarts are no end.
+
+        Raises:
+            AskCycleError: as for `shutdown`.
+        """
+        return await wait_for_end(self._cell)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Ref):
@@ -203,32 +208,3 @@ class Ref(Generic[A_co]):
 
     def __repr__(self) -> str:
         return f"<Ref {self.path} {self._cell.state}>"
-
-
-def _refuse_cycle(asker: Current, target: ActorCell) -> None:
-    paths = find_cycle(asker, target)
-    if paths is not None:
-        raise AskCycleError(
-            "this would wait forever: " + " waits for ".join(paths) + "; send in a background task"
-        )
-
-
-async def _wait_for_room(cell: ActorCell, message: Message) -> None:
-    """Wait until there is room for what is told, unless that would be forever."""
-    sender = waiting_cell()
-    if sender is None:
-        await cell.mailbox.wait_for_room(message)
-        return
-    _refuse_cycle(sender, cell)
-    sender.waiting_on.append(cell)
-    try:
-        await cell.mailbox.wait_for_room(message)
-    finally:
-        sender.waiting_on.remove(cell)
-
-
-async def _stop(cell: ActorCell, ending: Ending) -> Exit:
-    refuse_own_end(cell)
-    if cell.exit is None:
-        cell.system.stop(cell, ending)
-    return await cell.wait_stopped()

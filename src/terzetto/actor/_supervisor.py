@@ -26,9 +26,10 @@ from typing import Any, TypeAlias
 import attrs
 import trio
 
+from terzetto._shared._texts import add_note
 from terzetto.actor import _policy as do
 from terzetto.actor._cell import ActorCell
-from terzetto.actor._current import Waiter, find_cycle, waiting_cell
+from terzetto.actor._current import Waiter, waiting_for
 from terzetto.actor._errors import (
     ActorStoppedError,
     AskCycleError,
@@ -70,9 +71,7 @@ class SupervisorCell(Node):
     _wanted: dict[int, Ending] = attrs.field(factory=dict[int, Ending])
     _not_up: set[int] = attrs.field(factory=set[int])
     _failure: BaseException | None = None
-    _auto_closed: bool = False
     _force_at: float = math.inf
-    _forced: bool = False
     _ended: trio.Event = attrs.field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
@@ -104,21 +103,13 @@ class SupervisorCell(Node):
         return await self.wait_up(node)
 
     async def wait_up(self, node: Node) -> Any:  # noqa: ANN401 - as spawn
-        """Wait until a child that was just added is up; if cancelled, take it away again."""
-        asker = waiting_cell()
-        if asker is not None:
-            cycle = find_cycle(asker, node)
-            if cycle is not None:
-                raise AskCycleError("this would wait forever: " + " waits for ".join(cycle))
-            asker.waiting_on.append(node)
+        """Wait until a child that was just added is up; if that fails, take it away again."""
         try:
-            await node.wait_settled()
-        except trio.Cancelled:
+            with waiting_for(node):
+                await node.wait_settled()
+        except (trio.Cancelled, AskCycleError):
             self.system.stop(node, Ending.CLOSE)
             raise
-        finally:
-            if asker is not None:
-                asker.waiting_on.remove(node)
         if node.was_up:
             return node.face
         exit_ = node.exit
@@ -151,7 +142,8 @@ class SupervisorCell(Node):
         if node.exit is None:
             node.expect_start()
             self.feed(lambda now: self._known_policy().restart(node.order, now))
-        await node.wait_settled()
+        with waiting_for(node, refuse=False):  # what it does now is cut off within its grace
+            await node.wait_settled()
         if node.exit is not None:
             raise ActorStoppedError(f"{node.path!r} {describe_stop(node.exit.reason)}")
 
@@ -162,12 +154,12 @@ class SupervisorCell(Node):
         self.feed(partial(self._add, node))
         return node
 
-    def forget(self, name: str) -> None:
-        """Drop a stopped child for good."""
-        node = self.find(name)
-        del self.names[name]
-        self.nodes.pop(node.order, None)
-        self.kept.discard(name)
+    def forget(self, node: Node) -> None:
+        """Drop a stopped child for good; its name may be another's by now."""
+        if self.names.get(node.name) is node:
+            del self.names[node.name]
+            del self.nodes[node.order]
+            self.kept.discard(node.name)
 
     def find(self, name: str) -> Node:
         """Return a child by name, or raise `UnknownChildError`."""
@@ -180,8 +172,15 @@ class SupervisorCell(Node):
             ) from None
 
     def waits_for(self) -> Iterable[Waiter]:
-        """Return the children that it is starting."""
-        return [node for node in self.nodes.values() if node.state == "starting"]
+        """Return the children that it is starting, or letting come to their end."""
+        draining = self.ending is Ending.SHUTDOWN
+        below = [node for node in self.nodes.values() if draining or node.state == "starting"]
+        return [*below, *super().waits_for()]
+
+    def starts_before(self, node: Node) -> Node | None:
+        """Return the child that must be up before `node` is started."""
+        order = None if self._policy is None else self._policy.whose_turn(node.order)
+        return None if order is None else self.nodes[order]
 
     def above(self) -> Waiter | None:
         """Return the supervisor above, or the actor whose children these are."""
@@ -203,7 +202,15 @@ class SupervisorCell(Node):
         self.feed(lambda now: self._close(policy, now) if policy is self._policy else [])
 
     def _close(self, policy: Policy | None, now: float) -> list[do.Action]:
-        return [] if policy is None else policy.close(now, self._to_drain(self.ending))
+        if policy is None:
+            return []
+        shutdown = self.ending is Ending.SHUTDOWN
+        drain = {order for order, node in self.nodes.items() if shutdown and node.has_messages()}
+        return policy.close(now, drain)
+
+    def has_messages(self) -> bool:
+        """Whether messages wait for one of those below it."""
+        return any(node.has_messages() for node in self.nodes.values())
 
     def force(self) -> None:
         """End all grace periods now."""
@@ -227,8 +234,6 @@ class SupervisorCell(Node):
     async def live(self) -> None:
         """Run one life of the coordinator."""
         self._failure = None
-        self._auto_closed = self._forced = False
-        self._force_at = math.inf
         self._policy = policy = Policy(self.tree.rules())
         static = [
             node for node in self.nodes.values() if node.exit is None and node.name in self.kept
@@ -236,8 +241,8 @@ class SupervisorCell(Node):
         self._not_up = {node.order for node in static}
         now = trio.current_time()
         self._perform(policy.start([(n.order, n.restart, n.significant) for n in static], now))
-        if self.ending is not None:
-            self._perform(self._close(policy, now))
+        if self.ending is not None:  # asked to end before its task came to run
+            self.apply_ending()
         elif not static:
             self.note_started()
         while not policy.is_done():
@@ -250,6 +255,7 @@ class SupervisorCell(Node):
                 self._force_at = math.inf
                 self.force()
         self._policy = None
+        self._force_at = math.inf
         self.note_ended(self._end())
 
     async def _sleep(self, policy: Policy) -> None:
@@ -298,12 +304,8 @@ class SupervisorCell(Node):
         if node.order not in policy.children:
             self._drop(node, Exit(ending.reason))
             return []
-        return policy.stop(node.order, now, self._to_drain(ending))
-
-    def _to_drain(self, ending: Ending | None) -> list[int]:
-        """Return those children that such an ending owes one more life, if they wait for it."""
-        shutdown = ending is Ending.SHUTDOWN
-        return [order for order, node in self.nodes.items() if shutdown and node.has_messages()]
+        drain = ending is Ending.SHUTDOWN and node.has_messages()
+        return policy.stop(node.order, now, drain=drain)
 
     def _child_started(self, node: Node, now: float) -> list[do.Action]:
         self._await_no_more(node)
@@ -334,10 +336,8 @@ class SupervisorCell(Node):
                     self._gone(self.nodes[id_])
                 case do.Escalate(id_, why):
                     self._fail(self.nodes[id_], why)
-                case do.AutoClose():
-                    self._auto_closed = True
-                case do.Finished():
-                    pass
+                case do.AutoClose() | do.Finished():
+                    pass  # the stops that follow, and the end of the life, say it all
 
     def _stop(self, node: Node) -> None:
         policy = self._known_policy()
@@ -387,10 +387,10 @@ class SupervisorCell(Node):
                 del self.names[node.name]
 
     def _fail(self, node: Node, why: str) -> None:
-        error = node.last_error
-        if error is None:
-            raise AssertionError("only a crash escalates")
-        error.add_note(f"terzetto: {node.path!r} crashed, and {why}")
+        error, verb = self._ends[node.order].error, "crashed"
+        if error is None:  # a permanent child: its normal ends are restarted too
+            error, verb = ActorStoppedError(f"{node.path!r} has stopped by itself"), "ended"
+        add_note(error, f"terzetto: {node.path!r} {verb}, and {why}")
         self._failure = error
         self.system.hub.emit(Escalated(path=self.path, child=node.path, error=error, why=why))
 
@@ -432,11 +432,14 @@ class SupervisorCell(Node):
             reason = describe_stop(self.exit.reason) if self.exit is not None else "is stopping"
             raise ActorStoppedError(f"{self.path!r} starts no more children: it {reason}")
         cap = self.tree.max_children
-        if cap is not None and sum(node.exit is None for node in self.nodes.values()) >= cap:
+        if cap is not None and len(self.nodes) >= cap and self._count_living() >= cap:
             raise ChildLimitError(
                 f"{self.path!r} has {cap} children, as many as max_children allows"
             )
         return self._add_node(spec, old)
+
+    def _count_living(self) -> int:
+        return sum(node.exit is None for node in self.nodes.values())
 
     def _add_node(self, spec: Spec, old: Node | None) -> Node:
         if old is None:
@@ -445,35 +448,27 @@ class SupervisorCell(Node):
             order = self._last_order
         else:
             name, order = old.name, old.order
-        path = f"{self.path}/{name}" if self.path else name
+        place: dict[str, Any] = {
+            "name": name,
+            "path": f"{self.path}/{name}" if self.path else name,
+            "system": self.system,
+            "parent": self,
+            "order": order,
+            "restart": spec.restart,
+            "significant": spec.significant,
+            "spec": spec,
+        }
         node: Node
         if isinstance(spec, Tree):
-            node = SupervisorCell(
-                name=name,
-                path=path,
-                system=self.system,
-                parent=self,
-                order=order,
-                restart=spec.restart,
-                significant=spec.significant,
-                tree=spec,
-                spec=spec,
-            )
+            node = SupervisorCell(tree=spec, **place)
             node.face = self.system.face_of(node)
         else:
             node = ActorCell(
-                name=name,
-                path=path,
-                system=self.system,
-                parent=self,
-                order=order,
-                restart=spec.restart,
-                significant=spec.significant,
                 factory=spec.factory,
                 grace=spec.grace,
                 turns=self.system.turns,
-                mailbox=Mailbox(path, spec.mailbox, self.system.now),
-                spec=spec,
+                mailbox=Mailbox(place["path"], spec.mailbox, self.system.now),
+                **place,
             )
             ref = Ref[Any](node)
             node.face = ref if spec.face is None else spec.face(ref)

@@ -27,9 +27,10 @@ import attrs
 import trio
 
 from terzetto._shared._logging import Logger, default_logger
+from terzetto.actor._background import triage
 from terzetto.actor._cell import ActorCell
 from terzetto.actor._context import Context
-from terzetto.actor._errors import ActorStoppedError
+from terzetto.actor._errors import ActorStoppedError, set_context
 from terzetto.actor._events import Feed, Hub, Observer, run_observer
 from terzetto.actor._handle import Supervisor
 from terzetto.actor._log import log_to
@@ -104,8 +105,29 @@ class System:
 
     def observe(self, observer: Observer, buffer_size: int, path: str = "") -> None:
         """Start an observer of events at and below `path`."""
-        feed = self.hub.add(Feed(buffer_size, path))
-        self.spawn(run_observer, f"observer {observer!r}", self.hub, feed, observer, self.logger)
+        if not self.ended.is_set():  # there are no events any more
+            feed = self.hub.add(Feed(buffer_size, path))
+            self.spawn(self._observe, f"observer {observer!r}", feed, observer)
+
+    async def _observe(self, feed: Feed, observer: Observer) -> None:
+        """Run an observer; drop one that raises, and fail if that is no `Exception`."""
+        try:
+            await run_observer(feed, observer)
+        except BaseException as raised:  # noqa: BLE001 - the boundary of user code; see triage
+            error = await triage(f"observer {observer!r}", raised)
+            if isinstance(error, Exception):
+                self._log_dropped(observer, error)
+            else:
+                self.fail(error)
+        finally:
+            self.hub.remove(feed)
+
+    def _log_dropped(self, observer: Observer, error: Exception) -> None:
+        event = "observer raised and gets no more events"
+        try:
+            self.logger.error(event, observer=repr(observer), exc_info=error)
+        except Exception:  # noqa: BLE001 - a logger of the user's; it may be what raised before
+            default_logger("actor").error(event, observer=repr(observer), exc_info=error)
 
     def context_of(self, cell: ActorCell) -> Context[Any]:
         """Return the context of one life."""
@@ -126,10 +148,15 @@ class System:
         """Hear that the root's life is over."""
         root.finish(Exit(end.reason, end.error))
         if end.error is not None:
-            self.failure = end.error
-            self.body.cancel()
+            self.fail(end.error)
         self.hub.end()
         self.ended.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Cancel the block; `error` comes out of it, unless there is one already."""
+        if self.failure is None:
+            self.failure = error
+        self.body.cancel()
 
 
 @attrs.define(eq=False)
@@ -196,8 +223,18 @@ class Root(AbstractAsyncContextManager[T], Generic[T]):
             try:
                 raise failure
             finally:
-                failure.__context__ = context  # the Cancelled of the block explains nothing
+                set_context(failure, context)  # the Cancelled of the block explains nothing
         return bool(absorbed)
+
+    def request(self, ending: Ending) -> None:
+        """Ask the tree to end in this way, from the moment that the block is being entered."""
+        if self._root is not None:
+            self._root.request(ending)
+
+    def force(self) -> None:
+        """End all grace periods of the tree now."""
+        if self._root is not None:
+            self._root.force()
 
     async def _close(self, system: System, root: SupervisorCell) -> None:
         """Close the tree within its grace; beyond that, cancel what is left."""

@@ -4,7 +4,6 @@ A spec holds no state and may be started any number of times, in any number of
 trees.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar, cast, overload
@@ -13,7 +12,8 @@ import attrs
 
 from terzetto.actor._actor import Actor
 from terzetto.actor._backoff import Backoff
-from terzetto.actor._errors import ChildNameError, SpecError
+from terzetto.actor._checks import check_child_name, check_choice, check_count, check_seconds
+from terzetto.actor._errors import SpecError
 from terzetto.actor._policy import Rules
 from terzetto.actor._ref import Ref
 from terzetto.actor._types import AutoShutdown, Restart, Strategy
@@ -27,38 +27,12 @@ _STRATEGIES = ("one_for_one", "one_for_all", "rest_for_one")
 _AUTO = ("never", "any", "all")
 
 
-def check_child_name(name: str) -> str:
-    """Return `name` if a child may have it.
-
-    Raises:
-        ChildNameError: it is no str, empty, or has a slash.
-    """
-    if not isinstance(name, str) or not name or "/" in name:  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-        raise ChildNameError(f"{name!r} cannot name a child: give a str without slashes")
-    return name
-
-
 def default_name(factory: object) -> str:
     """Return the name of a child that was given none: its factory's, in lower case."""
     while isinstance(factory, partial):
         factory = factory.func
     name = getattr(factory, "__name__", None) or type(factory).__name__
     return name.strip("<>").lower().replace("/", "-")
-
-
-def _check_seconds(what: str, seconds: float) -> None:
-    if not (0 <= seconds < math.inf):
-        raise SpecError(f"{what}={seconds!r}: give seconds, 0 or more and finite")
-
-
-def _check_count(what: str, count: int, least: int) -> None:
-    if not isinstance(count, int) or count < least:  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-        raise SpecError(f"{what}={count!r}: give a whole number, {least} or more")
-
-
-def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise SpecError(f"{what}={value!r}: give one of {', '.join(choices)}")
 
 
 @attrs.frozen(eq=False, init=False)
@@ -130,9 +104,9 @@ class Child(Generic[T_co]):
             raise SpecError(f"factory={factory!r}: give a class or a function that makes the actor")
         if name is not None:
             check_child_name(name)
-        _check_choice("restart", restart, _RESTARTS)
-        _check_seconds("grace", grace)
-        _check_count("mailbox", mailbox, 1)
+        check_choice("restart", restart, _RESTARTS)
+        check_seconds("grace", grace)
+        check_count("mailbox", mailbox, 1)
         if significant and restart == "permanent":
             raise SpecError("a permanent child never ends by itself: it cannot be significant")
         self.__attrs_init__(factory, name, restart, grace, mailbox, significant, face)  # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType] - attrs makes it
@@ -178,16 +152,16 @@ class Tree:
     def __attrs_post_init__(self) -> None:
         """Refuse what cannot work."""
         check_child_name(self.name)
-        _check_choice("strategy", self.strategy, _STRATEGIES)
-        _check_choice("restart", self.restart, _RESTARTS)
-        _check_choice("auto_shutdown", self.auto_shutdown, _AUTO)
-        _check_count("max_restarts", self.max_restarts, 0)
-        _check_count("max_failed_starts", self.max_failed_starts, 0)
-        _check_seconds("within", self.within)
+        check_choice("strategy", self.strategy, _STRATEGIES)
+        check_choice("restart", self.restart, _RESTARTS)
+        check_choice("auto_shutdown", self.auto_shutdown, _AUTO)
+        check_count("max_restarts", self.max_restarts, 0)
+        check_count("max_failed_starts", self.max_failed_starts, 0)
+        check_seconds("within", self.within)
         if self.grace is not None:
-            _check_seconds("grace", self.grace)
+            check_seconds("grace", self.grace)
         if self.max_children is not None:
-            _check_count("max_children", self.max_children, 1)
+            check_count("max_children", self.max_children, 1)
             if len(self.children) > self.max_children:
                 raise SpecError(
                     f"{len(self.children)} children, but max_children={self.max_children}"
