@@ -344,3 +344,25 @@ async def test_a_timer_whose_message_raises_crashes_its_actor_like_any_other(
         assert top.dead_letters["top/clock", "crashed"] == 1
     assert journal.kinds().count("started") == 2
     assert journal.values("note") == ["alive"]
+
+
+@pytest.mark.parametrize("other", ["plain", "trio"])
+async def test_another_thread_cannot_wake_an_actor_and_does_it_no_harm(other: str) -> None:
+    async with open_supervisor() as top:
+        ref = await top.spawn(Counter)
+
+        async def tell() -> None:
+            ref.tell_nowait(Counter.add, 1)
+
+        def tell_elsewhere() -> None:
+            with pytest.raises((RuntimeError, AssertionError)):  # what trio raises
+                ref.tell_nowait(Counter.add, 1) if other == "plain" else trio.run(tell)
+
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.to_thread.run_sync(tell_elsewhere)
+        await trio.to_thread.run_sync(trio.from_thread.run_sync, tell_by_trio, ref)
+        assert await ref.ask(Counter.add, 0) == 1
+
+
+def tell_by_trio(ref: Ref[Counter]) -> None:
+    ref.tell_nowait(Counter.add, 1)

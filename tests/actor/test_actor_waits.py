@@ -210,6 +210,24 @@ async def test_the_shield_around_the_tree_has_a_deadline(
     assert 10 <= trio.current_time() <= 12
 
 
+async def test_many_actors_without_grace_have_time_for_their_turns(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    # Each turn of an ordered closing takes its time, and the shield waits for all of them.
+    clock = autojump_clock
+
+    class Slow(Probe):
+        async def stopping(self, reason: Stop) -> None:
+            clock.jump(0.001)  # the processor's time, not the actor's grace
+            await super().stopping(reason)
+
+    journal = Journal()
+    async with open_supervisor() as top:
+        for _ in range(1500):
+            await top.spawn(partial(Slow, journal), grace=0.0)
+    assert journal.kinds().count("stopping") == 1500
+
+
 async def test_a_worker_of_an_actor_with_its_own_run_may_ask_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

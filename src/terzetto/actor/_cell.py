@@ -158,6 +158,10 @@ class ActorCell(Node):
         below = self.children.bound() if self.children is not None else 0.0
         return 2 * self.grace + below
 
+    def count(self) -> int:
+        """Return how many nodes there are from here down."""
+        return 1 if self.children is None else self.children.count()
+
     @property
     def may_spawn(self) -> bool:
         """Whether a life runs that is not closing; one that drains its mailbox goes on."""

@@ -101,9 +101,10 @@ class Mailbox:
             return False
         receiver = self.receiver
         if receiver is not None:
+            # First of all: it raises if this is another thread, and nothing has changed then.
+            trio.lowlevel.reschedule(receiver)
             self.receiver = None
             self._woken_at = self.now()
-            trio.lowlevel.reschedule(receiver)
         queue.append((handler, args, kwargs, self._woken_at or self.now(), question))
         return True
 

@@ -96,7 +96,11 @@ class Node(ABC):
 
     @abstractmethod
     def bound(self) -> float:
-        """Return the seconds within which a requested end is reached."""
+        """Return the seconds within which a requested end is reached, its turns not counted."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """Return how many nodes there are from here down."""
 
     @trio.lowlevel.enable_ki_protection
     def note_started(self) -> None:

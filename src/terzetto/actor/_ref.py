@@ -32,7 +32,9 @@ _TURN = 64  # after this many tells that found room, the sender lets others run
 class Ref(Generic[A_co]):
     """A reference to an actor of type `A_co`.
 
-    Its methods may be called from any task of the same `trio.run`.
+    Its methods may be called from any task of the same `trio.run`. From another
+    thread go through `trio.from_thread`: a send that comes from there directly is
+    refused if it finds the actor asleep, and is not guarded otherwise.
     """
 
     _cell: ActorCell

@@ -225,6 +225,10 @@ class SupervisorCell(Node):
         total = max(bounds, default=0.0) if self.tree.dynamic else sum(bounds)
         return total if self.tree.grace is None else min(total, self.tree.grace)
 
+    def count(self) -> int:
+        """Return how many nodes there are from here down."""
+        return 1 + sum(node.count() for node in self.nodes.values())
+
     def finish(self, exit_: Exit) -> None:
         """Resolve, and with it every child that was kept for a next life."""
         self.finish_all(exit_)

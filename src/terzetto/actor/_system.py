@@ -45,6 +45,7 @@ _turns: trio.lowlevel.RunVar[Iterator[int]] = trio.lowlevel.RunVar("terzetto.act
 
 OBSERVER_BUFFER = 1000
 SLACK = 1.0  # seconds beyond the sum of grace periods before everything is cancelled
+TURNS = 0.001  # seconds more for each actor: with many of them their turns alone take long
 
 
 def _turns_of_this_run() -> Iterator[int]:
@@ -243,7 +244,8 @@ class Root(AbstractAsyncContextManager[T], Generic[T]):
             system.ended.set()
         elif not system.ended.is_set():
             root.request(Ending.CLOSE)
-            system.shield.deadline = trio.current_time() + root.bound() + SLACK
+            allowance = root.bound() + SLACK + TURNS * root.count()
+            system.shield.deadline = trio.current_time() + allowance
             with trio.CancelScope(deadline=system.shield.deadline, shield=True):
                 await system.ended.wait()
             if not system.ended.is_set():
