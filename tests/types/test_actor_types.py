@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 HEAD = """
-from functools import partial
+from collections.abc import AsyncIterator
 import attrs
-from terzetto.actor import Actor, Child, Context, Ref, Tree, as_channel, open_child, open_supervisor
+from terzetto.actor import Actor, Child, Context, Ref, Supervisor, Tree, as_channel, feed
+from terzetto.testing import Probe, inject
 
 
 @attrs.define
@@ -33,7 +34,19 @@ class Other(Actor):
         return ""
 
 
-async def check(ref: Ref[Counter], ctx: Context[Counter]) -> None:
+async def check(
+    ref: Ref[Counter], ctx: Context[Counter], top: Supervisor, probe: Ref[Probe]
+) -> None:
+"""
+
+TAIL = """
+
+def other_face(ref: Ref[Other]) -> str:
+    return ref.name
+
+
+async def strings() -> AsyncIterator[str]:
+    yield "a"
 """
 
 # Each line is wrong in one way; every checker must name it.
@@ -55,6 +68,15 @@ WRONG = {
     "an unknown strategy": "Tree(strategy='all_for_one')",
     "an unknown restart": "Child(Counter, restart='always')",
     "a channel of another type": "await as_channel(ref, Counter.add).send('a')",
+    "a look-up of another actor": "found: Ref[Other] = top.get('a', Counter)",
+    "a look-up of another face": "face: str = top.get('a', int)",
+    "a feed of another type": "await feed(ref, Counter.add, strings())",
+    "an unknown rule of shutdown": "Tree(auto_shutdown='some')",
+    "a stranger among the children": "Tree(children=(Counter,))",
+    "an observer of two arguments": "top.observe(lambda event, more: None)",
+    "a reply taken from a tell": "reply: int = await ref.tell(Counter.add, 1)",
+    "a probe of another actor": "await probe.ask(Counter.add, 1)",
+    "a plan that is none": "inject(Counter, 3)",
     "options beside a spec": "await ctx.spawn(Child(Counter), name='x')",
 }
 
@@ -67,7 +89,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, s
     for what, line in WRONG.items():
         lines[text.count("\n") + 1] = what
         text += f"    {line}\n"
-    text += "\n\ndef other_face(ref: Ref[Other]) -> str:\n    return ref.name\n"
+    text += TAIL
     path = tmp_path_factory.mktemp("types") / "wrong.py"
     path.write_text(text)
     return path, lines
@@ -104,3 +126,17 @@ def test_pyright_refuses_every_wrong_line(program: tuple[Path, dict[int, str]]) 
         if item["severity"] == "error" and item["rule"] != "reportUnusedVariable"
     }
     assert found >= set(wrong), f"{[wrong.get(n) for n in set(wrong) - found]}\n{output}"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("module", ["terzetto.actor", "terzetto.testing"])
+def test_every_type_that_a_user_meets_is_known(module: str) -> None:
+    output = run(
+        tool("basedpyright"),
+        "--verifytypes",
+        module,
+        "--ignoreexternal",
+        "--pythonpath",
+        sys.executable,
+    )
+    assert "Type completeness score: 100%" in output, output

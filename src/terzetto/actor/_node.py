@@ -106,8 +106,7 @@ class Node(ABC):
     def note_started(self) -> None:
         """Report that the life is up."""
         self.is_up = True
-        if self.state == "starting":
-            self.state = "running"
+        self.run_on()
         if self.was_up:
             self.restarts += 1
             self.system.hub.emit(Restarted(path=self.path, restarts=self.restarts))
@@ -118,6 +117,11 @@ class Node(ABC):
             self.parent.hear_started(self)
         if self._settled is not None:
             self._settled.set()
+
+    def run_on(self) -> None:
+        """Be running, unless an end was asked for already."""
+        if self.state == "starting":
+            self.state = "running"
 
     @trio.lowlevel.enable_ki_protection
     def note_ended(self, end: LifeEnd) -> None:
@@ -137,13 +141,17 @@ class Node(ABC):
         """Resolve: no further life will come."""
         if self.exit is not None:
             return
-        self.exit = exit_
-        self.state = "stopped"
+        self.resolve(exit_)
         self.system.hub.emit(Stopped(path=self.path, exit=exit_))
         if self._stopped is not None:
             self._stopped.set()
         if self._settled is not None:
             self._settled.set()
+
+    def resolve(self, exit_: Exit) -> None:
+        """Note the end, and tell nobody."""
+        self.exit = exit_
+        self.state = "stopped"
 
     # For anybody -------------------------------------------------------------------------
 

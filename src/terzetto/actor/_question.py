@@ -42,6 +42,7 @@ class Inquiry:
 class Question(Message):
     """A message whose sender waits for the answer."""
 
+    is_done: bool = attrs.field(init=False)
     _mailbox: "Mailbox" = attrs.field(init=False)
     _value: object = attrs.field(init=False)
     _error: Exception | None = attrs.field(init=False)

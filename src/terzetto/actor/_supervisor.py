@@ -408,7 +408,7 @@ class SupervisorCell(Node):
         if self.owner is None:
             super().note_started()
         else:
-            self.state = "running"
+            self.run_on()
 
     def note_ended(self, end: LifeEnd) -> None:
         """Report that the life is over; to the actor, if these are an actor's children."""
@@ -417,9 +417,9 @@ class SupervisorCell(Node):
             return
         if end.error is not None:
             self.owner.fail(end.error)
-        self.exit = Exit(end.reason, end.error)
-        self.state = "stopped"
-        self.finish_all(self.exit)
+        exit_ = Exit(end.reason, end.error)
+        self.resolve(exit_)
+        self.finish_all(exit_)
         self._ended.set()
 
     def finish_all(self, exit_: Exit) -> None:
