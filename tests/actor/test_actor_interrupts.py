@@ -15,9 +15,11 @@ from terzetto.actor import (
     ActorStoppedError,
     Child,
     Context,
+    Event,
     Exit,
     Ref,
     Reject,
+    Started,
     Stop,
     Supervisor,
     Tree,
@@ -37,7 +39,9 @@ async def interrupt() -> None:
     await trio.sleep_forever()
 
 
-@pytest.mark.parametrize("place", ["block", "handler", "background", "stopping"])
+@pytest.mark.parametrize(
+    "place", ["block", "handler", "brief", "background", "observer", "stopping"]
+)
 def test_ctrl_c_closes_the_tree_and_comes_out_as_it_is(place: str) -> None:
     journal = Journal()
 
@@ -47,20 +51,30 @@ def test_ctrl_c_closes_the_tree_and_comes_out_as_it_is(place: str) -> None:
             if place == "background":
                 ctx.start_soon(interrupt)
 
+        async def hit(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
         async def stopping(self, reason: Stop) -> None:
             if place == "stopping":
                 signal.raise_signal(signal.SIGINT)
             await trio.lowlevel.checkpoint()
             self.journal.write("stopping")
 
+    def observer(event: Event) -> None:
+        if place == "observer" and isinstance(event, Started) and event.path == "top/last":
+            signal.raise_signal(signal.SIGINT)
+
     async def main() -> None:
-        async with open_supervisor() as top:
+        async with open_supervisor(observers=(observer,)) as top:
             await top.spawn(partial(Probe, journal), name="sibling")
-            ref = await top.spawn(partial(Fragile, journal))
+            ref = await top.spawn(partial(Fragile, journal), name="last")
             if place == "block":
                 await interrupt()
             elif place == "handler":
                 await ref.tell(Probe.call, interrupt)
+            elif place == "brief":
+                await trio.testing.wait_all_tasks_blocked()
+                await ref.ask(Fragile.hit)
             if place != "stopping":
                 await trio.sleep_forever()
         # An interrupt that came while stopping is raised at the main task's next checkpoint.

@@ -106,7 +106,7 @@ class Node(ABC):
     def note_started(self) -> None:
         """Report that the life is up."""
         self.is_up = True
-        self.run_on()
+        self.mark_running()
         if self.was_up:
             self.restarts += 1
             self.system.hub.emit(Restarted(path=self.path, restarts=self.restarts))
@@ -118,7 +118,7 @@ class Node(ABC):
         if self._settled is not None:
             self._settled.set()
 
-    def run_on(self) -> None:
+    def mark_running(self) -> None:
         """Be running, unless an end was asked for already."""
         if self.state == "starting":
             self.state = "running"

@@ -46,7 +46,8 @@ def open_supervisor(
     Leaving the block closes every child, the last one first; cancelling the
     block does the same, within the grace periods. When restarts are used up,
     the block is cancelled and the last crash comes out of it, as it is, with a
-    note; an exception of the block's own comes first.
+    note; an exception of the block's own comes first, but what is no `Exception`
+    before one.
 
     Raises:
         SpecError: an option is out of its range.

@@ -408,7 +408,7 @@ class SupervisorCell(Node):
         if self.owner is None:
             super().note_started()
         else:
-            self.run_on()
+            self.mark_running()
 
     def note_ended(self, end: LifeEnd) -> None:
         """Report that the life is over; to the actor, if these are an actor's children."""

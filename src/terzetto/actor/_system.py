@@ -12,7 +12,8 @@ an exception of the caller's code, so nothing comes out wrapped in a group, and
 a `Cancelled` only passes through.
 
 When restarts are used up, the scope around the caller's code is cancelled and
-the last crash is raised from the block, unless that code raised by itself.
+the last crash is raised from the block, unless that code raised by itself; what
+is no `Exception` comes before one.
 
 Invariant: the shield has a deadline from the moment the block is left.
 """
@@ -219,7 +220,9 @@ class Root(AbstractAsyncContextManager[T], Generic[T]):
             finally:
                 await self._manager.__aexit__(None, None, None)
         failure = system.failure
-        if failure is not None and (exc is None or absorbed):
+        # Ctrl-C in a handler comes to its asker as an `ActorCrashedError`, and is still Ctrl-C.
+        outranks = isinstance(exc, Exception) and not isinstance(failure, Exception)
+        if failure is not None and (exc is None or absorbed or outranks):
             context = failure.__context__
             try:
                 raise failure
