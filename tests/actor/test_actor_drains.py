@@ -177,18 +177,26 @@ async def test_a_close_cuts_such_a_shutdown_short(autojump_clock: trio.testing.M
         assert trio.current_time() < 10, "the close took longer than the grace"
 
 
-async def test_an_actor_that_drains_may_spawn_children() -> None:
+@pytest.mark.parametrize("how", ["shutdown", "close"])
+async def test_an_actor_that_drains_or_ends_its_message_may_spawn_children(how: str) -> None:
     journal, gate = Journal(), trio.Event()
+
+    @attrs.define
+    class Late(Owner):
+        async def hold(self, gate: trio.Event) -> None:
+            await super().hold(gate)
+            await self.note("held")
+
     async with open_supervisor() as top, trio.open_nursery() as nursery:
-        ref = await top.spawn(partial(Owner, journal))
+        ref = await top.spawn(partial(Late, journal))
         ref.tell_nowait(Probe.hold, gate)
         ref.tell_nowait(Probe.note, 1)
         await journal.wait_for("holding")
-        nursery.start_soon(ref.shutdown)
+        nursery.start_soon(ref.shutdown if how == "shutdown" else ref.close)
         await trio.testing.wait_all_tasks_blocked()
         gate.set()
-        assert (await ref.wait_stopped()).reason is Stop.SHUTDOWN
-    assert journal.values("note") == [1]
+        assert (await ref.wait_stopped()).reason.value.startswith(how)
+    assert journal.values("note") == (["held", 1] if how == "shutdown" else ["held"])
 
 
 async def test_a_last_life_may_spawn_children_in_its_start(

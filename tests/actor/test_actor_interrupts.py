@@ -19,7 +19,6 @@ from terzetto.actor import (
     Exit,
     Ref,
     Reject,
-    Started,
     Stop,
     Supervisor,
     Tree,
@@ -39,9 +38,7 @@ async def interrupt() -> None:
     await trio.sleep_forever()
 
 
-@pytest.mark.parametrize(
-    "place", ["block", "handler", "brief", "background", "observer", "stopping"]
-)
+@pytest.mark.parametrize("place", ["block", "handler", "background", "stopping"])
 def test_ctrl_c_closes_the_tree_and_comes_out_as_it_is(place: str) -> None:
     journal = Journal()
 
@@ -51,30 +48,20 @@ def test_ctrl_c_closes_the_tree_and_comes_out_as_it_is(place: str) -> None:
             if place == "background":
                 ctx.start_soon(interrupt)
 
-        async def hit(self) -> None:
-            signal.raise_signal(signal.SIGINT)
-
         async def stopping(self, reason: Stop) -> None:
             if place == "stopping":
                 signal.raise_signal(signal.SIGINT)
             await trio.lowlevel.checkpoint()
             self.journal.write("stopping")
 
-    def observer(event: Event) -> None:
-        if place == "observer" and isinstance(event, Started) and event.path == "top/last":
-            signal.raise_signal(signal.SIGINT)
-
     async def main() -> None:
-        async with open_supervisor(observers=(observer,)) as top:
+        async with open_supervisor() as top:
             await top.spawn(partial(Probe, journal), name="sibling")
-            ref = await top.spawn(partial(Fragile, journal), name="last")
+            ref = await top.spawn(partial(Fragile, journal))
             if place == "block":
                 await interrupt()
             elif place == "handler":
                 await ref.tell(Probe.call, interrupt)
-            elif place == "brief":
-                await trio.testing.wait_all_tasks_blocked()
-                await ref.ask(Fragile.hit)
             if place != "stopping":
                 await trio.sleep_forever()
         # An interrupt that came while stopping is raised at the main task's next checkpoint.
@@ -83,6 +70,35 @@ def test_ctrl_c_closes_the_tree_and_comes_out_as_it_is(place: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         in_a_run_of_its_own(main)
     assert journal.kinds() == ["started", "started", "stopping", "stopping"]
+
+
+class Brief(Probe):
+    async def interrupt(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("place", ["observer", "asked handler", "asked brief handler"])
+def test_ctrl_c_in_code_that_others_run_comes_out_as_it_is(place: str) -> None:
+    journal = Journal()
+
+    def observer(_: Event) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        async with open_supervisor() as top:
+            ref = await top.spawn(partial(Brief, journal))
+            await trio.testing.wait_all_tasks_blocked()
+            if place == "asked handler":
+                await ref.ask(Probe.call, interrupt)
+            elif place == "asked brief handler":
+                await ref.ask(Brief.interrupt)
+            top.observe(observer)
+            await top.spawn(Probe)
+            await trio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        in_a_run_of_its_own(main)
+    assert journal.kinds() == ["started", "stopping"]
 
 
 async def test_a_tree_that_cannot_start_raises_the_crash_in_spawn() -> None:

@@ -289,17 +289,19 @@ async def test_an_error_that_comes_out_of_the_block_is_written_with_its_tracebac
 
 
 async def test_a_start_that_a_stop_overtakes_is_no_crash(caplog: pytest.LogCaptureFixture) -> None:
-    class Family(Probe):
+    class Asking(Probe):
         async def started(self, ctx: Context[Probe]) -> None:
             starting.set()
             await stopped.wait()
-            await ctx.spawn(Probe)
-            pytest.fail("an actor that is stopping has no children")
+            await gone.ask(Probe.echo, 1)
+            pytest.fail("it was closed")
 
     starting, stopped = trio.Event(), trio.Event()
     async with open_supervisor() as top:
+        gone = await top.spawn(Probe)
+        await gone.close()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(top.spawn, Family, name="f"))
+            nursery.start_soon(partial(top.spawn, Asking, name="a"))
             await starting.wait()
             nursery.cancel_scope.cancel()
         await trio.testing.wait_all_tasks_blocked()

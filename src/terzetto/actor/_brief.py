@@ -11,36 +11,48 @@ Called by refs, for actors whose mailbox has a receiver that sleeps.
 """
 
 import sys
-from collections.abc import Coroutine
-from typing import Any, Never
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, Never, cast
 
 import trio
 
-from terzetto.actor._cell import ActorCell
 from terzetto.actor._errors import Reject, set_context
 from terzetto.actor._message import Handler
 from terzetto.actor._question import Question
 
+if TYPE_CHECKING:
+    from terzetto.actor._cell import ActorCell
+
 
 @trio.lowlevel.disable_ki_protection
-def run_brief(work: Coroutine[Any, Any, Any]) -> object:
-    """Run a brief handler from its beginning to its end."""
-    try:
-        work.send(None)
-    except StopIteration as done:
-        value: object = done.value  # no cast: it would be a call
-        return value
-    raise AssertionError("a brief handler has waited")
+@types.coroutine
+def _drive() -> Generator[object, Coroutine[Any, Any, Any], None]:
+    work = yield None
+    while True:
+        work = yield (yield from work)
+
+
+def new_driver() -> Callable[[Coroutine[Any, Any, Any]], object]:
+    """Return what runs one brief handler after the other, each to its end, until one raises.
+
+    A generator that lives on takes a reply without an exception; driving each
+    handler by itself would cost a `StopIteration` for every reply.
+    """
+    generator: Any = _drive()  # to type checkers, `types.coroutine` has made it an Awaitable
+    generator.send(None)  # on to where it takes the first handler
+    return cast("Callable[[Coroutine[Any, Any, Any]], object]", generator.send)
 
 
 async def settle(
-    cell: ActorCell,
+    cell: "ActorCell",
     handler: Handler,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     raised: BaseException,
 ) -> Never:
     """Do what follows from what a brief handler has raised; it ends with an error for the asker."""
+    cell.drive = new_driver()
     if isinstance(raised, Reject):
         raise raised.error
     _forget_context(raised, sys.exception())

@@ -23,7 +23,7 @@ in a mailbox that is kept.
 """
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ import trio
 from terzetto._shared._texts import add_note, describe_error
 from terzetto.actor._actor import Actor, brief_handlers, message_table, resolve
 from terzetto.actor._background import Background, triage
+from terzetto.actor._brief import new_driver
 from terzetto.actor._current import Waiter, current_cell
 from terzetto.actor._errors import (
     ActorCrashedError,
@@ -73,6 +74,9 @@ class ActorCell(Node):
 
     task: trio.lowlevel.Task | None = None
     """The task of the life."""
+
+    drive: Callable[[Coroutine[Any, Any, Any]], object] = attrs.field(factory=new_driver)
+    """Runs a brief handler."""
 
     run_in_context: Callable[..., Any] = attrs.field(init=False)
     """Calls a function in the context of that task."""
@@ -161,11 +165,6 @@ class ActorCell(Node):
     def count(self) -> int:
         """Return how many nodes there are from here down."""
         return 1 if self.children is None else self.children.count()
-
-    @property
-    def may_spawn(self) -> bool:
-        """Whether a life runs that is not closing; one that drains its mailbox goes on."""
-        return self.is_open and self.ending in (None, Ending.SHUTDOWN)
 
     def fail(self, error: BaseException) -> None:
         """Crash the actor from outside its task: a background task or its children failed."""

@@ -216,7 +216,7 @@ class Context(Generic[A_co]):
 
     def _children(self) -> SupervisorCell:
         cell = self._cell
-        if not cell.may_spawn:
+        if not cell.is_open:
             raise ActorStoppedError(f"{cell.path!r} is stopping: it can spawn no children")
         if cell.children is None:
             cell.children = SupervisorCell.under(cell)

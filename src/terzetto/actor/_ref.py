@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from terzetto.actor._actor import Actor
-from terzetto.actor._brief import run_brief, settle
+from terzetto.actor._brief import settle
 from terzetto.actor._cell import ActorCell
 from terzetto.actor._current import refuse_cycle, waiting_cell, waiting_for
 from terzetto.actor._message import Message, misfit
@@ -140,7 +140,7 @@ class Ref(Generic[A_co]):
                 except TypeError as error:
                     raise misfit(handler, error) from error
                 try:
-                    reply: R = cell.run_in_context(run_brief, work)
+                    reply: R = cell.run_in_context(cell.drive, work)
                 except BaseException as error:  # noqa: BLE001 - the boundary of user code
                     raised = error
                 else:
