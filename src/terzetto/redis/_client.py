@@ -90,8 +90,8 @@ class Redis(AsyncCoreCommands):
         return self._shaper.encoder
 
     def get_connection_kwargs(self) -> dict[str, Any]:
-        """Return what redis-py's commands may want to know of connections: nothing."""
-        return {}
+        """Return what redis-py's commands want to know of connections: whether they decode."""
+        return {"decode_responses": self._shaper.decode}
 
     @property
     def url(self) -> str:
