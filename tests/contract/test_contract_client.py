@@ -3,6 +3,7 @@
 Keys that one command or unit names share the hash tag `{t}`, as a cluster wants it.
 """
 
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -133,6 +134,7 @@ async def test_callers_that_are_cancelled_at_random(
     random = Random(3)  # noqa: S311 - a test's dice
     outcomes = {"answered": 0, "cancelled": 0}
     limiter = trio.CapacityLimiter(100)
+    descriptors = count_descriptors()
     async with deployment.connect(max_in_flight=bound) as client:
 
         async def call(number: int) -> None:
@@ -154,6 +156,14 @@ async def test_callers_that_are_cancelled_at_random(
         assert min(outcomes.values()) > CALLERS / 20
         left = client.statistics()
         assert (left.queued, left.in_flight, left.crowd) == (0, 0, 0)
+    with trio.fail_after(PATIENCE):
+        while count_descriptors() > descriptors:  # a front in this process closes its own later
+            await trio.lowlevel.checkpoint()
+
+
+def count_descriptors() -> int:
+    """Return how many files and sockets this process has open."""
+    return sum(1 for _ in Path("/dev/fd").iterdir())
 
 
 async def test_blocking_calls_that_are_cancelled_at_random(client: Redis) -> None:

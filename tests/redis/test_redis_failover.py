@@ -194,6 +194,38 @@ async def test_a_master_is_killed_under_load(
         assert int(turn) <= at_kill[name]
 
 
+async def test_what_no_replica_had_is_lost_and_its_writer_was_told() -> None:
+    async with open_cluster() as servers, connect(servers.url) as redis:
+        with trio.fail_after(2 * FAIL_OVER):
+            owner = redis.slot_owner("{0}") or ""
+            master = next(m for m in await servers.masters() if owner.endswith(f":{m.port}"))
+            (follower,) = [r for r in await servers.replicas() if await follows(r, master)]
+            _, reached = await redis.execute_replicated([("SET", "{0}:kept", "{0}:kept")])
+            assert reached == 1
+            # More than the system holds back for a process that does not read.
+            unread = {f"{{0}}:{number}" for number in range(40)}
+            with held(follower):
+                for key in sorted(unread):
+                    assert await redis.execute("SET", key, key + "x" * 1_000_000) == b"OK"
+                told, reached = await redis.execute_replicated(
+                    [("SET", "{0}:told", "{0}:told")], within=0.1
+                )
+                await master.kill()
+            await redis.execute("SET", "{0}:after", "{0}:after")  # it waits for the fail-over
+            there = await existing(redis, {"{0}:kept", "{0}:told", "{0}:after"})
+        await master.start()
+
+    assert (told, reached) == ([b"OK"], 0)
+    assert there == {"{0}:kept", "{0}:after"}
+
+
+async def follows(replica: EmbeddedServer, master: EmbeddedServer) -> bool:
+    """Say whether a server is a replica of `master`."""
+    async with connect(replica.url) as redis:
+        role: list[object] = await redis.execute("ROLE")
+    return role[2] == master.port
+
+
 async def hear(redis: Redis, subscription: Subscription) -> None:
     """Publish until it is heard: the subscription may have been at the victim."""
     heard: object = None
