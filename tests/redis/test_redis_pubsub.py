@@ -1,11 +1,14 @@
 """Subscriptions on a healthy server: order, patterns, overflow, coming and going."""
 
+from collections.abc import Callable
+
 import pytest
 import trio
 import trio.testing
 from redis.exceptions import ResponseError
 
-from terzetto.redis import Answer, Gap, LinkClosedError, Message, Redis
+from terzetto.redis import Gap, LinkClosedError, Message, Redis, Subscription
+from terzetto.redis._io import READ_SIZE
 from tests.redis.scripted import PATIENCE
 
 
@@ -110,21 +113,102 @@ async def test_a_busy_subscription_lets_others_run(redis: Redis) -> None:
     assert turns >= 3
 
 
-async def test_what_is_asked_by_its_connection_has_its_place_among_the_messages(
-    redis: Redis,
-) -> None:
-    async with redis.subscribe("c") as subscription:
-        await redis.execute_many([["PUBLISH", "c", "1"], ["SET", "k", "v"]])
-        assert subscription.ask("GET", "k", tag="first")
-        assert subscription.ask("HGETALL", "k", tag="second")
+async def test_what_is_delivered_comes_in_order_in_the_task_that_read_it(redis: Redis) -> None:
+    async with redis.subscribe("c") as subscription, trio.open_nursery() as nursery:
+        await redis.execute("PUBLISH", "c", "buffered")
+        await trio.testing.wait_all_tasks_blocked()
         found: list[object] = []
+        grown = trio.Event()
+
+        def take(item: object) -> None:
+            nonlocal grown
+            assert trio.lowlevel.current_task() is not root
+            found.append(item)
+            grown.set()
+            grown = trio.Event()
+
+        async def until_there_are(count: int) -> None:
+            with trio.fail_after(PATIENCE):
+                while len(found) < count:
+                    await grown.wait()
+
+        root = trio.lowlevel.current_task()
+        nursery.start_soon(deliver, subscription, take)
+        await redis.execute_many([["PUBLISH", "c", "1"], ["SET", "k", "v"]])
+        assert subscription.ask("GET", "k", on_reply=take)
+        assert subscription.ask("HGETALL", "k", on_reply=take)
+        await until_there_are(4)
+        await redis.execute("PUBLISH", "c", "2")
+        await until_there_are(5)
+        assert subscription.is_subscribed
+        nursery.cancel_scope.cancel()
+    refusal = found.pop(3)
+    assert isinstance(refusal, ResponseError)
+    buffered, first, second = (Message(b"c", text) for text in (b"buffered", b"1", b"2"))
+    assert found == [buffered, first, b"v", second]
+
+
+async def test_what_a_taker_raises_ends_its_delivery_and_nothing_else(redis: Redis) -> None:
+    async with redis.subscribe("c") as subscription, redis.subscribe("c") as other:
+
+        def take(item: object) -> None:
+            raise LookupError(item)
+
         with trio.fail_after(PATIENCE):
-            while len(found) < 3:
-                found += await subscription.read_with_answers()
-            await redis.execute("PUBLISH", "c", "2")
-            found += await subscription.read_with_answers()
-        assert found[:2] == [Message(b"c", b"1"), Answer(b"v", "first")]
-        assert isinstance(found[2], Answer)
-        assert isinstance(found[2].reply, ResponseError)
-        assert found[3] == Message(b"c", b"2")
-        assert subscription.is_exact
+            async with trio.open_nursery() as nursery:
+                for text in ("1", "2"):
+                    nursery.start_soon(redis.execute, "PUBLISH", "c", text)
+                with pytest.raises(LookupError, match=r"data=b'[12]'"):
+                    await subscription.deliver(take)
+            assert {(await anext(other)), (await anext(other))} == {
+                Message(b"c", b"1"),
+                Message(b"c", b"2"),
+            }
+
+
+async def test_what_is_no_longer_delivered_is_buffered_again(redis: Redis) -> None:
+    async with redis.subscribe("c") as subscription:
+        found: list[object] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(deliver, subscription, found.append)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError):
+                await anext(subscription)
+            with pytest.raises(trio.BusyResourceError):
+                await subscription.deliver(found.append)
+            nursery.cancel_scope.cancel()
+        await redis.execute("PUBLISH", "c", "1")
+        with trio.fail_after(PATIENCE):
+            assert await anext(subscription) == Message(b"c", b"1")
+    assert found == []
+
+
+async def test_a_delivered_burst_lets_others_run(redis: Redis) -> None:
+    async with redis.subscribe("c") as subscription:
+        sizes: list[int] = []  # of what was delivered between two turns of another task
+        size = total = 0
+        expected = 4_000_000
+
+        def take(item: object) -> None:
+            nonlocal size
+            assert isinstance(item, Message)
+            size += len(item.data)
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(deliver, subscription, take)
+                nursery.start_soon(
+                    redis.execute_many, [["PUBLISH", "c", "x" * 100]] * (expected // 100)
+                )
+                while total < expected:
+                    await trio.lowlevel.checkpoint()
+                    sizes.append(size)
+                    total += size
+                    size = 0
+                nursery.cancel_scope.cancel()
+        assert total == expected
+        assert max(sizes) <= 2 * READ_SIZE  # the turns of two tasks may lie two reads apart
+
+
+async def deliver(subscription: Subscription, take: Callable[[Message | Gap], None]) -> None:
+    await subscription.deliver(take)

@@ -21,7 +21,7 @@ from terzetto.redis._errors import (
 from terzetto.redis._find import find_keys
 from terzetto.redis._lock import Lock, LockLostError
 from terzetto.redis._pipeline import Pipeline, Queued, Transaction, UnsentError
-from terzetto.redis._pubsub import Answer, Gap, Message, Subscription
+from terzetto.redis._pubsub import Gap, Message, Subscription
 from terzetto.redis._request import LinkStatistics, LinkStatus, State
 from terzetto.redis._script import RegisteredScript, Script
 from terzetto.redis._url import CredentialProvider, Credentials
@@ -29,7 +29,6 @@ from terzetto.redis._watching import Watching
 from terzetto.redis._wire import Arg, Reply
 
 __all__ = [
-    "Answer",
     "Arg",
     "AuthError",
     "ClusterRedis",

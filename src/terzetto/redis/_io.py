@@ -5,7 +5,6 @@ halves the cost of a read. Whoever holds the transport calls `close` exactly
 once; a task that waits at that moment gets `trio.ClosedResourceError`.
 """
 
-import contextlib
 import socket
 from typing import Protocol
 
@@ -81,11 +80,13 @@ class SocketTransport:
         """Wait for bytes and feed them to `reader`; cancelling loses none."""
         while True:
             await trio.lowlevel.wait_readable(self._fd)
-            with contextlib.suppress(BlockingIOError, InterruptedError):
+            try:
                 count = self._socket.recv_into(self._buffer)
-                if count:
-                    reader.feed(self._buffer, count)
-                return count
+            except (BlockingIOError, InterruptedError):
+                continue
+            if count:
+                reader.feed(self._buffer, count)
+            return count
 
     def close(self) -> None:
         """Close the socket and wake whoever waits on it."""

@@ -5,7 +5,9 @@ Theory of operation
 The server answers (un)subscribing with one push for each channel, in order with
 all other replies, so a request for n channels takes a place for n replies in the
 link's queue and `Hub.on_push` hands such pushes to it. Message pushes go straight
-into the buffers of the subscriptions.
+into the buffers of the subscriptions, or to who takes what a subscription brings
+(`Subscription.deliver`): that one runs in the link's task, where the bytes were read,
+so that no turn of the scheduler lies between. What it raises ends its own delivery only.
 
 `_topics` says what this client wants. One lock keeps subscribing and
 unsubscribing apart, so the server's view follows in the same order. After a
@@ -21,7 +23,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -32,6 +34,8 @@ from terzetto.redis._link import Link
 from terzetto.redis._request import replies_of
 from terzetto.redis._url import Endpoint, Options
 from terzetto.redis._wire import Arg, Reply, pack
+
+T = TypeVar("T")
 
 _CHECKPOINT_EVERY = 64  # a busy subscription lets others run after so many messages
 
@@ -79,17 +83,6 @@ class Gap:
     """Messages may be missing here: there was an outage, or the buffer was full."""
 
 
-@attrs.frozen
-class Answer:
-    """The reply to `Subscription.ask`: what stands before it was published before it was made.
-
-    An error reply is an exception here; None means that the connection was lost.
-    """
-
-    reply: Reply
-    tag: object
-
-
 class Subscription(AsyncIterator[Message | Gap]):
     """The messages of some channels, in the order of the server; for one reader at a time."""
 
@@ -99,30 +92,48 @@ class Subscription(AsyncIterator[Message | Gap]):
         self.keys = keys
         self._hub = hub
         self._buffer_size = buffer_size
-        self._items: deque[Any] = deque()  # Message, Gap, and Answer for those who ask
+        self._items: deque[Message | Gap] = deque()
+        self._take: Callable[[Message | Gap], None] | None = None
         self._reader: Task | None = None
         self._end: Exception | None = None
         self._taken = 0
-        self._has_gap = False  # in the buffer; for those who read all of it
 
     def __repr__(self) -> str:
         return f"<Subscription {len(self.keys)} topics, {len(self._items)} buffered>"
 
     @property
-    def is_exact(self) -> bool:
-        """Whether nothing is known to be missing: it is subscribed, and no `Gap` waits.
+    def is_subscribed(self) -> bool:
+        """Whether the connection is there and subscribed; with sharded channels always true."""
+        return self._hub is None or self._hub.is_subscribed
 
-        With sharded channels this is always true.
+    async def deliver(self, take: Callable[[Message | Gap], None]) -> NoReturn:
+        """Hand each item to `take` at once, in the task that read its bytes; until cancelled.
+
+        `take` is a plain function that should not take long: everything else that comes
+        by its connection waits for it. Nothing is buffered meanwhile, so no buffer gets
+        full: if `take` is slower than the messages come, those of the system and of the
+        server do.
+
+        Raises:
+            Exception: what `take` raised; it gets nothing more. Else as in iterating.
         """
-        return self._hub is None or (self._hub.is_subscribed and not self._has_gap)
+        self._check_free()
+        self._take = take
+        try:
+            while self._items and self._take is not None:
+                self._hand(take, self._items.popleft())
+            while True:
+                await self._wait()
+        finally:
+            self._take = None
 
-    def ask(self, *args: Arg, tag: object) -> bool:
+    def ask(self, *args: Arg, on_reply: Callable[[Reply], None]) -> bool:
         """Send a reading command on the connection that the messages come by.
 
-        Its reply comes among the messages, in the server's order, as an `Answer` with
-        `tag` from `read_with_answers`; if the connection is lost first, perhaps never.
-        It takes no room of the buffer. On a cluster the connection may be to another
-        node than the key's.
+        For who has its items delivered: its reply is handed to `on_reply` as messages are
+        to `take`, in the server's order: what came before it was published before it was
+        made. An error reply is an exception; None means that the connection was lost. It
+        may never come. On a cluster the connection may be to another node than the key's.
 
         Returns whether it can be sent now: not while there is no connection, nor with
         sharded channels.
@@ -130,12 +141,22 @@ class Subscription(AsyncIterator[Message | Gap]):
         if self._hub is None:
             return False
         notice = self._hub.link.notify(pack(args))
-        notice.on_reply = partial(self._put_answer, tag)
+        notice.on_reply = partial(self._put_reply, on_reply)
         return not notice.done.is_set()
 
-    def _put_answer(self, tag: object, reply: Reply) -> None:
-        self._items.append(Answer(reply, tag))
-        self._wake()
+    def _put_reply(self, on_reply: Callable[[Reply], None], reply: Reply) -> None:
+        if self._take is not None:
+            self._hand(on_reply, reply)
+
+    def _hand(self, take: Callable[[T], None], item: T) -> None:
+        try:
+            take(item)
+        except Exception as error:  # noqa: BLE001 - the user's code; `deliver` raises it
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._take = None
+        self.end(error)
 
     async def __anext__(self) -> Message | Gap:
         """Wait for the next item; cancelling loses none.
@@ -147,50 +168,50 @@ class Subscription(AsyncIterator[Message | Gap]):
         items = self._items
         if not items:
             await self._wait()
-            first: Message | Gap = items.popleft()
-            return first
+            return items.popleft()
         await trio.lowlevel.checkpoint_if_cancelled()
         self._taken += 1
         if not self._taken % _CHECKPOINT_EVERY:
             await trio.lowlevel.cancel_shielded_checkpoint()
-        item: Message | Gap = items.popleft()
-        return item
+        return items.popleft()
 
     async def read(self) -> list[Message | Gap]:
         """Wait until there is something; return all that is there. Errors as in iterating."""
-        return await self._read()
-
-    async def read_with_answers(self) -> list[Message | Gap | Answer]:
-        """Read as `read` does, for those who `ask`."""
-        return await self._read()
-
-    async def _read(self) -> list[Any]:
         if self._items:
             await trio.lowlevel.checkpoint()
         else:
             await self._wait()
         batch = list(self._items)
         self._items.clear()
-        self._has_gap = False
         return batch
 
     async def _wait(self) -> None:
         if self._end is not None:
             await trio.lowlevel.checkpoint()
             raise self._end
-        if self._reader is not None:
-            raise trio.BusyResourceError("another task is reading this subscription")
+        self._check_free()
         self._reader = current_task()
         await trio.lowlevel.wait_task_rescheduled(self._leave)
         if not self._items and self._end is not None:
             raise self._end
+
+    def _check_free(self) -> None:
+        if self._reader is not None:
+            raise trio.BusyResourceError("another task is reading this subscription")
 
     def _leave(self, _: RaiseCancelT) -> Abort:
         self._reader = None
         return Abort.SUCCEEDED
 
     def put(self, message: Message) -> None:
-        """Add a message, or a gap instead of it if the buffer is full."""
+        """Hand a message over, or add it; a gap instead of it if the buffer is full."""
+        take = self._take
+        if take is not None:
+            try:  # as `_hand` does it, without the call
+                take(message)
+            except Exception as error:  # noqa: BLE001 - as there
+                self._fail(error)
+            return
         if len(self._items) >= self._buffer_size:
             self.put_gap()
             return
@@ -200,9 +221,10 @@ class Subscription(AsyncIterator[Message | Gap]):
 
     def put_gap(self) -> None:
         """Note that messages may be missing here."""
-        if not self._items or not isinstance(self._items[-1], Gap):
+        if self._take is not None:
+            self._hand(self._take, Gap())
+        elif not self._items or not isinstance(self._items[-1], Gap):
             self._items.append(Gap())
-            self._has_gap = True
             self._wake()
 
     def end(self, error: Exception) -> None:

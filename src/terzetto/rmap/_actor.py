@@ -5,7 +5,11 @@ Theory of operation
 
 Two background tasks feed the replica, which decides all (`_replica`):
 
-- *follow* holds the subscription and passes on each message and each gap;
+- *follow* holds the subscription and has each message and each gap handed to the replica
+  at once, in the link's task that read the bytes: neither the actor's mailbox nor a turn
+  of the scheduler lies between. That is an exception to the design, for speed: a change
+  shows, and whoever waits for it is woken, in the turn in which it was read. What is done
+  there never waits; an error of a codec ends the delivery, and crashes the actor;
 - *keep exact* takes a snapshot whenever the replica needs one, and else asks for the
   server's revision every `poll_interval` seconds, for the changes that no message tells
   of: a hash that expired, a flush, messages lost without a sign.
@@ -27,6 +31,7 @@ Spawned by `join` and `child`.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final, cast
 
 import attrs
@@ -34,12 +39,11 @@ import trio
 from redis.exceptions import RedisError
 
 from terzetto.actor import Actor, Context, Stop
-from terzetto.redis import Answer, LinkClosedError, Message
+from terzetto.redis import Gap, LinkClosedError, Message, Reply
 from terzetto.rmap._core import Core
 from terzetto.rmap._keys import REVISION_FIELD
 from terzetto.rmap._replica import revision_of
 
-BUFFER_SIZE: Final = 10_000  # messages not yet applied; more than that make a gap
 PATIENCE: Final = 1.0  # seconds for a poll's answer, and for messages that are under way
 SNAPSHOT_PATIENCE: Final = 5.0  # seconds for a snapshot by the connection of the messages
 PAUSE: Final = 0.05  # seconds between two snapshots, when the first was not enough
@@ -72,31 +76,28 @@ class MapActor(Actor):
             self.core.replica.gap()
 
     async def _follow(self, task_status: trio.TaskStatus[None]) -> None:
-        core, replica = self.core, self.core.replica
-        async with core.redis.subscribe(core.channel, buffer_size=BUFFER_SIZE) as subscription:
+        core = self.core
+        async with core.redis.subscribe(core.channel) as subscription:
             core.subscription = subscription
-            replica.gap()
+            core.replica.gap()
             task_status.started()
-            while True:
-                for item in await subscription.read_with_answers():
-                    if type(item) is Message:
-                        if self._deaf_until is None:
-                            replica.receive(item.data)
-                    elif isinstance(item, Answer):
-                        self._take_answer(item)
-                    else:
-                        self._deaf_until = None
-                        replica.gap()
-                        if self._asked is not None:
-                            self._asked.settled.set()  # the answer may have been lost too
-                core.note_certain()
-                core.want_snapshot()
+            await subscription.deliver(self._take)
 
-    def _take_answer(self, answer: Answer) -> None:
+    def _take(self, item: Message | Gap) -> None:
+        replica = self.core.replica
+        if type(item) is Message:
+            if self._deaf_until is None:
+                replica.receive(item.data)
+        else:
+            self._deaf_until = None
+            replica.gap()
+            if self._asked is not None:
+                self._asked.settled.set()  # the answer may have been lost too
+        self.core.note_certain()
+
+    def _take_answer(self, question: "_Question", reply: Reply) -> None:
         """Use what was asked by the connection of the messages, in its place among them."""
-        replica, reply = self.core.replica, answer.reply
-        question = answer.tag
-        assert isinstance(question, _Question)  # noqa: S101 - nobody else asks
+        replica = self.core.replica
         if question is self._deaf_until:
             self._deaf_until = None
             replica.gap()
@@ -110,11 +111,14 @@ class MapActor(Actor):
             replica.check_state(revision)
             question.is_answered = True
         question.settled.set()
+        self.core.note_certain()
 
     async def _ask(self, question: "_Question", *command: str | bytes) -> bool:
         """Ask by the connection of the messages; return whether it was answered in time."""
         subscription = self.core.subscription
-        if subscription is None or not subscription.ask(*command, tag=question):
+        if subscription is None or not subscription.ask(
+            *command, on_reply=partial(self._take_answer, question)
+        ):
             question.settled.set()  # there will be no answer
             return False
         self._asked = question
@@ -197,7 +201,7 @@ class MapActor(Actor):
     def _hangs(self, question: "_Question") -> bool:
         """Return whether the messages' connection is there, and does not answer."""
         subscription = self.core.subscription
-        is_there = subscription is not None and subscription.is_exact
+        is_there = subscription is not None and subscription.is_subscribed
         return is_there and not question.settled.is_set()
 
 

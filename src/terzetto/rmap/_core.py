@@ -87,15 +87,12 @@ class Core(Generic[V]):
             slot.post(change, key)
 
     def note_certain(self) -> None:
-        """The replica has just heard from the server that it is up to date."""
+        """The replica has just heard from the server: it is up to date, or needs a snapshot."""
         self.is_unanswered = False
-        if not self.replica.needs_snapshot:
-            self.certain_at = time.time()
-
-    def want_snapshot(self) -> None:
-        """Wake the actor if the replica needs a snapshot."""
         if self.replica.needs_snapshot:
             self.snapshot_wanted.set()
+        else:
+            self.certain_at = time.time()
 
     def thaw(self) -> None:
         """Follow the server again, after the actor was started anew."""
@@ -125,7 +122,7 @@ class Core(Generic[V]):
             or self.replica.needs_snapshot
             or self.redis.state != "connected"
             or self.subscription is None
-            or not self.subscription.is_exact
+            or not self.subscription.is_subscribed
         )
         return None if is_certain else self.certain_at
 
@@ -171,7 +168,8 @@ class Core(Generic[V]):
         if is_here or self.is_closed:
             await trio.lowlevel.checkpoint()
         else:
-            self.want_snapshot()
+            if self.replica.needs_snapshot:
+                self.snapshot_wanted.set()
             await reached.wait()
         self.check_open()
 

@@ -51,7 +51,8 @@ class Slot(AsyncIterator[T_co], Generic[T_co]):
 
     async def __anext__(self) -> T_co:
         """Wait for the next notice."""
-        await trio.lowlevel.checkpoint()
+        if self._is_ended or self._is_pending():
+            await trio.lowlevel.checkpoint()
         while not self._is_pending():
             if self._is_ended:
                 raise StopAsyncIteration
