@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     print(
         f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores, "
-        f"median of {options.rounds} rounds; x is over 1 where Terzetto is ahead"
+        f"medians of {options.rounds} rounds; x, of each round, is over 1 where Terzetto is ahead"
     )
     records = trio.run(run_all, cases, options.rounds)
     if options.json is not None:

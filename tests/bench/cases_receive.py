@@ -33,7 +33,14 @@ CASES = [
         server=True,
         ours=Contender("terzetto", f"{OURS}:read_and_ack"),
         peers=[
+            Contender("terzetto, a call for the acks", f"{OURS}:read_then_ack"),
             Contender("redis.asyncio", f"{PEER}:read_and_ack", loop="asyncio", packages=PACKAGES),
+            Contender(
+                "redis.asyncio, in pipelines",
+                f"{PEER}:read_and_ack_in_pipelines",
+                loop="asyncio",
+                packages=PACKAGES,
+            ),
             Contender("coredis on trio", f"{COREDIS}:read_and_ack", packages=["coredis"]),
         ],
         goals={"redis.asyncio": 1.5},

@@ -41,6 +41,8 @@ each round all take their turn, in an order that moves on by one, so that
 whatever else the machine does falls on all alike. A case with `server=True`
 gets a `redis-server` without persistence, pinned to the first core; contenders
 are then pinned to the others, or with `same_core=True` to the first one too.
+With `apart=True` a contender's second process goes to the server's core, apart from its
+first one: where both share a core, the kernel's choice of whom to run first is measured.
 With `cluster=True` there are a server and, on the same core, a cluster of six.
 Contenders share those servers: keys open with `Setting.name`, and data must not
 grow from turn to turn. A goal is for the case's own figure, or for another one
@@ -76,12 +78,16 @@ class MissingPeerError(Exception):
 
 @attrs.frozen(kw_only=True)
 class Setting:
-    """What a contender is told: a name for its keys, and the addresses of servers it may use."""
+    """What a contender is told: a name for its keys, and the addresses of servers it may use.
+
+    A second process of its own goes to `second_cores`, if there are any.
+    """
 
     name: str
     port: int = 0
     url: str = ""
     cluster_port: int = 0
+    second_cores: Sequence[int] = ()
 
 
 @attrs.frozen
@@ -110,6 +116,7 @@ class Case:
     peers: Sequence[Contender] = ()
     server: bool = False
     same_core: bool = False
+    apart: bool = False
     cluster: bool = False
     goals: Mapping[str, float] = attrs.field(factory=dict[str, float])
 

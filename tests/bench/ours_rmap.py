@@ -11,6 +11,7 @@ import trio
 from terzetto import rmap
 from terzetto.redis import Redis, connect
 from tests.bench.harness import AsyncMeasure, Figures, Setting, Stopwatch
+from tests.bench.server import pin
 from tests.bench.work import TASKS, rate_and_delays
 from tests.bench.work_rmap import KEYS, lags_of, size_per_key
 
@@ -73,6 +74,7 @@ async def measure_lag(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
             raise AssertionError("the process was given a pipe")
         while not (await stdout.receive_some()).endswith(b"\n"):
             pass  # it joins
+        pin(process.pid, setting.second_cores)
 
         async def measure() -> Figures:
             began: list[float] = []

@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from tests.bench.harness import AsyncMeasure, Figures, MissingPeerError, Setting, Stopwatch
+from tests.bench.server import pin
 from tests.bench.work import PAYLOAD, READ, TASKS, TOLD, rate_and_delays
 from tests.bench.work_rmap import lags_of
 from tests.interop.gopeer import PULSE_PEER, Peer, PeerMissingError, build_peer, open_peer
@@ -85,6 +86,7 @@ async def measure_lag(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
     async with open_go(setting.url, 2) as [writer, reader]:
         for go in (writer, reader):
             await go.call("map.join", "map", name=f"{setting.name}.go")
+        pin(reader.process.pid, setting.second_cores)
 
         async def measure() -> Figures:
             times: list[list[float]] = []

@@ -8,7 +8,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from tests.bench.harness import AsyncMeasure, Figures, Setting, Stopwatch
-from tests.bench.work import ENTRIES, FILL_STREAM, MESSAGES, PUBLISH_MANY, READ_AT_ONCE
+from tests.bench.work import ENTRIES, FILL_STREAM, MESSAGES, PUBLISH_MANY, group_read
 
 # redis-py's own signature is partly unknown, so its client comes in as `Any`.
 connect = cast("Any", Redis.from_url)  # pyright: ignore[reportUnknownMemberType] - as above
@@ -41,19 +41,40 @@ async def receive(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
 async def read_and_ack(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
     """Read the entries of a group, some at a time, and acknowledge them."""
     key = f"{setting.name}:redis-py"
+    read = group_read(key)
     async with connect(setting.url, protocol=3) as client:
 
         async def measure() -> Figures:
             await client.eval(FILL_STREAM, 1, key, ENTRIES)
             done = 0
             with Stopwatch() as watch:
-                while done < ENTRIES:
-                    batch = await client.execute_command(
-                        "XREADGROUP", "GROUP", "g", "c", "COUNT", READ_AT_ONCE, "STREAMS", key, ">"
-                    )
+                while batch := await client.execute_command(*read):
                     ids = [entry[0] for entry in next(iter(batch.values()))[0]]
-                    await client.xack(key, "g", *ids)
-                    done += len(ids)
+                    done += await client.xack(key, "g", *ids)
+            return {"rate": done / watch.seconds}
+
+        yield measure
+
+
+@asynccontextmanager
+async def read_and_ack_in_pipelines(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """The same with a pipeline for each read and the acknowledgements of the one before."""
+    key = f"{setting.name}:redis-py-pipelines"
+    read = group_read(key)
+    async with connect(setting.url, protocol=3) as client:
+
+        async def measure() -> Figures:
+            await client.eval(FILL_STREAM, 1, key, ENTRIES)
+            done = 0
+            with Stopwatch() as watch:
+                batch = await client.execute_command(*read)
+                while batch:
+                    ids = [entry[0] for entry in next(iter(batch.values()))[0]]
+                    async with client.pipeline(transaction=False) as pipeline:
+                        pipeline.xack(key, "g", *ids)
+                        pipeline.execute_command(*read)
+                        acked, batch = await pipeline.execute()
+                    done += acked
             return {"rate": done / watch.seconds}
 
         yield measure

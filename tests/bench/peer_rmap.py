@@ -11,6 +11,7 @@ from typing import Any, cast
 import redis.asyncio
 
 from tests.bench.harness import AsyncMeasure, Figures, Measure, Setting, Stopwatch
+from tests.bench.server import pin
 from tests.bench.work import TASKS, rate_and_delays
 from tests.bench.work_rmap import KEYS, lags_of, size_per_key
 
@@ -78,6 +79,7 @@ async def measure_lag(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
         if stdout is None:
             raise AssertionError("the process was given a pipe")
         await stdout.readline()  # it has subscribed
+        pin(process.pid, setting.second_cores)
 
         async def set_value(value: str) -> None:
             async with client.pipeline(transaction=False) as pipeline:

@@ -1,8 +1,11 @@
 """What the turns' figures say: medians and ratios, as records for JSON and as a table.
 
-Pure. A ratio is over 1 where ours is ahead, whichever way the unit points.
+Pure. A ratio is over 1 where ours is ahead, whichever way the unit points. It is the
+median of the rounds' ratios, not the ratio of the medians: in a round all take their
+turns one after the other, so a machine that was slow in that round was slow for both.
 """
 
+import math
 from collections.abc import Sequence
 from statistics import median
 from typing import NotRequired, TypedDict
@@ -11,12 +14,17 @@ from tests.bench.harness import Case, Line
 
 
 class PeerRecord(TypedDict):
-    """A peer in the JSON: its median and how far ours is ahead, or why there is none."""
+    """A peer in the JSON: its median and how far ours is ahead, or why there is none.
+
+    `ratios` are those of the rounds, in their order, and `ratio` is their median; each
+    is `None` if only ours is 0.
+    """
 
     name: str
     versions: dict[str, str]
     median: NotRequired[float]
-    ratio: NotRequired[float]
+    ratio: NotRequired[float | None]
+    ratios: NotRequired[list[float | None]]
     goal: NotRequired[float]
     turns: NotRequired[list[float]]
     missing: NotRequired[str]
@@ -40,11 +48,19 @@ def is_better_high(unit: str) -> bool:
 
 
 def find_ratio(unit: str, ours: float, theirs: float) -> float:
-    """Return how many times ours is better than theirs, both over 0."""
-    return ours / theirs if is_better_high(unit) else theirs / ours
+    """Return how many times ours is better than theirs: 1 if both are 0, infinite if one is."""
+    better, worse = (ours, theirs) if is_better_high(unit) else (theirs, ours)
+    if worse == 0:
+        return 1.0 if better == 0 else math.inf
+    return better / worse
 
 
-def describe_peer(case: Case, figure: str, ours: float | None, line: Line) -> PeerRecord | None:
+def finite(ratio: float) -> float | None:
+    """Return a ratio as JSON can have it."""
+    return ratio if math.isfinite(ratio) else None
+
+
+def describe_peer(case: Case, figure: str, ours: Line, line: Line) -> PeerRecord | None:
     """Return a peer's record for one figure, `None` if it has no such figure and need not."""
     record = PeerRecord(name=line.contender.name, versions=dict(line.versions))
     if line.missing:
@@ -57,8 +73,14 @@ def describe_peer(case: Case, figure: str, ours: float | None, line: Line) -> Pe
             return None
         record["turns"] = turns
         record["median"] = median(turns)
-        if ours is not None:
-            record["ratio"] = find_ratio(case.units[figure], ours, record["median"])
+        ratios = [
+            find_ratio(case.units[figure], mine[figure], theirs[figure])
+            for mine, theirs in zip(ours.turns, line.turns, strict=False)  # ours may have failed
+            if figure in theirs
+        ]
+        if ratios:
+            record["ratio"] = finite(median(ratios))
+            record["ratios"] = [finite(ratio) for ratio in ratios]
     is_own = figure == next(iter(case.units))
     goal = case.goals.get(line.contender.name if is_own else f"{line.contender.name} {figure}")
     if goal is not None:
@@ -72,12 +94,11 @@ def summarise(case: Case, lines: Sequence[Line]) -> list[Record]:
     records: list[Record] = []
     for number, (figure, unit) in enumerate(case.units.items()):
         turns = [turn[figure] for turn in ours.turns]
-        middle = median(turns) if turns else None
-        found = [describe_peer(case, figure, middle, line) for line in peers]
+        found = [describe_peer(case, figure, ours, line) for line in peers]
         record = Record(
             name=case.name if number == 0 else f"{case.name}.{figure}",
             unit=unit,
-            median=middle,
+            median=median(turns) if turns else None,
             turns=turns,
             peers=[peer for peer in found if peer is not None],
         )
@@ -104,7 +125,9 @@ def format_record(record: Record) -> str:
         name = " ".join([peer["name"], *(f"{key} {it}" for key, it in peer["versions"].items())])
         if "median" in peer:
             row = f"  {name:<42}{format_number(peer['median']):>12} {record['unit']:<12}"
-            row += f"{peer['ratio']:>8.2f} x" if "ratio" in peer else ""
+            if "ratio" in peer:
+                ratio = math.inf if peer["ratio"] is None else peer["ratio"]
+                row += f"{ratio:>8.2f} x"
         elif "missing" in peer:
             row = f"  {name:<42}     missing: {peer['missing']}"
         else:

@@ -129,6 +129,7 @@ async def open_setting(case: Case, cores: Collection[int]) -> AsyncGenerator[Set
             port=port,
             url=f"redis://127.0.0.1:{port}",
             cluster_port=cluster_port,
+            second_cores=sorted(cores) if case.apart else (),
         )
 
 

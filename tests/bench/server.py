@@ -31,7 +31,9 @@ def find_free_port() -> int:
 
 
 def pin(pid: int, cores: Collection[int]) -> None:
-    """Keep all threads that the process `pid` has by now on `cores`."""
+    """Keep all threads that the process `pid` has by now on `cores`; anywhere if there are none."""
+    if not cores:
+        return
     for thread in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), cores)
 
@@ -77,8 +79,7 @@ async def open_server(cores: Collection[int], *config: str) -> AsyncGenerator[in
             )
             with trio.fail_after(START_LIMIT):
                 await wait_until_it_answers(port)
-            if cores:
-                pin(process.pid, cores)
+            pin(process.pid, cores)
             yield port
             nursery.cancel_scope.cancel()
 

@@ -43,6 +43,11 @@ redis.call('XGROUP', 'CREATE', KEYS[1], 'g', '0')
 """
 
 
+def group_read(key: str) -> tuple[str, ...]:
+    """Return the command that reads the next entries of the group."""
+    return ("XREADGROUP", "GROUP", "g", "c", "COUNT", str(READ_AT_ONCE), "STREAMS", key, ">")
+
+
 def rate_and_delays(delays: Collection[float], watch: Stopwatch) -> Figures:
     """Return the rate of calls that took `delays` (seconds), and their percentiles in ms."""
     cuts = quantiles(delays, n=100)

@@ -1,5 +1,7 @@
 """The bench itself: its arithmetic, and that each way a contender can fail is told by name."""
 
+import json
+import math
 import signal
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -62,6 +64,21 @@ def test_ratios_are_over_1_where_ours_is_ahead() -> None:
     assert find_ratio("ms", 2.0, 6.0) == 3.0
 
 
+def test_a_time_of_0_has_a_ratio() -> None:
+    assert find_ratio("ms", 0.0, 0.0) == 1.0
+    assert find_ratio("ms", 1.0, 0.0) == 0.0
+    assert find_ratio("ms", 0.0, 1.0) == math.inf
+
+    ours = Line(Contender("terzetto", ""), turns=[{"lag": 0.0}])
+    peer = Line(Contender("plain", ""), turns=[{"lag": 1.0}])
+    case = Case(name="c", units={"lag": "ms"}, ours=ours.contender, peers=[peer.contender])
+    (record,) = summarise(case, [ours, peer])
+
+    assert record["peers"][0].get("ratio", 0.0) is None
+    assert "inf x" in format_record(record)
+    assert "Infinity" not in json.dumps(record)
+
+
 def test_medians_and_ratios_stand_in_the_records() -> None:
     ours = Line(Contender("terzetto", ""), turns=[{"rate": 9.0}, {"rate": 4.0}, {"rate": 5.0}])
     peer = Line(Contender("plain", ""), turns=[{"rate": 1.0}, {"rate": 3.0}, {"rate": 2.0}])
@@ -73,7 +90,30 @@ def test_medians_and_ratios_stand_in_the_records() -> None:
 
     assert (record["name"], record["unit"], record["median"]) == ("c", "x/s", 5.0)
     assert record["peers"][0].get("median") == 2.0
+    assert record["peers"][0].get("ratios") == [9.0, 4 / 3, 2.5]
     assert record["peers"][0].get("ratio") == 2.5
+
+
+def test_the_ratio_is_of_turns_of_one_round() -> None:
+    # The machine is ten times slower in the last two rounds, for both.
+    ours = Line(Contender("terzetto", ""), turns=[{"rate": 40.0}, {"rate": 4.0}, {"rate": 2.0}])
+    peer = Line(Contender("plain", ""), turns=[{"rate": 10.0}, {"rate": 1.0}, {"rate": 1.0}])
+    case = Case(name="c", units={"rate": "x/s"}, ours=ours.contender, peers=[peer.contender])
+
+    (record,) = summarise(case, [ours, peer])
+
+    assert record["peers"][0].get("ratio") == 4.0
+
+
+def test_ours_that_failed_on_the_way_is_compared_as_far_as_it_came() -> None:
+    ours = Line(Contender("terzetto", ""), turns=[{"rate": 40.0}], error="out of luck")
+    peer = Line(Contender("plain", ""), turns=[{"rate": 10.0}, {"rate": 1.0}])
+    case = Case(name="c", units={"rate": "x/s"}, ours=ours.contender, peers=[peer.contender])
+
+    (record,) = summarise(case, [ours, peer])
+
+    assert record["peers"][0].get("ratios") == [4.0]
+    assert record["peers"][0].get("median") == 5.5
 
 
 async def test_contenders_take_their_turns_in_processes_of_their_own() -> None:
