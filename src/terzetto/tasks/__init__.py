@@ -53,6 +53,10 @@ from terzetto.tasks._open import (
     open_server,
     server_child,
 )
+from terzetto.tasks._open_scheduler import (
+    open_scheduler,
+    scheduler_child,
+)
 from terzetto.tasks._options import (
     Grouping,
 )
@@ -78,10 +82,10 @@ from terzetto.tasks._router import (
     Router,
 )
 from terzetto.tasks._scheduler import (
+    AfterEnqueue,
+    BeforeEnqueue,
     Provider,
     Scheduler,
-    open_scheduler,
-    scheduler_child,
 )
 from terzetto.tasks._server import (
     Server,
@@ -98,7 +102,9 @@ from terzetto.tasks._trace import (
 )
 
 __all__ = [
+    "AfterEnqueue",
     "AttemptError",
+    "BeforeEnqueue",
     "Client",
     "ClusterNode",
     "ConcurrencyLimit",

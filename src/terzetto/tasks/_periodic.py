@@ -68,19 +68,27 @@ class Plan:
 
     Attributes:
         id: the same in every scheduler that was told the same.
-        spec: as given.
+        periodic: what was checked.
         schedule: when it is due.
-        task: what is enqueued.
         settled: its options in the wire's terms.
         option_texts: its options in asynq's text form.
     """
 
     id: str
-    spec: str
+    periodic: Periodic
     schedule: Schedule
-    task: Task
     settled: Settled
     option_texts: tuple[str, ...]
+
+    @property
+    def spec(self) -> str:
+        """When it is due, as given."""
+        return self.periodic.spec
+
+    @property
+    def task(self) -> Task:
+        """What is enqueued."""
+        return self.periodic.task
 
     def next_after(self, moment: float) -> float | None:
         """Return the first tick after `moment` (Unix seconds); None if there is none."""
@@ -120,9 +128,8 @@ def plan(periodic: Periodic, zone: tzinfo) -> Plan:
     settled = settle(options, max_payload=DEFAULT_MAX_PAYLOAD, task=task)
     made = Plan(
         id=_identity(periodic.spec, schedule, task, options),
-        spec=periodic.spec,
+        periodic=periodic,
         schedule=schedule,
-        task=task,
         settled=settled,
         option_texts=option_texts(options),
     )

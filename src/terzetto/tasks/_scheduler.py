@@ -10,6 +10,9 @@ elected and none can be missing.
 A tick that falls into an outage of Redis is enqueued when Redis is back; those that
 are due meanwhile are left out. Ticks at which no scheduler ran are not made up for.
 
+The user's hooks are awaited around it in the entry's loop, so that a hook that is slow
+holds up its own entry only. They have their time, and their errors are logged.
+
 The face survives restarts, and with it each entry's last tick. With a provider, a
 further loop asks the application what the entries are, and takes up the difference.
 """
@@ -17,9 +20,8 @@ further loop asks the application what the entries are, and takes up the differe
 import os
 import socket
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import UTC, tzinfo
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import tzinfo
 from functools import partial
 from typing import Final, TypeAlias, Unpack
 
@@ -27,25 +29,34 @@ import attrs
 import trio
 from redis.exceptions import RedisError
 
-from terzetto._shared._logging import Logger, default_logger
+from terzetto._shared._logging import Logger
 from terzetto._shared._texts import describe_error
-from terzetto.actor import Actor, Child, Context, Ref, Restart, Stop, open_child
+from terzetto.actor import Actor, Context, Ref, Stop
 from terzetto.errors import ClosedError, InvalidOptionError, TerzettoError
-from terzetto.redis import LinkClosedError, Redis
-from terzetto.tasks._broker import Broker, Enqueue, Placed, Placement, Ticked
-from terzetto.tasks._message import EnqueueEvent, SchedulerEntry
+from terzetto.redis import LinkClosedError
+from terzetto.tasks._broker import Broker, Duplicate, Enqueue, Placed, Placement, Ticked
+from terzetto.tasks._errors import DuplicateTaskError, TaskIdConflictError
+from terzetto.tasks._message import EnqueueEvent, SchedulerEntry, TaskInfo, TaskState
 from terzetto.tasks._periodic import Periodic, Plan, plan
-from terzetto.tasks._redis_broker import RedisBroker
 from terzetto.tasks._task import Task, TaskOptions
 
 Provider: TypeAlias = Callable[[], Awaitable[Iterable[Periodic]]]
 """Says what the entries of a scheduler are at this moment."""
 
+BeforeEnqueue: TypeAlias = Callable[[Periodic], Awaitable[object]]
+"""Awaited at each tick of an entry, before this scheduler tries to enqueue it."""
+
+Enqueued: TypeAlias = TaskInfo | DuplicateTaskError | TaskIdConflictError
+"""What became of a tick: the task as it was enqueued, or why there is none."""
+
+AfterEnqueue: TypeAlias = Callable[[Periodic, Enqueued], Awaitable[object]]
+"""Awaited after a tick by the scheduler that enqueued it, or that was refused."""
+
+_HOOK_PATIENCE: Final = 10.0  # seconds that a hook of the user's may take
 _LONGEST_NAP: Final = 30.0  # seconds after which the clock is looked at again
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 _FAREWELL: Final = 2.0
-_MAX_SECONDS: Final = 10**9
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -92,6 +103,8 @@ class Scheduler:
         provider: Provider | None,
         sync_interval: float,
         heartbeat_interval: float,
+        before_enqueue: BeforeEnqueue | None,
+        after_enqueue: AfterEnqueue | None,
         log: Logger,
     ) -> None:
         self.broker = broker
@@ -99,6 +112,8 @@ class Scheduler:
         self.provider = provider
         self.sync_interval = sync_interval
         self.heartbeat_interval = heartbeat_interval
+        self.before_enqueue = before_enqueue
+        self.after_enqueue = after_enqueue
         self.id = f"{_host()}:{os.getpid()}:{uuid.uuid4()}"
         self.log = log.bind(scheduler=self.id)
         self.entries: dict[str, Entry] = {}
@@ -252,22 +267,31 @@ class SchedulerActor(Actor):
     async def _enqueue(self, entry: Entry, at: float) -> None:
         face = self.face
         log = face.log.bind(spec=entry.plan.spec, task_type=entry.plan.task.type)
+        periodic = entry.plan.periodic
+        if face.before_enqueue is not None:
+            await _call(partial(face.before_enqueue, periodic), log)
         made = entry.plan.entry(at)
         placement = await self._place(made, log)
-        if isinstance(placement, Placed):
-            now = face.broker.now()
-            entry.previous_at = now
-            event = EnqueueEvent(task_id=made.message.id, enqueued_at=now)
-            try:
-                await face.broker.record_event(entry.plan.id, event)
-            except LinkClosedError:
-                raise
-            except RedisError as error:
-                log.warning("cannot write the history", error=describe_error(error))
-        elif isinstance(placement, Ticked):
+        if isinstance(placement, Ticked):
             entry.previous_at = at
+            return
+        now = face.broker.now()
+        if isinstance(placement, Placed):
+            entry.previous_at = now
+            await self._record(entry, EnqueueEvent(task_id=made.message.id, enqueued_at=now), log)
         else:
             log.info("a scheduled task was not enqueued", placement=repr(placement))
+        if face.after_enqueue is not None:
+            await _call(partial(face.after_enqueue, periodic, _outcome(made, placement, now)), log)
+
+    async def _record(self, entry: Entry, event: EnqueueEvent, log: Logger) -> None:
+        """Write to the entry's history."""
+        try:
+            await self.face.broker.record_event(entry.plan.id, event)
+        except LinkClosedError:
+            raise
+        except RedisError as error:
+            log.warning("cannot write the history", error=describe_error(error))
 
     async def _place(self, made: Enqueue, log: Logger) -> Placement:
         """Enqueue, again and again until Redis takes it; the tick keeps it from being twice."""
@@ -338,143 +362,33 @@ class SchedulerActor(Actor):
                 face.add(made, is_provided=True)
 
 
-def open_scheduler(
-    redis: Redis | Broker,
-    *,
-    entries: Iterable[Periodic] = (),
-    provider: Provider | None = None,
-    zone: tzinfo = UTC,
-    sync_interval: float = 180.0,
-    heartbeat_interval: float = 10.0,
-    logger: Logger | None = None,
-) -> AbstractAsyncContextManager[Scheduler]:
-    """Open a scheduler for the time of a block; it works at once.
-
-    Any number of schedulers may have the same entries: each tick is enqueued once.
-    Times are in seconds.
-
-    Args:
-        redis: a client, whose block must outlive this one, or a broker.
-        entries: what to enqueue from the beginning on; `Scheduler.register` adds more.
-        provider: asked for entries at the start and every `sync_interval`; new ones are
-            registered, those that are gone unregistered. Its errors fail the start; later
-            they are logged, and the entries stay as they are.
-        zone: whose clock the specs go by that name no zone.
-        sync_interval: see `provider`.
-        heartbeat_interval: how often other processes are told of the scheduler.
-        logger: anything with structlog's methods; by default the standard library's
-            logger ``terzetto.tasks``.
-
-    Raises:
-        InvalidCronError, InvalidOptionError, InvalidNameError, InvalidPayloadError: an entry
-            or option is wrong.
-        LinkClosedError: out of the block: the client's block has been left.
-    """
-    scheduler = _scheduler(
-        redis,
-        entries=entries,
-        provider=provider,
-        zone=zone,
-        sync_interval=sync_interval,
-        heartbeat_interval=heartbeat_interval,
-        logger=logger,
-    )
-    return _open(scheduler, logger)
+def _outcome(made: Enqueue, placement: Placement, now: float) -> Enqueued:
+    """Return what the user's hook is told of a tick that was this scheduler's."""
+    message = made.message
+    match placement:
+        case Placed(state):
+            is_certain = state is not TaskState.AGGREGATING
+            return TaskInfo(
+                message=message,
+                state=state,
+                next_process_at=made.due_at(now) if is_certain else None,
+            )
+        case Duplicate(holder):
+            return DuplicateTaskError(message.id, holder)
+        case _:
+            return TaskIdConflictError(message.id, message.queue)
 
 
-def scheduler_child(
-    redis: Redis | Broker,
-    *,
-    entries: Iterable[Periodic] = (),
-    provider: Provider | None = None,
-    zone: tzinfo = UTC,
-    sync_interval: float = 180.0,
-    heartbeat_interval: float = 10.0,
-    logger: Logger | None = None,
-    name: str = "task scheduler",
-    restart: Restart = "transient",
-    significant: bool = False,
-) -> Child[Scheduler]:
-    """Return a scheduler as a child for a tree of one's own; see `open_scheduler`.
-
-    Args:
-        redis: likewise.
-        entries: likewise.
-        provider: likewise.
-        zone: likewise.
-        sync_interval: likewise.
-        heartbeat_interval: likewise.
-        logger: likewise.
-        name: the child's name among its siblings.
-        restart: ``"transient"`` (after crashes) or ``"temporary"`` (never).
-        significant: as for `Child`.
-
-    Raises:
-        InvalidCronError, InvalidOptionError, InvalidNameError, InvalidPayloadError: likewise.
-        SpecError, ChildNameError: as `Child` does.
-    """
-    if restart not in {"transient", "temporary"}:
-        raise InvalidOptionError(f"restart is {restart!r}: give 'transient' or 'temporary'")
-    scheduler = _scheduler(
-        redis,
-        entries=entries,
-        provider=provider,
-        zone=zone,
-        sync_interval=sync_interval,
-        heartbeat_interval=heartbeat_interval,
-        logger=logger,
-    )
-    return _child(scheduler, name, restart, significant=significant)
-
-
-def _scheduler(
-    redis: Redis | Broker,
-    *,
-    entries: Iterable[Periodic],
-    provider: Provider | None,
-    zone: tzinfo,
-    sync_interval: float,
-    heartbeat_interval: float,
-    logger: Logger | None,
-) -> Scheduler:
-    for option, value in (("sync", sync_interval), ("heartbeat", heartbeat_interval)):
-        if not 0 < value <= _MAX_SECONDS:
-            raise InvalidOptionError(f"{option}_interval is {value!r}: give seconds, more than 0")
-    log = default_logger("tasks") if logger is None else logger
-    broker = RedisBroker(redis, logger=log) if isinstance(redis, Redis) else redis
-    scheduler = Scheduler(
-        broker,
-        zone=zone,
-        provider=provider,
-        sync_interval=sync_interval,
-        heartbeat_interval=heartbeat_interval,
-        log=log,
-    )
-    for periodic in entries:
-        scheduler.register(periodic.spec, periodic.task, **periodic.options)
-    return scheduler
-
-
-@asynccontextmanager
-async def _open(scheduler: Scheduler, logger: Logger | None) -> AsyncGenerator[Scheduler]:
+async def _call(hook: Callable[[], Awaitable[object]], log: Logger) -> None:
+    """Await a hook of the user's, for a while; whatever comes of it, the scheduler goes on."""
     try:
-        async with open_child(
-            _child(scheduler, "task scheduler", "transient", significant=False), logger=logger
-        ) as face:
-            yield face
-    finally:
-        scheduler.end_life(final=True)
-
-
-def _child(
-    scheduler: Scheduler, name: str, restart: Restart, *, significant: bool
-) -> Child[Scheduler]:
-    def bind(ref: Ref[SchedulerActor]) -> Scheduler:
-        scheduler.ref = ref
-        return scheduler
-
-    factory = partial(SchedulerActor, scheduler)
-    return Child(factory, name=name, restart=restart, significant=significant, face=bind)
+        with trio.move_on_after(_HOOK_PATIENCE) as scope:
+            await hook()
+    except Exception as error:  # a boundary of user code
+        log.warning("a hook of the scheduler failed", error=describe_error(error), exc_info=error)
+        return
+    if scope.cancelled_caught:
+        log.warning("a hook of the scheduler took too long", seconds=_HOOK_PATIENCE)
 
 
 def _host() -> str:
