@@ -92,6 +92,32 @@ async def test_kills_lose_no_task(server: EmbeddedServer, tmp_path: Path) -> Non
         assert set(starts) == set(ids)
 
 
+async def test_the_task_of_a_killed_server_runs_again_within_35_seconds(
+    server: EmbeddedServer, tmp_path: Path
+) -> None:
+    """With the options that servers have by default; asynq's takes one to two minutes."""
+    log = tmp_path / "log"
+    async with connect(server.url) as redis, AsyncExitStack() as stack:
+        broker = RedisBroker(redis)
+        first = await stack.enter_async_context(
+            open_program(PROGRAM, server.url, "first", QUEUE, log, "", "default")
+        )
+        await until_true(partial(is_ready, log, "first"))
+        await put(broker, task("sleep", b"600"))
+        await until_true(lambda: count(log, "start").total() == 1)
+        await stack.enter_async_context(
+            open_program(PROGRAM, server.url, "second", QUEUE, log, "", "default")
+        )
+        await until_true(partial(is_ready, log, "second"))
+        await trio.sleep(6.0)  # so that the lease has been renewed
+        await first.kill()
+        began = trio.current_time()
+        await until_true(lambda: count(log, "start").total() == 2)
+        taken = trio.current_time() - began
+    say(f"the task of a killed server ran again after {taken:.1f} s")
+    assert 20 < taken <= 35
+
+
 async def test_fail_overs_lose_no_task(tmp_path: Path) -> None:
     """1,000 tasks a round, and the master of their queue killed 10 times."""
     rounds, each = scaled(10), 1000

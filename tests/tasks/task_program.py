@@ -2,7 +2,8 @@
 
 Arguments: url, name, queue, log file, and where to die: ``""`` for nowhere, else
 ``dequeued`` (before anything knows of it), ``started``, ``finished`` (the function has
-returned), or ``written`` (the outcome, too). It appends a line for each start and
+returned), or ``written`` (the outcome, too); and perhaps ``default``, for a server with
+the options that it has by default, and not the quick ones. It appends a line for each start and
 end of a function: name, event, task id. Tasks of type ``sleep`` take as long as
 their payload says. On SIGTERM it shuts down.
 """
@@ -11,6 +12,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any, Final
 
 import attrs
 import trio
@@ -19,6 +21,15 @@ from terzetto.redis import connect
 from terzetto.tasks import Router, TaskContext, open_server
 from terzetto.tasks._broker import Completion, Lease
 from terzetto.tasks._redis_broker import RedisBroker
+
+QUICK: Final[dict[str, Any]] = {
+    "lease": 3.0,
+    "heartbeat_interval": 0.3,
+    "recover_interval": 0.2,
+    "forward_interval": 0.1,
+    "poll_interval": 0.2,
+    "shutdown_timeout": 1.0,
+}
 
 
 def die() -> None:
@@ -51,7 +62,7 @@ class Mortal:
 
 
 async def main(*arguments: str) -> None:
-    url, name, queue, log, where = arguments
+    url, name, queue, log, where, *pace = arguments
     descriptor = os.open(Path(log), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     router = Router()
 
@@ -82,12 +93,7 @@ async def main(*arguments: str) -> None:
                 queues={queue: 1},
                 concurrency=8,
                 retry_delay=soon,
-                lease=3.0,
-                heartbeat_interval=0.3,
-                recover_interval=0.2,
-                forward_interval=0.1,
-                poll_interval=0.2,
-                shutdown_timeout=1.0,
+                **({} if pace == ["default"] else QUICK),
             ) as server,
             trio.open_nursery() as nursery,
         ):
