@@ -200,19 +200,19 @@ class RedisWork(RedisBase):
         end = int(now + lease_for)
         leases: list[Lease] = []
         for queue in queues:
-            wanted = limit - len(leases)
-            if wanted < 1:
-                break
             keys = self.keys(queue)
-            token = new_token()
-            reply = await self.run(
-                _scripts.DEQUEUE,
-                [keys.pending, keys.paused, keys.active, keys.lease],
-                [end, wanted, keys.tasks, token, int(lease_for * 1000), keys.prefix, "0"],
-                again=6,
-            )
-            if reply:
+            while len(leases) < limit:
+                wanted = min(limit - len(leases), _CHUNK)
+                token = new_token()
+                reply = await self.run(
+                    _scripts.DEQUEUE,
+                    [keys.pending, keys.paused, keys.active, keys.lease],
+                    [end, wanted, keys.tasks, token, int(lease_for * 1000), keys.prefix, "0"],
+                    again=6,
+                )
                 leases += await self.taken(keys, reply, token, end)
+                if len(reply) < 2 * wanted:
+                    break
         return leases
 
     async def taken(
