@@ -1,7 +1,8 @@
 """The Go peers, built once for all of a test session, and run once a test that asks for one."""
 
 import fcntl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,10 +16,11 @@ from tests.interop.gopeer import (
     PeerMissingError,
     Program,
     build_peer,
+    install_command,
     open_peer,
 )
 
-_BUILT_HERE: Final = {"peer_binary", "asynq_binary"}
+_BUILT_HERE: Final = {"peer_binary", "asynq_binary", "asynq_command"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,17 +36,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def peer_binary(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """Return the built peer that uses Pulse."""
-    return _built(PULSE_PEER, tmp_path_factory, worker_id)
+    return _built_peer(PULSE_PEER, tmp_path_factory, worker_id)
 
 
 @pytest.fixture(scope="session")
 def asynq_binary(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """Return the built peer that uses asynq."""
-    return _built(ASYNQ_PEER, tmp_path_factory, worker_id)
+    return _built_peer(ASYNQ_PEER, tmp_path_factory, worker_id)
 
 
-def _built(program: Program, factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """Return a built peer; skip where it cannot be built, and say what is missing.
+@pytest.fixture(scope="session")
+def asynq_command(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Return asynq's own command."""
+    return _built("asynq", install_command, tmp_path_factory, worker_id)
+
+
+def _built_peer(program: Program, factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    return _built(program.name, partial(build_peer, program), factory, worker_id)
+
+
+def _built(
+    name: str, build: Callable[[Path], None], factory: pytest.TempPathFactory, worker_id: str
+) -> Path:
+    """Return what is built; skip where it cannot be, and say what is missing.
 
     The processes of pytest-xdist share one build: who comes first makes it, or
     leaves the reason why there is none.
@@ -52,12 +66,12 @@ def _built(program: Program, factory: pytest.TempPathFactory, worker_id: str) ->
     directory = factory.getbasetemp()
     if worker_id != "master":
         directory = directory.parent
-    binary, missing = directory / program.name, directory / f"{program.name}.missing"
-    with (directory / f"{program.name}.lock").open("w") as lock:
+    binary, missing = directory / name, directory / f"{name}.missing"
+    with (directory / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not binary.exists() and not missing.exists():
             try:
-                build_peer(program, binary)
+                build(binary)
             except PeerMissingError as error:
                 missing.write_text(str(error))
     if missing.exists():

@@ -1,14 +1,15 @@
 """Builds the Go programs beside this file, and talks to them: a real Pulse, a real asynq.
 
 `build_peer` says by name what is missing where one cannot be built. `open_peer`
-runs a program; `Peer.call` is one request to it. The bench uses both too.
+runs a program; `Peer.call` is one request to it. The bench uses both too. With
+`install_command` there is asynq's own command.
 """
 
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, cast
@@ -34,6 +35,9 @@ class Program:
 
 
 _HERE: Final = Path(__file__).parent
+ASYNQ_COMMAND: Final = "github.com/hibiken/asynq/tools"
+"""The module of the command `asynq`, which has no numbered versions."""
+
 PULSE_PEER: Final = Program(_HERE / "peer", "goa.design/pulse v1.6.5")
 ASYNQ_PEER: Final = Program(_HERE / "asynq_peer", "github.com/hibiken/asynq v0.26.0")
 
@@ -66,18 +70,37 @@ def build_peer(program: Program, binary: Path) -> None:
             ["build", "-o", str(binary), "."],
         ),
     ]:
-        done = subprocess.run(  # noqa: S603 - Go, on our own source
-            [go, *words],
-            cwd=program.source,
-            env={**os.environ, "GOWORK": "off"},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=BUILD_PATIENCE,
-            check=False,
-        )
-        if done.returncode:
-            raise PeerMissingError(f"{what}: {' '.join(done.stderr.split())[-500:]}")
+        _run_go(go, words, what, program.source)
+
+
+def install_command(binary: Path) -> None:
+    """Build asynq's own command into the file `binary`, whose name is ``asynq``.
+
+    Raises:
+        PeerMissingError: there is no Go, or the module cannot be had.
+    """
+    go = shutil.which("go")
+    if go is None:
+        raise PeerMissingError("no go on PATH")
+    words = ["install", f"{ASYNQ_COMMAND}/asynq@latest"]
+    what = f"the command asynq of the Go module {ASYNQ_COMMAND} cannot be built"
+    _run_go(go, words, what, binary.parent, GOBIN=str(binary.parent))
+
+
+def _run_go(go: str, words: Sequence[str], what: str, directory: Path, **variables: str) -> None:
+    """Run Go; raise `PeerMissingError` with `what` was wrong if it fails."""
+    done = subprocess.run(  # noqa: S603 - Go, on our own source or a module's
+        [go, *words],
+        cwd=directory,
+        env={**os.environ, "GOWORK": "off", **variables},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=BUILD_PATIENCE,
+        check=False,
+    )
+    if done.returncode:
+        raise PeerMissingError(f"{what}: {' '.join(done.stderr.split())[-500:]}")
 
 
 @attrs.define(eq=False)

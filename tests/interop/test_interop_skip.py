@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.gopeer import PULSE_PEER, PeerMissingError, build_peer
+from tests.interop.gopeer import PULSE_PEER, PeerMissingError, build_peer, install_command
 
 
 def test_without_go_the_reason_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +25,21 @@ def test_without_pulse_the_reason_names_the_module(
     assert (
         str(caught.value)
         == f"the Go module {PULSE_PEER.module} cannot be downloaded: no such module"
+    )
+
+
+def test_without_the_module_of_asynqs_command_the_reason_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = tmp_path / "go"
+    go.write_text("#!/bin/sh\necho 'not found' >&2\nexit 1\n")
+    go.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(PeerMissingError) as caught:
+        install_command(tmp_path / "asynq")
+    assert str(caught.value) == (
+        "the command asynq of the Go module github.com/hibiken/asynq/tools cannot be built:"
+        " not found"
     )
 
 
