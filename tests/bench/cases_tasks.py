@@ -1,8 +1,9 @@
 """The cases of task queues: enqueueing, draining, sleeping, and the wait before a start.
 
 Each Python peer runs in an environment of its own, with its worker in the process
-that enqueued; all drain with 32 tasks at once. The cases beside Go are asynq's own
-benchmark: 100,000 tasks, ten at once.
+that enqueued, or with two worker processes beside it; each drains with 32 tasks at
+once. Go's asynq drains in one process, with as many threads as there are cores. The
+cases beside Go alone are asynq's own benchmark: 100,000 tasks, ten at once.
 """
 
 from collections.abc import Mapping
@@ -24,19 +25,27 @@ _GOAL = dict.fromkeys(_REQUIRES, 1.0)
 
 
 def _case(
-    name: str, units: Mapping[str, str], goals: Mapping[str, float], *, go: bool = True
+    name: str,
+    units: Mapping[str, str],
+    goals: Mapping[str, float],
+    *,
+    function: str = "",
+    go: str = "",
+    pinned: bool = True,
 ) -> Case:
+    function = function or name
     return Case(
         name=f"tasks.{name}",
         units=units,
         server=True,
-        ours=Contender("terzetto", f"{OURS}:{name}"),
+        pinned=pinned,
+        ours=Contender("terzetto", f"{OURS}:{function}"),
         peers=[
-            *([Contender("asynq in Go", f"{GO}:{name}")] if go else []),
+            *([Contender("asynq in Go", f"{GO}:{go}")] if go else []),
             *(
                 Contender(
                     peer,
-                    f"tests.bench.peer_{peer}:{name}",
+                    f"tests.bench.peer_{peer}:peer.{function}",
                     loop="asyncio",
                     packages=(peer,),
                     requires=requires,
@@ -48,12 +57,23 @@ def _case(
     )
 
 
+_RATE = {"rate": "tasks/s"}
+
 CASES = [
-    _case("enqueue", {"rate": "tasks/s"}, _GOAL),
-    _case("bulk", {"rate": "tasks/s"}, _BULK_GOAL),
-    _case("drain", {"rate": "tasks/s"}, {**_BULK_GOAL, "asynq in Go": 0.7}),
-    _case("sleep", {"rate": "tasks/s"}, _GOAL, go=False),
-    _case("start", {"p50": "ms", "p99": "ms"}, _GOAL),
+    _case("enqueue", _RATE, _GOAL, go="enqueue"),
+    _case("bulk", _RATE, _BULK_GOAL, go="bulk"),
+    _case("drain", _RATE, {**_BULK_GOAL, "asynq in Go": 0.7}, go="drain"),
+    _case(
+        "drain.2processes",
+        _RATE,
+        {**_BULK_GOAL, "asynq in Go": 1.0},
+        function="drain_apart",
+        go="drain",
+        pinned=False,
+    ),
+    _case("sleep", _RATE, _GOAL),
+    _case("sleep.2processes", _RATE, _GOAL, function="sleep_apart", pinned=False),
+    _case("start", {"p50": "ms", "p99": "ms"}, _GOAL, go="start"),
     Case(
         name="tasks.drain_go",
         units={"rate": "tasks/s"},

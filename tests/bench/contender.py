@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from operator import attrgetter
 from typing import IO, Any
 
 import trio
@@ -91,7 +92,7 @@ def run(channel: Channel, order: dict[str, Any]) -> None:
     """Set the contender up and take its turns until the input ends."""
     versions = find_versions(order["packages"])
     module, _, function = order["target"].partition(":")
-    opening = getattr(importlib.import_module(module), function)(Setting(**order["setting"]))
+    opening = attrgetter(function)(importlib.import_module(module))(Setting(**order["setting"]))
     ready = partial(channel.say, versions=versions)
     if order["loop"] == "trio":
         trio.run(run_on_trio, channel, opening, ready)

@@ -43,6 +43,7 @@ gets a `redis-server` without persistence, pinned to the first core; contenders
 are then pinned to the others, or with `same_core=True` to the first one too.
 With `apart=True` a contender's second process goes to the server's core, apart from its
 first one: where both share a core, the kernel's choice of whom to run first is measured.
+With `pinned=False` nothing is pinned, where more processes work than there are cores.
 With `cluster=True` there are a server and, on the same core, a cluster of six.
 Contenders share those servers: keys open with `Setting.name`, and data must not
 grow from turn to turn. A goal is for the case's own figure, or for another one
@@ -117,6 +118,7 @@ class Case:
     server: bool = False
     same_core: bool = False
     apart: bool = False
+    pinned: bool = True
     cluster: bool = False
     goals: Mapping[str, float] = attrs.field(factory=dict[str, float])
 

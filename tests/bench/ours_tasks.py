@@ -1,5 +1,6 @@
 """Our side of the cases of task queues."""
 
+import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from time import perf_counter
@@ -25,6 +26,7 @@ from tests.bench.work_tasks import (
     empty,
     waits,
 )
+from tests.bench.workers import TELL_EVERY, Say, Workers, is_told_to_go
 
 NAME = "terzetto"
 _CHUNK = 1000  # tasks in one write
@@ -85,6 +87,19 @@ async def bulk(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
         yield measure
 
 
+def sleeping(tally: Tally) -> Router:
+    """Return a router for tasks that sleep for as long as they say."""
+    router = Router()
+
+    @router.task("task")
+    async def handle(payload: bytes) -> None:
+        if payload == b"1.0":
+            await trio.sleep(1.0)
+        tally.count()
+
+    return router
+
+
 def draining(count: int, concurrency: int, payload: Callable[[int], bytes]) -> Contender:
     """Make a contender that drains a queue whose tasks sleep for as long as they say."""
 
@@ -92,14 +107,7 @@ def draining(count: int, concurrency: int, payload: Callable[[int], bytes]) -> C
     async def drain(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
         url = database(setting.url, NAME)
         tally = Tally()
-        router = Router()
-
-        @router.task("task")
-        async def handle(payload: bytes) -> None:
-            if payload == b"1.0":
-                await trio.sleep(1.0)
-            tally.count()
-
+        router = sleeping(tally)
         async with terzetto.connect(url) as redis:
             client = Client(redis)
 
@@ -119,8 +127,60 @@ def draining(count: int, concurrency: int, payload: Callable[[int], bytes]) -> C
     return drain
 
 
+def draining_apart(count: int, payload: bytes) -> Contender:
+    """Make a contender that has two processes drain a queue."""
+
+    @asynccontextmanager
+    async def drain(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+        url = database(setting.url, NAME)
+        with Workers(f"{__name__}:work_apart", url) as workers:
+            async with terzetto.connect(url) as redis:
+                client = Client(redis)
+
+                async def measure() -> Figures:
+                    await fill(client, count, lambda _: payload)
+                    taken = await trio.to_thread.run_sync(workers.handle, count)
+                    empty(url)
+                    return {"rate": count / taken}
+
+                yield measure
+
+    return drain
+
+
+def work_apart(url: str, say: Say) -> None:
+    """Be one of several worker processes; see `workers.py`."""
+    trio.run(_work_apart, url, say)
+
+
+async def _work_apart(url: str, say: Say) -> None:
+    tally = Tally()
+    router = sleeping(tally)
+    async with terzetto.connect(url) as redis:
+        say("ready")
+        while await trio.to_thread.run_sync(is_told_to_go):
+            tally.expect(0, lambda: None)
+            async with working(redis, router, CONCURRENCY), trio.open_nursery() as nursery:
+                nursery.start_soon(_tell, tally, say)
+                await trio.to_thread.run_sync(sys.stdin.readline)
+                nursery.cancel_scope.cancel()
+            say("over")
+
+
+async def _tell(tally: Tally, say: Say) -> None:
+    """Say how many were handled, whenever that has changed."""
+    told = 0
+    while True:
+        if tally.handled != told:
+            told = tally.handled
+            say(str(told))
+        await trio.sleep(TELL_EVERY)
+
+
 drain = draining(MANY, CONCURRENCY, lambda _: b"0.0")
 sleep = draining(SLEEPERS, CONCURRENCY, lambda _: b"1.0")
+drain_apart = draining_apart(MANY, b"0.0")
+sleep_apart = draining_apart(SLEEPERS, b"1.0")
 drain_go = draining(GO_MANY, GO_CONCURRENCY, lambda number: b'{"data":%d}' % number)
 
 

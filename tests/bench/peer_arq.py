@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
 
-from tests.bench.peer_tasks import Handle, Queue, enqueue_together, measures
+from tests.bench.peer_tasks import Handle, Peer, Queue, enqueue_together
 
 arq: Any = import_module("arq")
 
@@ -44,4 +44,4 @@ async def open_queue(url: str, handle: Handle, concurrency: int) -> AsyncGenerat
     await pool.aclose()
 
 
-enqueue, bulk, drain, sleep, start = measures("arq", open_queue)
+peer = Peer(__name__, "arq", open_queue)

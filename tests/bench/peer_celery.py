@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
 
-from tests.bench.peer_tasks import Handle, Queue, measures
+from tests.bench.peer_tasks import Handle, Peer, Queue
 
 celery: Any = import_module("celery")
 
@@ -64,4 +64,4 @@ async def open_queue(url: str, handle: Handle, concurrency: int) -> AsyncGenerat
     yield Queue(one, many, work)
 
 
-enqueue, bulk, drain, sleep, start = measures("celery", open_queue)
+peer = Peer(__name__, "celery", open_queue)

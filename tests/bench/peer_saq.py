@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
 
-from tests.bench.peer_tasks import Handle, Queue, enqueue_together, measures
+from tests.bench.peer_tasks import Handle, Peer, Queue, enqueue_together
 
 saq: Any = import_module("saq")
 
@@ -37,4 +37,4 @@ async def open_queue(url: str, handle: Handle, concurrency: int) -> AsyncGenerat
     await queue.disconnect()
 
 
-enqueue, bulk, drain, sleep, start = measures("saq", open_queue)
+peer = Peer(__name__, "saq", open_queue)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
 
-from tests.bench.peer_tasks import Handle, Queue, measures
+from tests.bench.peer_tasks import Handle, Peer, Queue
 
 streaq: Any = import_module("streaq")
 
@@ -43,4 +43,4 @@ async def open_queue(url: str, handle: Handle, concurrency: int) -> AsyncGenerat
         yield Queue(task.enqueue, many, work)
 
 
-enqueue, bulk, drain, sleep, start = measures("streaq", open_queue)
+peer = Peer(__name__, "streaq", open_queue)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
 
-from tests.bench.peer_tasks import Handle, Queue, enqueue_together, measures
+from tests.bench.peer_tasks import Handle, Peer, Queue, enqueue_together
 
 api: Any = import_module("taskiq.api")
 taskiq_redis: Any = import_module("taskiq_redis")
@@ -15,7 +15,7 @@ taskiq_redis: Any = import_module("taskiq_redis")
 @asynccontextmanager
 async def open_queue(url: str, handle: Handle, concurrency: int) -> AsyncGenerator[Queue]:
     """Connect; the worker is taskiq's receiver, in this process."""
-    broker = taskiq_redis.RedisStreamBroker(url=url)
+    broker = taskiq_redis.RedisStreamBroker(url=url, consumer_id="0")  # what is there counts, too
 
     async def function(seconds: float) -> None:
         await handle(seconds)
@@ -42,4 +42,4 @@ async def open_queue(url: str, handle: Handle, concurrency: int) -> AsyncGenerat
     await broker.shutdown()
 
 
-enqueue, bulk, drain, sleep, start = measures("taskiq", open_queue)
+peer = Peer(__name__, "taskiq", open_queue)

@@ -1,10 +1,11 @@
 """What all peers on asyncio do in the cases of task queues, whatever their API.
 
 A peer's module says how one enqueues, one by one and in bulk, and how its worker is
-run, as its own documentation does; `measures` makes the contenders of the cases of it.
+run, as its own documentation does; `Peer` makes the contenders of the cases of it.
 """
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from time import perf_counter
@@ -24,6 +25,7 @@ from tests.bench.work_tasks import (
     empty,
     waits,
 )
+from tests.bench.workers import TELL_EVERY, Say, Workers, is_told_to_go
 
 Handle = Callable[[float], Awaitable[None]]
 """What a task does: sleep for so many seconds, and be counted."""
@@ -39,24 +41,63 @@ class Queue:
 
 
 OpenQueue = Callable[[str, Handle, int], AbstractAsyncContextManager[Queue]]
-Contender = Callable[[Setting], AbstractAsyncContextManager[AsyncMeasure]]
+Opening = AbstractAsyncContextManager[AsyncMeasure]
 
 
 @attrs.frozen
 class Peer:
-    """A peer's queue, and what counts the tasks that its worker has handled."""
+    """A peer's queue, what counts the tasks that its worker has handled, and its contenders.
 
+    Args:
+        module: the peer's module, as a program finds it; its `peer` is this.
+        name: the name of its database.
+        open_queue: opens its queue.
+    """
+
+    module: str
     name: str
     open_queue: OpenQueue
     tally: Tally = attrs.field(factory=Tally)
+
+    def enqueue(self, setting: Setting) -> Opening:
+        """One caller enqueues task after task."""
+        return _enqueueing(self, setting, ALONE, _one_by_one)
+
+    def bulk(self, setting: Setting) -> Opening:
+        """One caller enqueues many tasks with as few writes as there is a call for."""
+        return _enqueueing(self, setting, MANY, _in_bulk)
+
+    def drain(self, setting: Setting) -> Opening:
+        """A worker in this process drains tasks that do nothing."""
+        return _draining(self, setting, MANY, 0.0)
+
+    def sleep(self, setting: Setting) -> Opening:
+        """A worker in this process drains tasks that sleep for a second."""
+        return _draining(self, setting, SLEEPERS, 1.0)
+
+    def drain_apart(self, setting: Setting) -> Opening:
+        """Workers in two processes drain tasks that do nothing."""
+        return _draining_apart(self, setting, MANY, 0.0)
+
+    def sleep_apart(self, setting: Setting) -> Opening:
+        """Workers in two processes drain tasks that sleep for a second."""
+        return _draining_apart(self, setting, SLEEPERS, 1.0)
+
+    def start(self, setting: Setting) -> Opening:
+        """One task at a time for an idle worker."""
+        return _starting(self, setting)
+
+    def work_apart(self, url: str, say: Say) -> None:
+        """Be one of several worker processes; see `workers.py`."""
+        asyncio.run(_work_apart(self, url, say))
 
     def url(self, setting: Setting) -> str:
         """Return the URL of its own database."""
         return database(setting.url, self.name)
 
-    def open(self, setting: Setting) -> AbstractAsyncContextManager[Queue]:
+    def open(self, url: str) -> AbstractAsyncContextManager[Queue]:
         """Open its queue."""
-        return self.open_queue(self.url(setting), self.handle, CONCURRENCY)
+        return self.open_queue(url, self.handle, CONCURRENCY)
 
     async def handle(self, seconds: float) -> None:
         """Do what a task does."""
@@ -71,16 +112,6 @@ class Peer:
         return done
 
 
-def measures(
-    name: str, open_queue: OpenQueue
-) -> tuple[Contender, Contender, Contender, Contender, Contender]:
-    """Return the contenders of a peer: enqueue, bulk, drain, sleep and start."""
-    peer = Peer(name, open_queue)
-    alone = _enqueueing(peer, ALONE, _one_by_one)
-    bulk = _enqueueing(peer, MANY, _in_bulk)
-    return alone, bulk, _draining(peer, MANY, 0.0), _draining(peer, SLEEPERS, 1.0), _starting(peer)
-
-
 async def _one_by_one(queue: Queue, count: int) -> None:
     for _ in range(count):
         await queue.enqueue(0.0)
@@ -90,63 +121,97 @@ async def _in_bulk(queue: Queue, count: int) -> None:
     await queue.enqueue_many(count, 0.0)
 
 
-def _enqueueing(
-    peer: Peer, count: int, enqueue: Callable[[Queue, int], Awaitable[None]]
-) -> Contender:
-    @asynccontextmanager
-    async def opened(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
-        async with peer.open(setting) as queue:
+@asynccontextmanager
+async def _enqueueing(
+    peer: Peer, setting: Setting, count: int, enqueue: Callable[[Queue, int], Awaitable[None]]
+) -> AsyncGenerator[AsyncMeasure]:
+    url = peer.url(setting)
+    async with peer.open(url) as queue:
 
-            async def measure() -> Figures:
-                with Stopwatch() as watch:
-                    await enqueue(queue, count)
-                empty(peer.url(setting))
-                return {"rate": count / watch.seconds}
+        async def measure() -> Figures:
+            with Stopwatch() as watch:
+                await enqueue(queue, count)
+            empty(url)
+            return {"rate": count / watch.seconds}
 
-            yield measure
-
-    return opened
+        yield measure
 
 
-def _draining(peer: Peer, count: int, seconds: float) -> Contender:
-    @asynccontextmanager
-    async def opened(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
-        async with peer.open(setting) as queue:
+@asynccontextmanager
+async def _draining(
+    peer: Peer, setting: Setting, count: int, seconds: float
+) -> AsyncGenerator[AsyncMeasure]:
+    url = peer.url(setting)
+    async with peer.open(url) as queue:
+
+        async def measure() -> Figures:
+            await queue.enqueue_many(count, seconds)
+            done = peer.expect(count)
+            began = perf_counter()
+            async with queue.work():
+                await done.wait()
+                taken = perf_counter() - began
+            empty(url)
+            return {"rate": count / taken}
+
+        yield measure
+
+
+@asynccontextmanager
+async def _draining_apart(
+    peer: Peer, setting: Setting, count: int, seconds: float
+) -> AsyncGenerator[AsyncMeasure]:
+    url = peer.url(setting)
+    with Workers(f"{peer.module}:peer.work_apart", url) as workers:
+        async with peer.open(url) as queue:
 
             async def measure() -> Figures:
                 await queue.enqueue_many(count, seconds)
-                done = peer.expect(count)
-                began = perf_counter()
-                async with queue.work():
-                    await done.wait()
-                    taken = perf_counter() - began
-                empty(peer.url(setting))
+                taken = await asyncio.to_thread(workers.handle, count)
+                empty(url)
                 return {"rate": count / taken}
 
             yield measure
 
-    return opened
+
+@asynccontextmanager
+async def _starting(peer: Peer, setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    async with peer.open(peer.url(setting)) as queue, queue.work():
+
+        async def measure() -> Figures:
+            found: list[float] = []
+            for _ in range(STARTS):
+                await asyncio.sleep(PAUSE)
+                done = peer.expect(1)
+                began = perf_counter()
+                await queue.enqueue(0.0)
+                await done.wait()
+                found.append(peer.tally.started_at - began)
+            return waits(found)
+
+        yield measure
 
 
-def _starting(peer: Peer) -> Contender:
-    @asynccontextmanager
-    async def opened(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
-        async with peer.open(setting) as queue, queue.work():
+async def _work_apart(peer: Peer, url: str, say: Say) -> None:
+    async with peer.open(url) as queue:
+        say("ready")
+        while await asyncio.to_thread(is_told_to_go):
+            peer.expect(0)
+            async with queue.work():
+                telling = asyncio.create_task(_tell(peer.tally, say))
+                await asyncio.to_thread(sys.stdin.readline)
+                telling.cancel()
+            say("over")
 
-            async def measure() -> Figures:
-                found: list[float] = []
-                for _ in range(STARTS):
-                    await asyncio.sleep(PAUSE)
-                    done = peer.expect(1)
-                    began = perf_counter()
-                    await queue.enqueue(0.0)
-                    await done.wait()
-                    found.append(peer.tally.started_at - began)
-                return waits(found)
 
-            yield measure
-
-    return opened
+async def _tell(tally: Tally, say: Say) -> None:
+    """Say how many were handled, whenever that has changed."""
+    told = 0
+    while True:
+        if tally.handled != told:
+            told = tally.handled
+            say(str(told))
+        await asyncio.sleep(TELL_EVERY)
 
 
 async def enqueue_together(enqueue: Callable[[], Awaitable[object]], count: int) -> None:

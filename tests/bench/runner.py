@@ -20,7 +20,7 @@ from tests.bench.environments import find_python
 from tests.bench.harness import Case, Contender, Line, MissingPeerError, Setting
 from tests.bench.server import open_cluster, open_server
 
-START_LIMIT = 60.0  # seconds until a contender is ready
+START_LIMIT = 600.0  # seconds until a contender is ready; one in Go has to be built first
 TURN_LIMIT = 120.0  # seconds for one turn; a load that needs so long is not bounded
 END_LIMIT = 10.0  # seconds for a contender to leave by itself
 
@@ -150,7 +150,9 @@ async def find_pythons(
 async def run_case(case: Case, rounds: int) -> list[Line]:
     """Run `rounds` rounds of `case` after one to warm up; return ours first, then the peers."""
     pythons, missing = await find_pythons([case.ours, *case.peers])
-    server_cores, client_cores = split_cores(server=case.server, same_core=case.same_core)
+    server_cores, client_cores = split_cores(
+        server=case.server and case.pinned, same_core=case.same_core
+    )
     try:
         async with (
             open_setting(case, server_cores) as setting,

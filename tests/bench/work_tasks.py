@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 ALONE = 500  # tasks that one caller enqueues one after the other
 MANY = 20_000  # tasks that are enqueued in bulk, and drained
 CONCURRENCY = 32
-SLEEPERS = 160  # tasks that sleep for a second: five times as many as can at once
+SLEEPERS = 320  # tasks that sleep for a second: ten times as many as can at once
 STARTS = 40  # tasks that an idle server is given one at a time
 PAUSE = 0.005  # seconds that it is idle before each
 GO_MANY = 100_000  # tasks of asynq's own benchmark
@@ -53,20 +53,22 @@ class Tally:
     """Counts tasks that were handled, and tells when all were."""
 
     def __init__(self) -> None:
-        self.left = 0
+        self.handled = 0
         self.started_at = 0.0
+        self._expected = 0
         self._done: Callable[[], object] = lambda: None
 
     def expect(self, count: int, done: Callable[[], object]) -> None:
-        """Begin to count; `done` is called at the last one."""
-        self.left = count
+        """Begin to count; `done` is called at the last one, with a count of 0 never."""
+        self.handled = 0
+        self._expected = count
         self._done = done
 
     def count(self) -> None:
         """Count one."""
         self.started_at = perf_counter()
-        self.left -= 1
-        if not self.left:
+        self.handled += 1
+        if self.handled == self._expected:
             self._done()
 
 
