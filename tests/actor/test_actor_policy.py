@@ -326,3 +326,78 @@ def test_a_fatal_end_escalates_whatever_the_limits() -> None:
     settle(policy, policy.start([(0, "permanent", False), (1, "permanent", False)], 0), 0)
     actions = policy.exited(0, How.FATAL, 0)
     assert [type(action) for action in actions] == [Escalate, Gone, Stop]
+
+
+def up(policy: Policy, *ids: int, now: float = 0.0) -> None:
+    """Let these children start, all at once."""
+    settle(policy, policy.start([(id_, "transient", False) for id_ in ids], now), now)
+
+
+STEADY = Backoff(first=1.0, factor=2.0, ceiling=100.0, jitter=0.0, quiet=20.0)
+
+
+def test_waits_grow_and_a_quiet_spell_makes_the_next_one_the_first_again() -> None:
+    policy = Policy(Rules(max_restarts=9, within=100.0, backoff=STEADY))
+    up(policy, 0)
+    now = 0.0
+    waits: list[float] = []
+    for spell in (0.0, 19.0, 19.0, 20.0, 0.0):
+        now += spell
+        assert policy.exited(0, How.CRASHED, now) == []
+        due = policy.next_deadline()
+        assert due is not None
+        waits.append(due - now)
+        now = due
+        settle(policy, policy.tick(now), now)
+    assert waits == [1.0, 2.0, 4.0, 1.0, 2.0]
+
+
+def test_a_start_that_succeeds_forgives_those_that_failed() -> None:
+    policy = Policy(Rules(max_restarts=9, max_failed_starts=1, backoff=Backoff(first=0)))
+    up(policy, 0)
+    for _ in range(3):
+        assert policy.exited(0, How.CRASHED, 0) == [Start(0)]
+        assert policy.exited(0, How.CRASHED, 0) == [Start(0)]  # the start has failed
+        policy.started(0, 0)
+    assert policy.exited(0, How.CRASHED, 0) == [Start(0)]
+    policy.exited(0, How.CRASHED, 0)
+    assert isinstance(policy.exited(0, How.CRASHED, 0)[0], Escalate)
+
+
+@pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
+def test_a_group_waits_for_its_back_off_and_for_the_longer_of_two(strategy: Strategy) -> None:
+    policy = Policy(Rules(strategy=strategy, max_restarts=9, within=100.0, backoff=STEADY))
+    up(policy, 0, 1)
+    assert settle(policy, policy.exited(0, How.CRASHED, 0), 0) == ["-1"]
+    assert policy.next_deadline() == 1.0
+    assert policy.tick(0.9) == []
+    assert settle(policy, policy.tick(1.0), 1.0) == ["+0", "+1"]
+    assert policy.exited(0, How.CRASHED, 2.0) == [Stop(1)]  # waits for 2 s
+    assert policy.exited(1, How.CRASHED, 2.0) == []  # fell while it was stopped: no wait of its own
+    assert policy.next_deadline() == 4.0
+
+
+def test_significant_children_close_by_the_rule_of_all_only_when_the_last_has_ended() -> None:
+    policy = Policy(Rules(auto_shutdown="all"))
+    static: list[tuple[int, Restart, bool]] = [(0, "transient", True), (1, "transient", True)]
+    settle(policy, policy.start([*static, (2, "permanent", False)], 0), 0)
+    assert policy.exited(0, How.NORMAL, 0) == [Gone(0)]
+    assert policy.exited(1, How.NORMAL, 0) == [Gone(1), AutoClose(1), Stop(2)]
+
+
+def test_who_is_restarted_by_name_does_not_wait_for_its_back_off() -> None:
+    policy = Policy(Rules(backoff=STEADY))
+    up(policy, 0)
+    policy.exited(0, How.CRASHED, 0)
+    assert policy.restart(0, 0.5) == [Start(0)]
+    policy.started(0, 0.5)
+    assert policy.tick(1.0) == [], "the timer of the wait that was cut short started it again"
+
+
+def test_restarts_count_within_the_time_and_not_one_moment_longer() -> None:
+    policy = Policy(Rules(max_restarts=1, within=10.0, backoff=Backoff(first=0)))
+    up(policy, 0)
+    for now in (0.0, 10.5, 21.0):
+        assert policy.exited(0, How.CRASHED, now) == [Start(0)]
+        policy.started(0, now)
+    assert isinstance(policy.exited(0, How.CRASHED, 31.0)[0], Escalate)
