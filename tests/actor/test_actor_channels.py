@@ -169,7 +169,7 @@ async def test_a_cancelled_ask_is_taken_back_from_an_inbox_too(
             await ref.ask(Line.add, 1)
         ref.tell_nowait(Line.add, 2)
         gate.set()
-        await ref.shutdown()
+        await journal.wait_for("add", 2)
     assert journal.values("add") == [2]
 
 
@@ -265,3 +265,43 @@ async def test_feeding_waits_for_room_and_can_be_cancelled(
         await ref.shutdown()
     assert drawn == [0, 1, 2]
     assert journal.values("note") == [0, 1]
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_an_asker_that_leaves_in_any_turn_takes_no_other_message_with_it(turns: int) -> None:
+    journal = Journal()
+    async with open_supervisor() as top:
+        ref = await top.spawn(partial(Line, journal))
+
+        async def ask() -> None:
+            await ref.ask(Line.keep, 1)
+
+        async with trio.open_nursery() as nursery:
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(ask)
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            ref.tell_nowait(Line.add, 2)
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(10):
+            await journal.wait_for("add", 2)
+
+
+async def test_a_question_that_was_taken_back_does_not_come_to_the_inbox() -> None:
+    journal, gate = Journal(), trio.Event()
+    async with open_supervisor() as top:
+        ref = await top.spawn(partial(Line, journal))
+        ref.tell_nowait(Line.hold, gate)
+        await journal.wait_for("holding")
+
+        async def ask() -> None:
+            await ref.ask(Line.add, 1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()  # it is being offered to the inbox
+            nursery.cancel_scope.cancel()
+        ref.tell_nowait(Line.add, 2)
+        gate.set()
+        await journal.wait_for("add", 2)
+    assert journal.values("add") == [2]

@@ -401,3 +401,32 @@ def test_restarts_count_within_the_time_and_not_one_moment_longer() -> None:
         assert policy.exited(0, How.CRASHED, now) == [Start(0)]
         policy.started(0, now)
     assert isinstance(policy.exited(0, How.CRASHED, 31.0)[0], Escalate)
+
+
+def test_a_child_that_is_starting_is_stopped_at_once_when_its_group_falls() -> None:
+    policy = Policy(Rules(strategy="one_for_all", backoff=Backoff(first=0)))
+    static: list[tuple[int, Restart, bool]] = [(id_, "transient", False) for id_ in range(3)]
+    assert policy.start(static, 0) == [Start(0)]
+    assert policy.started(0, 0) == [Start(1)]
+    assert policy.exited(0, How.CRASHED, 0) == [Stop(1)]
+    assert settle(policy, policy.exited(1, How.NORMAL, 0), 0) == ["+0", "+1", "+2"]
+
+
+def test_one_that_had_its_last_life_by_name_gets_no_other_with_its_group() -> None:
+    policy = Policy(Rules(strategy="one_for_all", backoff=STEADY))
+    up(policy, 0, 1, 2)
+    settle(policy, policy.exited(0, How.CRASHED, 0), 0)
+    assert policy.stop(1, 0, drain=True) == [Start(1), Stop(1)]
+    assert policy.close(0, {1, 2}) == [Start(0)]
+    assert policy.exited(1, How.NORMAL, 0) == [Gone(1)]
+    assert settle(policy, policy.started(0, 0), 0) == ["+2", "-2", "-0"]
+
+
+def test_the_time_of_an_earlier_wait_starts_nobody() -> None:
+    policy = Policy(Rules(max_restarts=9, backoff=STEADY))
+    up(policy, 0)
+    policy.exited(0, How.CRASHED, 0.0)  # waits until 1.0
+    settle(policy, policy.restart(0, 0.1), 0.1)
+    assert policy.exited(0, How.CRASHED, 0.2) == []  # waits until 2.2
+    assert policy.tick(1.0) == []
+    assert policy.tick(2.2) == [Start(0)]

@@ -231,3 +231,53 @@ async def test_who_waits_from_outside_is_never_refused(
         await trio.testing.wait_all_tasks_blocked()
         supervisor: Supervisor = top
         await supervisor.shutdown()
+
+
+async def test_who_has_waited_waits_no_more(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_supervisor() as top:
+        a = await top.spawn(Probe, name="a", mailbox=1)
+        b = await top.spawn(Probe, name="b", mailbox=1)
+
+        async def wait_in_every_way() -> None:
+            await b.ask(Probe.echo, 1)
+            await b.ask(Probe.call, trio.lowlevel.checkpoint)
+            with trio.move_on_after(1):
+                await b.ask(Probe.hold, trio.Event())
+            b.tell_nowait(Probe.call, partial(trio.sleep, 1))
+            with trio.move_on_after(0.5):
+                for _ in range(3):
+                    await b.tell(Probe.note, 1)
+            with trio.move_on_after(0.5):
+                await b.wait_stopped()
+            await top.restart_child("b")
+
+        async def ask_back() -> None:
+            await a.ask(Probe.call, trio.lowlevel.checkpoint)
+
+        await a.ask(Probe.call, wait_in_every_way)
+        await b.ask(Probe.call, ask_back)
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_an_asker_may_leave_while_its_deadline_is_looked_for(
+    turns: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    class Looking(Probe):
+        async def look(self) -> float:
+            assert self.ctx is not None
+            return await self.ctx.deadline()
+
+    async with open_supervisor(max_restarts=0) as top:
+        middle = await top.spawn(Probe, name="middle")
+        looking = await top.spawn(Looking, name="looking")
+
+        async def leave_early() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(looking.ask, Looking.look)
+                for _ in range(turns):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+
+        with trio.fail_after(10):
+            await middle.ask(Probe.call, leave_early)
+            assert await looking.ask(Looking.look) == 10.0

@@ -94,6 +94,7 @@ async def test_a_full_mailbox_and_its_age_are_seen_in_the_description(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_supervisor() as top, trio.open_nursery() as nursery:
+        await trio.sleep(5)  # a time that is not 0
         ref = await top.spawn(Probe, name="busy", mailbox=2)
         gate = trio.Event()
 
