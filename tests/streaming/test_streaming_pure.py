@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from terzetto.errors import InvalidNameError, InvalidOptionError
 from terzetto.streaming import NEWEST, OLDEST, Event, InvalidPatternError
 from terzetto.streaming._claims import Liveness, idle_for_retry_ms, retry_delay
-from terzetto.streaming._event import Poison, decode_entries, decode_entry, encode_entry
+from terzetto.streaming._event import Entry, Poison, decode_entries, decode_entry, encode_entry
 from terzetto.streaming._filters import make_filter
 from terzetto.streaming._gap import Cursor, Edges, Gap
 from terzetto.streaming._names import check_event_name, check_sink_name, check_stream_name
@@ -45,9 +45,9 @@ pairs_of_fields = st.lists(
 
 @given(entries=st.lists(st.none() | pairs_of_fields, max_size=6))
 def test_many_entries_decode_as_each_of_them(entries: list[list[bytes] | None]) -> None:
-    numbered = [(b"1-%d" % number, fields) for number, fields in enumerate(entries)]
-    events, poison = decode_entries("s", numbered, sink="k")
+    numbered: list[Entry] = [(b"1-%d" % number, fields) for number, fields in enumerate(entries)]
     each = [decode_entry("s", *entry, sink="k") for entry in numbered]
+    events, poison = decode_entries("s", numbered, sink="k")
     assert events == [one for one in each if isinstance(one, Event)]
     assert poison == [one for one in each if isinstance(one, Poison)]
     assert all(type(one) is Event for one in events)

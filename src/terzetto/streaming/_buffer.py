@@ -74,28 +74,25 @@ class Signal:
 class Buffer:
     """A bounded queue of batches."""
 
-    def __init__(
-        self, size: int, wanted: Signal, *, lapse: float | None = None, watched: bool = False
-    ) -> None:
+    def __init__(self, size: int, wanted: Signal, *, lapse: float | None = None) -> None:
         """Make a buffer of `size` events.
 
         Args:
             size: how many events it holds at most.
             wanted: raised when the loops should poll again.
-            lapse: a batch older than this many seconds is dropped untaken;
-                None keeps batches for ever.
-            watched: whether to note in `last_taken` when somebody took something.
+            lapse: a batch older than this many seconds, which may be infinite, is
+                dropped untaken, and `last_taken` is kept; None does neither, and
+                takes no time.
         """
         self.size = size
         self._low = size // 2  # so few or fewer events ask for more
         self._wanted = wanted
         self._lapse = lapse
-        self._watched = watched
         self._batches: deque[Batch] = deque()
         self._length = 0
         self._taken = 0
         self._waiting = ParkingLot()
-        self.lapsed = 0
+        self._looked_at = 0.0
         self.last_taken = float("-inf")
         self.is_closed = False
 
@@ -171,15 +168,18 @@ class Buffer:
         Cancelling takes nothing.
         """
         try:
-            return await self.take_next()
+            return await self.__anext__()
         except StopAsyncIteration:
             return None
 
-    async def take_next(self) -> Event:
-        """Wait for an event; `StopAsyncIteration` when the buffer is closed and empty.
+    def __aiter__(self) -> "Buffer":
+        return self
 
-        Cancelling takes nothing. Iterations call this for every event: it is one
-        coroutine, and does no more than it has to.
+    async def __anext__(self) -> Event:
+        """Wait for an event; the iteration ends when the buffer is closed and empty.
+
+        Cancelling takes nothing. Iterations over readers and sinks come here for
+        every event, with nothing in between, and this does no more than it has to.
         """
         self._taken += 1
         if self._taken % _EVENTS_PER_CHECKPOINT:
@@ -187,19 +187,19 @@ class Buffer:
         else:
             await checkpoint()
         batches = self._batches
-        while (batch := batches[0] if self._lapse is None and batches else self._first()) is None:
+        while not batches or (self._lapse is not None and not self._look()):
             if self.is_closed:
                 raise StopAsyncIteration
             await self._sleep()
-        events = batch.events
+        events = batches[0].events
         event = events.popleft()
         if not events:
             batches.popleft()
         self._length = length = self._length - 1
         if length == self._low:  # it falls by one: below, the loops have been told
             self._wanted.raise_()
-        if self._watched:
-            self.last_taken = trio.current_time()
+        if self._lapse is not None:
+            self.last_taken = self._looked_at
         return event
 
     async def take_many(self, limit: int) -> list[Event] | None:
@@ -208,32 +208,33 @@ class Buffer:
         Cancelling takes nothing.
         """
         await checkpoint()
-        while self._first() is None:
+        while not self._look():
             if self.is_closed:
                 return None
             await self._sleep()
         taken: list[Event] = []
-        while len(taken) < limit and (batch := self._first()) is not None:
+        while len(taken) < limit and self._look():
+            batch = self._batches[0]
             if len(taken) + len(batch.events) <= limit:
                 taken += batch.events
                 self._batches.popleft()
             else:
                 taken += [batch.events.popleft() for _ in range(limit - len(taken))]
         self._length -= len(taken)
-        if self._watched:
-            self.last_taken = trio.current_time()
+        self.last_taken = self._looked_at
         self._ask_for_more()
         return taken
 
-    def _first(self) -> Batch | None:
+    def _look(self) -> bool:
+        """Drop what has lapsed; tell whether anything is left."""
+        self._looked_at = now = trio.current_time()
         while self._batches:
             batch = self._batches[0]
-            if self._lapse is None or trio.current_time() - batch.since < self._lapse:
-                return batch
-            self.lapsed += len(batch.events)
+            if self._lapse is None or now - batch.since < self._lapse:
+                return True
             self._length -= len(batch.events)
             self._batches.popleft()
-        return None
+        return False
 
     def _ask_for_more(self) -> None:
         if self._length <= self._low:

@@ -36,7 +36,7 @@ from terzetto._shared._texts import describe_error
 from terzetto.redis import Arg, LinkClosedError, Redis
 from terzetto.streaming._buffer import Batch, Buffer, Signal
 from terzetto.streaming._edges import edges_command, edges_of, read_edges
-from terzetto.streaming._event import Event, Fields, decode_entries
+from terzetto.streaming._event import Entry, Event, decode_entries
 from terzetto.streaming._gap import Cursor, Edges, Gap
 from terzetto.streaming._lanes import Lane, Lanes
 from terzetto.streaming._names import stream_key
@@ -208,7 +208,7 @@ class Feed:
         command += [cursor.last_id for cursor in cursors.values()]
         return command
 
-    def _take_in(self, cursor: Cursor, entries: list[tuple[bytes, Fields]]) -> None:
+    def _take_in(self, cursor: Cursor, entries: list[Entry]) -> None:
         if self.cursors.get(cursor.stream) is not cursor:
             return  # removed meanwhile, and perhaps added anew
         first_id, last_id = str(entries[0][0], "ascii"), str(entries[-1][0], "ascii")
@@ -217,7 +217,7 @@ class Feed:
         for buffer in self._buffers:
             buffer.put(Batch(stream=cursor.stream, events=deque(events)))
 
-    def _select(self, stream: str, entries: list[tuple[bytes, Fields]]) -> list[Event]:
+    def _select(self, stream: str, entries: list[Entry]) -> list[Event]:
         events, poison = decode_entries(stream, entries)
         for entry in poison:
             self._skip(entry.id, stream, entry.why)
@@ -240,7 +240,7 @@ class Feed:
     # What the cursors cannot see
 
     async def _look_for_gap(
-        self, cursor: Cursor, entries: list[tuple[bytes, Fields]], edges: Edges | None
+        self, cursor: Cursor, entries: list[Entry], edges: Edges | None
     ) -> None:
         """Compare a batch with what the stream held after it was read, as `edges` if known."""
         if edges is None:

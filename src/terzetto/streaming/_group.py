@@ -13,7 +13,7 @@ import attrs
 
 from terzetto.redis import Arg, Reply, Script
 from terzetto.streaming._claims import HANDED_BACK_MS, milliseconds
-from terzetto.streaming._event import Event, Fields, Poison, decode_entries, decode_entry
+from terzetto.streaming._event import Entry, Event, Poison, decode_entries, decode_entry
 from terzetto.streaming._names import dead_stream, stream_key
 from terzetto.streaming._positions import ZERO, Start, after_start, latest
 from terzetto.streaming._scripts import (
@@ -65,10 +65,8 @@ class Group:
         self.last_id = str(last_id, "ascii")
         return bool(made)
 
-    def decode(
-        self, entries: Sequence[tuple[bytes, Fields | None]]
-    ) -> tuple[list[Event], list[Poison]]:
-        """Return the events and the poison of entries that are delivered for the first time."""
+    def decode(self, entries: list[Entry]) -> tuple[list[Event], list[Poison]]:
+        """Return what `decode_entries` does, and note how far the group has come."""
         if entries:
             self.last_id = latest((self.last_id, str(entries[-1][0], "ascii")))
         return decode_entries(self.stream.name, entries, sink=self.sink)

@@ -101,8 +101,7 @@ class Intake:
         self.buffer = Buffer(
             options.buffer_size,
             self.wanted,
-            lapse=None if no_ack else grace * LAPSE,
-            watched=True,
+            lapse=float("inf") if no_ack else grace * LAPSE,
         )
         self.members = Members(redis, sink, grace)
         self.processing: dict[tuple[str, str], Batch] = {}

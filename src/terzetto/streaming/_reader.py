@@ -95,11 +95,11 @@ class Reader:
         return await self._subscription().read()
 
     def __aiter__(self) -> AsyncIterator[Event]:
-        return self._own or self._subscription()
+        return aiter(self._subscription())
 
     def __anext__(self) -> Coroutine[Any, Any, Event]:
         """Wait for one event; cancelling takes nothing."""
-        return (self._own or self._subscription()).__anext__()
+        return self._subscription().__anext__()
 
     @contextmanager
     def subscribe(self, *, buffer_size: int | None = None) -> Generator[Subscription]:

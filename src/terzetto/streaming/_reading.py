@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from terzetto._shared._texts import describe_error
 from terzetto.redis import Arg, LinkClosedError
-from terzetto.streaming._event import Fields
+from terzetto.streaming._event import Entry
 from terzetto.streaming._group import Group
 from terzetto.streaming._intake import Intake
 from terzetto.streaming._lanes import Lane
@@ -66,7 +66,7 @@ async def _turn(intake: Intake, lane: Lane, poll: Poll) -> None:
         return
     if isinstance(replies[-1], RedisError):
         raise replies[-1]
-    reply: dict[bytes, list[tuple[bytes, Fields | None]]] = replies[-1] or {}
+    reply: dict[bytes, list[Entry]] = replies[-1] or {}
     now = trio.current_time()
     for key, entries in reply.items():
         group = groups[key.decode("utf-8", "surrogateescape")]
@@ -85,7 +85,7 @@ async def _take_in(
     intake: Intake,
     group: Group,
     consumer: str,
-    entries: Sequence[tuple[bytes, Fields | None]],
+    entries: list[Entry],
     now: float,
 ) -> None:
     events, poison = group.decode(entries)

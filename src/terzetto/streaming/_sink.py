@@ -88,7 +88,7 @@ class Sink:
         return await self._events.read()
 
     def __aiter__(self) -> AsyncIterator[Event]:
-        return self._events
+        return aiter(self._events)
 
     def __anext__(self) -> Coroutine[Any, Any, Event]:
         """Wait for one event; cancelling takes nothing."""

@@ -1,6 +1,6 @@
 """The taking end of a buffer: `read` for batches, `async for` for single events."""
 
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from terzetto.errors import ClosedError
@@ -41,12 +41,12 @@ class Subscription:
             raise ClosedError("no more events come: it has been closed; open another to go on")
         return events
 
-    def __aiter__(self) -> "Subscription":
-        return self
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self._buffer
 
     def __anext__(self) -> Coroutine[Any, Any, Event]:
         """Wait for one event; the iteration ends when it is closed and nothing is left.
 
         Cancelling takes nothing.
         """
-        return self._buffer.take_next()
+        return self._buffer.__anext__()
