@@ -9,7 +9,7 @@ import trio
 
 import terzetto
 from terzetto import rmap
-from terzetto.streaming import OLDEST, Event, Stream
+from terzetto.streaming import Event, Stream
 
 
 def apply(balances: dict[str, int], event: Event) -> None:
@@ -22,14 +22,14 @@ def apply(balances: dict[str, int], event: Event) -> None:
 async def rebuild(accounts: Stream, snapshots: rmap.Map) -> tuple[dict[str, int], int]:
     """Return the balances and how many events it took to work them out."""
     balances: dict[str, int] = {}
-    start: str | None = None
+    start = "0-0"
     if "balances" in snapshots:
         snapshot = json.loads(snapshots["balances"])
         balances, start = snapshot["state"], snapshot["after"]
     end = (await accounts.info()).last_id
     replayed = 0
     if start != end:
-        async with accounts.open_reader(start=start or OLDEST) as reader:
+        async with accounts.open_reader(start=start) as reader:
             async for event in reader:
                 apply(balances, event)
                 replayed += 1
