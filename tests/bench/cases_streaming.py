@@ -12,6 +12,15 @@ def _loop(name: str, target: str) -> Contender:
     return Contender(name, f"{PEER}:{target}", loop="asyncio", packages=PACKAGES)
 
 
+def _faststream(target: str) -> Contender:
+    return Contender(
+        "FastStream",
+        f"tests.bench.peer_faststream:{target}",
+        loop="asyncio",
+        packages=["faststream", *PACKAGES],
+    )
+
+
 CASES = [
     Case(
         name="streaming.add.1task",
@@ -49,12 +58,7 @@ CASES = [
             _loop("redis.asyncio, one by one", "acknowledge_each"),
             _loop("redis.asyncio, in hundreds", "acknowledge_hundreds"),
             Contender("Pulse in Go", f"{GO}:acknowledge"),
-            Contender(
-                "FastStream",
-                "tests.bench.peer_faststream:acknowledge",
-                loop="asyncio",
-                packages=["faststream", *PACKAGES],
-            ),
+            _faststream("acknowledge"),
         ],
         goals={
             "redis.asyncio, one by one": 5.0,
@@ -76,6 +80,10 @@ CASES = [
         units={"p50": "ms", "p99": "ms"},
         server=True,
         ours=Contender("terzetto", f"{OURS}:end_to_end"),
-        peers=[_loop("redis.asyncio", "end_to_end")],
+        peers=[
+            _loop("redis.asyncio", "end_to_end"),
+            Contender("Pulse in Go", f"{GO}:end_to_end"),
+            _faststream("end_to_end"),
+        ],
     ),
 ]

@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
 from pathlib import Path
-from statistics import quantiles
 from time import perf_counter
 
 import trio
@@ -13,7 +12,7 @@ from terzetto.redis import Redis, connect
 from terzetto.streaming import OLDEST, Stream
 from terzetto.testing import open_program
 from tests.bench.harness import AsyncMeasure, Figures, Setting, Stopwatch
-from tests.bench.work import BACKLOG, LATENCY_EVENTS, PAYLOAD, READ
+from tests.bench.work import BACKLOG, LATENCY_EVENTS, PAYLOAD, READ, delay_figures
 
 ALONE = 4_000
 MANY = 30_000
@@ -167,8 +166,7 @@ async def end_to_end(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
                     await sink.ack(event)
                     if len(delays) == LATENCY_EVENTS:
                         break
-            cuts = quantiles(delays, n=100)
-            return {"p50": cuts[49] * 1e3, "p99": cuts[98] * 1e3}
+            return delay_figures(delays)
 
         yield measure
 

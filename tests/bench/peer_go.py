@@ -15,7 +15,15 @@ import trio
 
 from tests.bench.harness import AsyncMeasure, Figures, MissingPeerError, Setting, Stopwatch
 from tests.bench.server import pin
-from tests.bench.work import PAYLOAD, READ, TASKS, TOLD, rate_and_delays
+from tests.bench.work import (
+    LATENCY_EVENTS,
+    PAYLOAD,
+    READ,
+    TASKS,
+    TOLD,
+    delay_figures,
+    rate_and_delays,
+)
 from tests.bench.work_rmap import lags_of
 from tests.interop.gopeer import PULSE_PEER, Peer, PeerMissingError, build_peer, open_peer
 
@@ -157,6 +165,22 @@ async def acknowledge(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
             sink = f"sink-{next(turns)}"
             seconds = await go.call("bench.sink", "stream", name=sink, number=BACKLOG)
             return {"rate": BACKLOG / seconds}
+
+        yield measure
+
+
+@asynccontextmanager
+async def end_to_end(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """A thousand events a second, from before `Add` to a sink's subscriber that acknowledges."""
+    turns = count()
+    async with open_go(setting.url) as [go]:
+        await go.call("stream.open", "stream", name=f"{setting.name}:go", number=1000)
+
+        async def measure() -> Figures:
+            sink = f"sink-{next(turns)}"
+            return delay_figures(
+                await go.call("bench.end_to_end", "stream", name=sink, number=LATENCY_EVENTS)
+            )
 
         yield measure
 

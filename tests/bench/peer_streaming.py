@@ -4,14 +4,13 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from itertools import count
-from statistics import quantiles
 from time import perf_counter
 from typing import Any, cast
 
 import redis.asyncio
 
 from tests.bench.harness import AsyncMeasure, Figures, Setting, Stopwatch
-from tests.bench.work import BACKLOG, EVENT, LATENCY_EVENTS, PAYLOAD, READ
+from tests.bench.work import BACKLOG, EVENT, LATENCY_EVENTS, PAYLOAD, READ, delay_figures
 
 # redis-py's own signatures are partly unknown, so its clients come in as `Any`.
 connect = cast("Any", redis.asyncio).Redis.from_url
@@ -155,7 +154,6 @@ async def end_to_end(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
                     for event_id, fields in entries_of(reply):
                         delays.append(perf_counter() - float(fields[b"p"]))
                         await client.xack(key, "group", event_id)
-            cuts = quantiles(delays, n=100)
-            return {"p50": cuts[49] * 1e3, "p99": cuts[98] * 1e3}
+            return delay_figures(delays)
 
         yield measure

@@ -50,9 +50,10 @@ def group_read(key: str) -> tuple[str, ...]:
 
 def rate_and_delays(delays: Collection[float], watch: Stopwatch) -> Figures:
     """Return the rate of calls that took `delays` (seconds), and their percentiles in ms."""
+    return {"rate": len(delays) / watch.seconds, **delay_figures(delays)}
+
+
+def delay_figures(delays: Collection[float]) -> Figures:
+    """Return the percentiles of delays (seconds) in ms."""
     cuts = quantiles(delays, n=100)
-    return {
-        "rate": len(delays) / watch.seconds,
-        "p50": cuts[49] * 1e3,
-        "p99": cuts[98] * 1e3,
-    }
+    return {"p50": cuts[49] * 1e3, "p99": cuts[98] * 1e3}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -138,6 +139,46 @@ func (p *program) benchCommands() map[string]command {
 				}
 			}
 			return time.Since(began).Seconds(), nil
+		},
+		// Adds an event a millisecond, with the time from before that, and takes them from a sink.
+		"bench.end_to_end": func(ctx context.Context, r *request) (any, error) {
+			stream := of[*streaming.Stream](p, r.On)
+			sink, err := stream.NewSink(ctx, string(r.Name))
+			if err != nil {
+				return nil, err
+			}
+			defer sink.Close(ctx)
+			events, errs := sink.Subscribe(), make(chan error, r.Number)
+			go func() {
+				due := time.Now()
+				for range r.Number {
+					due = due.Add(time.Millisecond)
+					time.Sleep(time.Until(due))
+					go func() {
+						sent := fmt.Sprintf("%.9f", now())
+						if _, err := stream.Add(ctx, "user.created", []byte(sent)); err != nil {
+							errs <- err
+						}
+					}()
+				}
+			}()
+			delays := make([]float64, r.Number)
+			for n := range delays {
+				select {
+				case event := <-events:
+					sent, err := strconv.ParseFloat(string(event.Payload), 64)
+					if err != nil {
+						return nil, err
+					}
+					delays[n] = now() - sent
+					if err := sink.Ack(ctx, event); err != nil {
+						return nil, err
+					}
+				case err := <-errs:
+					return nil, err
+				}
+			}
+			return delays, nil
 		},
 		"bench.dispatch": func(ctx context.Context, r *request) (any, error) {
 			node := of[*pool.Node](p, r.On)
