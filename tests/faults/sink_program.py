@@ -16,7 +16,7 @@ import trio
 
 import terzetto
 from terzetto.streaming import OLDEST, Event, Sink, Stream
-from tests.faults.record import Kind, Recorder, say
+from tests.faults.record import Kind, Recorder, keep_time, say
 
 WORK = 0.005  # seconds
 LIMIT = 3  # deliveries
@@ -68,6 +68,12 @@ async def take(sink: Sink, how: str, concurrency: int, recorder: Recorder, name:
         await sink.handle(handler, concurrency=concurrency)
 
 
+async def keep_time_within(scope: trio.CancelScope, recorder: Recorder, name: str) -> None:
+    """Write down the stalls of this process until the scope is cancelled."""
+    with scope:
+        await keep_time(recorder, name)
+
+
 async def main(*arguments: str) -> None:
     """Take part until standard input ends."""
     url, stream, sink_name, name, events, grace, concurrency, how = arguments
@@ -86,10 +92,13 @@ async def main(*arguments: str) -> None:
         ) as sink,
     ):
         nursery.start_soon(take, sink, how, int(concurrency), recorder, name)
+        time_keeping = trio.CancelScope()
+        nursery.start_soon(keep_time_within, time_keeping, recorder, name)
         say("ready")
         stdin = trio.lowlevel.FdStream(sys.stdin.fileno())
         while await stdin.receive_some():
             pass
+        time_keeping.cancel()
         if how != "handle":
             nursery.cancel_scope.cancel()
     recorder.close()

@@ -108,6 +108,12 @@ class Sinks:
         self.events += self._follower.read_new()
         return len({event.key for event in self.events if event.kind is kind})
 
+    def stalled_since(self, began: float) -> float:
+        """Return for how many seconds since `began` the machine did not let a process run."""
+        self.events += self._follower.read_new()
+        stalls = [event for event in self.events if event.kind is Kind.STALLED]
+        return sum(float(event.key) for event in stalls if event.at > began)
+
     async def wait_count(self, kind: Kind, number: int) -> None:
         """Wait until it was written down for so many events."""
         while self.count(kind) < number:  # noqa: ASYNC110 - other processes have no event to wait for
