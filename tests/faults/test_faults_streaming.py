@@ -25,6 +25,7 @@ PAUSES = 10
 CUTS = 20
 POISON = 10_000
 GOOD = 1_000
+LIVES = 500
 
 SLOW = 20
 FAILING = 20
@@ -119,6 +120,27 @@ async def test_slow_blocked_and_failing_handlers_hold_up_nobody(
     assert {letter.deliveries for letter in letters} == {LIMIT}
     assert {verdict.starts[key] for key in failing} == {LIMIT}
     assert max(took) <= 2
+
+
+@pytest.mark.timeout(300)
+async def test_keys_do_not_pile_up_over_five_hundred_lives(server: EmbeddedServer) -> None:
+    async with connect(server.url) as redis:
+
+        async def live(stream: Stream) -> None:
+            async with stream.open_sink("k", start=OLDEST) as sink, stream.open_reader():
+                await stream.add_many([("good", b""), ("bad", b"")])
+                good, bad = await anext(sink), await anext(sink)
+                await sink.ack(good)
+                await sink.reject(bad, "no good")
+            await stream.dead_letters.discard(*await stream.dead_letters.read())
+            await stream.destroy()
+
+        for _ in range(2):
+            await live(Stream("s", redis))
+        before = await redis.execute("DBSIZE")
+        for _ in range(LIVES):
+            await live(Stream("s", redis))
+        assert await redis.execute("DBSIZE") == before
 
 
 async def test_the_oracle_finds_what_a_careless_instance_loses(

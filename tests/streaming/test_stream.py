@@ -169,20 +169,26 @@ async def test_what_cannot_be_added_is_refused_before_redis_is_touched(redis: Re
             await stream.typed(json_codec(int)).add_many([("a", 1), event])  # type: ignore[list-item] # pyright: ignore[reportArgumentType] - likewise
     with pytest.raises(InvalidNameError):
         Stream("a b", redis)
-    for max_len in (1.5, None, "a", math.nan, math.inf):
+    for max_len in (1.5, None, "a", math.nan, math.inf, 2**63):
         with pytest.raises(InvalidOptionError, match="max_len is"):
             Stream("s", redis, max_len=max_len)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - likewise
     with pytest.raises(InvalidOptionError):
         Stream("s", redis, ttl=-1)
+    for event_id in (5, None, b"1-0"):
+        with pytest.raises(TypeError, match="an event id is a str"):
+            await stream.remove(event_id)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - likewise
     for wrong in (
         {"block": -1},
         {"max_polled": 0},
         {"max_polled": 1.5},
+        {"max_polled": 10**30},
+        {"buffer_size": 10**30},
         {"buffer_size": 0},
         {"buffer_size": None},
         {"ack_grace_period": 0},
         {"ack_grace_period": "20"},
         {"ack_grace_period": 1e10},
+        {"ack_grace_period": 1e-9},
         {"max_deliveries": math.nan},
         {"max_deliveries": "3"},
         {"retry_base": math.inf},

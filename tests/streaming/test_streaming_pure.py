@@ -1,5 +1,6 @@
 """The pure parts: entries, ids, start positions, filters, claims, gaps."""
 
+import math
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from terzetto.errors import InvalidNameError, InvalidOptionError
 from terzetto.streaming import NEWEST, OLDEST, Event, InvalidPatternError
-from terzetto.streaming._claims import Liveness, idle_for_retry_ms, retry_delay
+from terzetto.streaming._claims import Dues, Liveness, idle_for_retry_ms, retry_delay
 from terzetto.streaming._event import Entry, Poison, decode_entries, decode_entry, encode_entry
 from terzetto.streaming._filters import make_filter
 from terzetto.streaming._gap import Cursor, Edges, Gap
@@ -145,13 +146,22 @@ def test_patterns_are_those_of_re2(pattern: str, topic: str, *, found: bool) -> 
 
 @pytest.mark.parametrize(
     ("pattern", "position"),
-    [("ab**", 2), ("x[z-a]", 2), ("é(?=a)", 1), (r"a(b)\1", 4), ("ab(c", 4), ("ж)", 2)],
+    [
+        ("ab**", 2),
+        ("x[z-a]", 2),
+        ("é(?=a)", 1),
+        (r"a(b)\1", 4),
+        ("ab(c", 4),
+        ("ж)", 2),
+        ("ab\\", 3),
+    ],
 )
 def test_a_bad_pattern_fails_with_the_place(pattern: str, position: int) -> None:
     with pytest.raises(InvalidPatternError) as caught:
         make_filter("the topic makes it idle", pattern, None)
     assert caught.value.position == position
-    assert str(position) in str(caught.value)
+    assert f"position {position}: " in str(caught.value)
+    assert ": ;" not in str(caught.value), "it says what the fault is"
 
 
 @pytest.mark.parametrize(
@@ -170,6 +180,35 @@ def test_an_event_that_failed_rests_for_a_grace_period_at_most(
     assert 0 <= delay <= grace
     assert delay <= retry_delay(deliveries + 1, grace, base)
     assert 0 <= idle_for_retry_ms(deliveries, grace, base) <= round(grace * 1000)
+
+
+def test_each_of_the_times_that_are_due_has_its_look() -> None:
+    dues = Dues()
+    assert dues.next == math.inf
+    for at in (3.0, 1.0, 2.0, 1.0):
+        dues.add(at)
+    looks: list[float] = []
+    while dues.next < math.inf:
+        looks.append(dues.next)
+        dues.reach(looks[-1])
+    assert looks == [pytest.approx(at, abs=0.01) for at in (1.0, 2.0, 3.0)]
+    assert all(look > at for look, at in zip(looks, (1.0, 2.0, 3.0), strict=True))
+
+
+@given(times=st.lists(st.floats(0, 1), max_size=300))
+def test_however_many_times_are_due_there_are_two_hundred_looks_a_second_at_most(
+    times: list[float],
+) -> None:
+    dues = Dues()
+    for at in times:
+        dues.add(at)
+    looks = 0
+    while dues.next < math.inf:
+        assert dues.next <= 1.01
+        dues.reach(dues.next)
+        looks += 1
+    assert looks <= 202
+    assert bool(looks) is bool(times)
 
 
 def test_who_shows_no_change_for_two_periods_is_dead_whatever_its_clock_says() -> None:

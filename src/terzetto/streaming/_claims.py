@@ -11,6 +11,8 @@ time is only compared for a change, so clocks need not agree.
 """
 
 from collections.abc import Iterable, Mapping
+from heapq import heappop, heappush
+from math import ceil
 from typing import Final
 
 import attrs
@@ -28,6 +30,8 @@ It is counted from the reply, the server counts from the delivery a little befor
 _RENEWAL: Final = 0.4
 _CLAIM_INTERVAL: Final = 0.2
 _LONGEST_CLAIM_INTERVAL: Final = 0.5  # seconds
+_DUE_STEP: Final = 0.005  # seconds
+_MILLISECOND: Final = 0.001  # the server counts idle time in whole ones
 _MAX_EXPONENT: Final = 30  # 2**k must not overflow a float, however often an event came back
 
 
@@ -63,6 +67,35 @@ def retry_delay(deliveries: int, grace: float, base: float) -> float:
 def idle_for_retry_ms(deliveries: int, grace: float, base: float) -> int:
     """Return the idle time, in milliseconds, that makes an entry claimable after `retry_delay`."""
     return max(0, round((grace - retry_delay(deliveries, grace, base)) * 1000))
+
+
+@attrs.define
+class Dues:
+    """When the events that rest can be claimed.
+
+    Times within a few milliseconds of each other are one: however many events
+    rest, there are no more looks for them than that.
+    """
+
+    _steps: list[int] = attrs.field(factory=list[int], init=False)  # a heap
+    _known: set[int] = attrs.field(factory=set[int], init=False)
+
+    @property
+    def next(self) -> float:
+        """The first of the times that are still to come; infinite if there is none."""
+        return self._steps[0] * _DUE_STEP if self._steps else float("inf")
+
+    def add(self, at: float) -> None:
+        """Note a time; the look is a little after it, never before."""
+        step = ceil((at + _MILLISECOND) / _DUE_STEP)
+        if step not in self._known:
+            self._known.add(step)
+            heappush(self._steps, step)
+
+    def reach(self, now: float) -> None:
+        """Forget the times up to `now`."""
+        while self.next <= now:
+            self._known.remove(heappop(self._steps))
 
 
 @attrs.define

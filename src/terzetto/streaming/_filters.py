@@ -66,7 +66,9 @@ def _compile(pattern: str) -> _Pattern:
         return _re2.compile(data, options)
     except _re2.error as error:
         text = cast("bytes", error.args[0])
-        fault, _, fragment = text.rpartition(b": ")
+        fault, colon, fragment = text.rpartition(b": ")
+        if not colon:  # RE2 says no more than what is wrong: it is at the end
+            fault, fragment = text, data
         # RE2 gives the piece that it stumbled over; where that is the whole
         # expression (a parenthesis left open) the fault is at its end.
         at = len(data) if fragment == data and len(data) > 1 else max(data.find(fragment), 0)

@@ -63,7 +63,7 @@ from terzetto.streaming._retry import insist
 if TYPE_CHECKING:
     from terzetto.streaming._stream import Stream
 
-_AFTER_DUE: Final = 0.005  # seconds: the server counts idle time from when it hears of it
+_RETURNED_AT_ONCE: Final = 100  # events in one script, which holds up the server meanwhile
 _MAX_OUTBOX: Final = 1000  # acknowledgements that may wait for the next write
 
 
@@ -354,16 +354,12 @@ class Intake:
     def hand_back_later(self, event: Event, idle_ms: int) -> None:
         """Put a return into the outbox, and have it sent, and claimed when it is due."""
         self.outbox.hand_back(event, idle_ms)
-        rest = max(0.0, self.grace - idle_ms / 1000)
-        lane = self._hurry(event)
-        if lane is not None:
-            lane.due = min(lane.due, trio.current_time() + rest + _AFTER_DUE)
+        self._hurry(event)
 
-    def _hurry(self, event: Event) -> Lane | None:
+    def _hurry(self, event: Event) -> None:
         lane = self.lanes.of(event.stream)
         if lane is not None:
             lane.hurry.raise_()
-        return lane
 
     async def flush(self, lane: Lane) -> None:
         """Send what is in the outbox for a lane's streams, and for those that no lane has."""
@@ -389,13 +385,14 @@ class Intake:
         ]
 
     async def _send_returned(self, name: str) -> None:
-        returned = self.outbox.returned.get(name, ())
-        while returned:
-            event, idle_ms = returned[0]
-            group = self.groups.get(name)
+        while ids := self.outbox.next_returned(name, _RETURNED_AT_ONCE):
+            idle_ms = self.outbox.returned[name][0][1]
+            group, lane = self.groups.get(name), self.lanes.of(name)
             if group is not None:
-                await group.hand_back(self.consumer, [event.id], idle_ms=idle_ms)
-            returned.popleft()
+                await group.hand_back(self.consumer, ids, idle_ms=idle_ms)
+            if lane is not None:  # the server counts from a little before its reply
+                lane.dues.add(trio.current_time() + max(0.0, self.grace - idle_ms / 1000))
+            self.outbox.forget_returned(name, len(ids))
 
     # Closing
 

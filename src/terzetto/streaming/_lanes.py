@@ -32,6 +32,7 @@ from redis.exceptions import RedisError
 from terzetto.actor import ActorStoppedError
 from terzetto.redis import Redis
 from terzetto.streaming._buffer import Buffer, Signal
+from terzetto.streaming._claims import Dues
 from terzetto.streaming._names import stream_key
 from terzetto.streaming._poll import Poll
 
@@ -51,7 +52,7 @@ class Lane:
         last_end: when its last read ended, by `trio.current_time()`.
         behind: keys of streams of which the last read brought all that it might.
         hurry: raised when a sink's claims should look around before their time.
-        due: when the first of a sink's events that rest can be claimed.
+        dues: when a sink's events that rest can be claimed.
         is_over: whether it has ended.
         flushing: held while a sink's outbox is sent.
     """
@@ -64,7 +65,7 @@ class Lane:
     last_end: float = float("-inf")
     behind: set[str] = attrs.field(factory=set[str])
     hurry: Signal = attrs.field(factory=Signal)
-    due: float = float("inf")
+    dues: Dues = attrs.field(factory=Dues)
     is_over: bool = False
     flushing: trio.Lock = attrs.field(factory=trio.Lock)
 

@@ -10,6 +10,9 @@ from terzetto.streaming._filters import Matcher, make_filter
 from terzetto.streaming._positions import NEWEST, Start, after_start
 
 _MAX_SECONDS: Final = 10**9  # thirty years; more overflows in places that count milliseconds
+_SHORTEST_GRACE: Final = 0.01  # seconds
+_MAX_LENGTH: Final = 2**63 - 1
+_MAX_COUNT: Final = 10**9  # servers take no more than 63 bits, and no process holds so many events
 
 
 def _is_number(value: object) -> bool:
@@ -31,25 +34,40 @@ def check_seconds(option: str, value: float, *, zero: bool = False) -> float:
     return value
 
 
+def check_grace(option: str, value: float) -> float:
+    """Return `value` if it is a grace period: loops look around a few times in it.
+
+    Raises:
+        InvalidOptionError: it is no duration, or below a hundredth of a second.
+    """
+    if check_seconds(option, value) < _SHORTEST_GRACE:
+        raise InvalidOptionError(f"{option} is {value!r}: give {_SHORTEST_GRACE} seconds or more")
+    return value
+
+
 def check_count(option: str, value: int) -> int:
-    """Return `value` if it is a whole number from 1 on.
+    """Return `value` if it is a whole number from 1 to a thousand million.
 
     Raises:
         InvalidOptionError: it is not.
     """
-    if not _is_number(value) or value != int(value) or value < 1:
-        raise InvalidOptionError(f"{option} is {value!r}: give a whole number from 1 on")
+    if not _is_number(value) or value != int(value) or not 1 <= value <= _MAX_COUNT:
+        raise InvalidOptionError(
+            f"{option} is {value!r}: give a whole number from 1 to {_MAX_COUNT}"
+        )
     return int(value)
 
 
 def check_length(option: str, value: int) -> int:
-    """Return `value` if it is a whole number, negative or not.
+    """Return `value` if it is a whole number, negative or not, that servers can count.
 
     Raises:
         InvalidOptionError: it is not.
     """
-    if not _is_number(value) or value != int(value):
-        raise InvalidOptionError(f"{option} is {value!r}: give a whole number, 0 for no bound")
+    if not _is_number(value) or value != int(value) or value > _MAX_LENGTH:
+        raise InvalidOptionError(
+            f"{option} is {value!r}: give a whole number up to {_MAX_LENGTH}, 0 for no bound"
+        )
     return int(value)
 
 

@@ -8,6 +8,7 @@ in a crash, is pending on the server and comes back by a claim.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice, takewhile
 
 import attrs
 
@@ -46,6 +47,22 @@ class Outbox:
         if not self.acknowledged:
             return {}
         return {name: self.acknowledged.pop(name) for name in streams if name in self.acknowledged}
+
+    def next_returned(self, stream: str, limit: int) -> list[str]:
+        """Return the ids of the first events of a stream that get the same idle time."""
+        returned = self.returned.get(stream)
+        if not returned:
+            return []
+        alike = takewhile(lambda waiting: waiting[1] == returned[0][1], returned)
+        return [event.id for event, _ in islice(alike, limit)]
+
+    def forget_returned(self, stream: str, count: int) -> None:
+        """Take the first events off those of a stream; the server has them."""
+        returned = self.returned[stream]
+        for _ in range(count):
+            returned.popleft()
+        if not returned:
+            del self.returned[stream]
 
     def put_back(self, acknowledged: dict[str, list[str]]) -> None:
         """Keep acknowledgements that could not be sent; sending them twice does no harm."""

@@ -43,7 +43,10 @@ def parse_id(text: str) -> tuple[int, int]:
     Raises:
         InvalidOptionError: `text` is not ``<ms>`` or ``<ms>-<sequence>``, or a
             number is over 64 bits.
+        TypeError: it is no str.
     """
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise TypeError(f"an event id is a str, not {type(text).__name__}")
     head, dash, tail = text.partition("-")
     parts = (head, tail) if dash else (head,)
     for part in parts:

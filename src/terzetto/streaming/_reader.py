@@ -8,13 +8,13 @@ works. `Stream.open_reader` and `Stream.reader_child` make readers.
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
 
 from terzetto._shared._logging import Logger
 from terzetto.actor import Actor, Child, Context, Stop
-from terzetto.errors import InvalidOptionError
+from terzetto.errors import ClosedError, InvalidOptionError
 from terzetto.redis import Redis
 from terzetto.streaming._checkpoint import Checkpoint
 from terzetto.streaming._edges import open_cursor
@@ -129,9 +129,11 @@ class Reader:
 
         Raises:
             InvalidOptionError: `start` is none, or the stream is on another link.
+            ClosedError: the reader is closed.
         """
         feed = self._feed
         if stream.name not in feed.cursors:
+            check_open(self)
             check_same_link(feed.redis, stream)
             place = feed.options.start if start is None else start
             cursor = await open_cursor(feed.redis, stream.name, stream.key, place)
@@ -190,6 +192,17 @@ class _ReaderActor(Actor):
         self.feed.lanes.stop()
         if reason in FINAL:
             self.feed.close()
+
+
+class _Closing(Protocol):
+    @property
+    def is_closed(self) -> bool: ...
+
+
+def check_open(taker: _Closing) -> None:
+    """Raise `ClosedError` if a reader or sink is closed."""
+    if taker.is_closed:
+        raise ClosedError(f"{taker!r} takes no more streams: open another to go on")
 
 
 def check_same_link(redis: Redis, stream: "Stream") -> None:

@@ -34,15 +34,14 @@ async def run_claims(intake: Intake, lane: Lane) -> None:
     seen, room_seen = lane.hurry.count, intake.wanted.count
     is_short = False  # of room for what could be claimed
     while not intake.is_closed and not lane.is_over:
-        due = min(trio.current_time() + interval * random.uniform(0.8, 1.2), lane.due)
+        due = min(trio.current_time() + interval * random.uniform(0.8, 1.2), lane.dues.next)
         with trio.move_on_at(due):
             if is_short:
                 await intake.wanted.wait(room_seen)
             else:
                 await lane.hurry.wait(seen)
         seen, room_seen = lane.hurry.count, intake.wanted.count
-        if trio.current_time() >= lane.due:
-            lane.due = float("inf")
+        lane.dues.reach(trio.current_time())
         try:
             is_short = await _round(intake, lane)
             if trio.current_time() >= next_sweep and not intake.is_closing:

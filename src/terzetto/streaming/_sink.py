@@ -23,7 +23,7 @@ from terzetto.streaming._intake import Intake
 from terzetto.streaming._names import stream_key
 from terzetto.streaming._options import check_count, check_seconds
 from terzetto.streaming._positions import Start
-from terzetto.streaming._reader import FINAL, check_same_link
+from terzetto.streaming._reader import FINAL, check_open, check_same_link
 from terzetto.streaming._retry import insist
 from terzetto.streaming._subscription import Subscription
 from terzetto.streaming._typed import Handler, UnreadablePayloadError
@@ -124,7 +124,8 @@ class Sink:
         """Acknowledge an event with the next read's write, or half a second later at most.
 
         Acknowledging many events costs next to nothing this way; a crash
-        meanwhile makes them come again.
+        meanwhile makes them come again. After the sink has closed this does
+        nothing: the event was handed back.
         """
         self._intake.acknowledge_later(event)
 
@@ -229,8 +230,11 @@ class Sink:
 
         Raises:
             InvalidOptionError: `concurrency` is below 1.
+            TypeError: `handler` cannot be called.
         """
         check_count("concurrency", concurrency)
+        if not callable(handler):  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
+            raise TypeError(f"a handler is an async function, not {type(handler).__name__}")
         if ordered:
             loop = OrderedLoop(self, self._intake, handler, concurrency, self._retry_base)
             await loop.run()
@@ -258,8 +262,10 @@ class Sink:
         Raises:
             InvalidOptionError: `start` is none, or the stream is on another link or,
                 in a cluster, has a name without a ``{tag}``.
+            ClosedError: the sink is closed.
         """
         if stream.name not in self._intake.groups:
+            check_open(self)
             check_same_link(self._intake.redis, stream)
             check_tag(stream)
             place = self._intake.options.start if start is None else start

@@ -35,6 +35,7 @@ from terzetto.streaming._names import (
 from terzetto.streaming._options import (
     ReadOptions,
     check_count,
+    check_grace,
     check_length,
     check_seconds,
     whole_seconds,
@@ -220,6 +221,7 @@ class Stream:
 
         Raises:
             InvalidOptionError: an id is none.
+            TypeError: an id is no str.
         """
         if not event_ids:
             return 0
@@ -434,7 +436,7 @@ class Stream:
             max_polled: see `reader_child`.
             buffer_size: see `reader_child`.
             ack_grace_period: seconds after which an event that was not
-                acknowledged comes again; all instances need the same.
+                acknowledged comes again, 0.01 or more; all instances need the same.
             no_ack: take events as acknowledged when they are read: each comes
                 once at most.
             max_deliveries: after so many deliveries without an acknowledgement
@@ -464,7 +466,7 @@ class Stream:
             self.redis,
             check_sink_name(name),
             options,
-            grace=check_seconds("ack_grace_period", ack_grace_period),
+            grace=check_grace("ack_grace_period", ack_grace_period),
             no_ack=no_ack,
             max_deliveries=None
             if max_deliveries is None

@@ -5,10 +5,17 @@
 -- ARGV[2] the consumer; an entry of another is left alone; "" where nobody has entries
 -- ARGV[3] the entry's id
 -- ARGV[4...] fields that say why, flat: name, value, name, value...
--- Returns the dead letter's id, or nil if the entry was not this consumer's any more
+-- Returns the dead letter's id, or nil if the entry was not this consumer's any more,
+-- as when the stream or the group is gone
 local id = ARGV[3]
-if ARGV[2] ~= '' and #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1, ARGV[2]) == 0 then
-    return false
+if ARGV[2] ~= '' then
+    local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], id, id, 1, ARGV[2])
+    if pending.err and not string.find(pending.err, 'NOGROUP', 1, true) then
+        return pending
+    end
+    if pending.err or #pending == 0 then
+        return false
+    end
 end
 local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
 local buried = false

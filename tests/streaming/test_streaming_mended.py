@@ -1,0 +1,160 @@
+"""What went wrong in streams, here or in the originals, each under the name of what it was."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+
+from terzetto.errors import ClosedError
+from terzetto.redis import Redis
+from terzetto.streaming import OLDEST, Event, Reader, Sink, Stream
+
+Eventually = Callable[[Callable[[], Awaitable[object] | bool]], Awaitable[None]]
+GRACE = 0.5
+
+
+async def take(taker: Sink | Reader, count: int) -> list[Event]:
+    taken: list[Event] = []
+    with trio.fail_after(30):
+        while len(taken) < count:
+            taken.append(await anext(taker))
+    return taken
+
+
+class OwnError(Exception):
+    """What a handler of these tests raises."""
+
+
+async def test_an_event_that_rests_makes_no_other_late(stream: Stream) -> None:
+    # Claims look around every half second at the least, and when a rest is over.
+    async with stream.open_sink("k", start=OLDEST, ack_grace_period=20) as sink:
+        for _ in range(20):  # a machine that stalls has another try; a look that is missing has not
+            await stream.add_many([("a", b""), ("b", b"")])
+            first, second = await take(sink, 2)
+            sink.hand_back_nowait(first, delay=0.02)
+            sink.hand_back_nowait(second, delay=0.04)
+            began = trio.current_time()
+            again = await take(sink, 2)
+            assert [event.id for event in again] == [first.id, second.id]
+            await sink.ack(*again)
+            if trio.current_time() - began < 0.2:
+                return
+    pytest.fail("it came with the next look that was due anyway")
+
+
+async def test_what_was_held_of_a_stream_that_is_gone_is_nobodys(stream: Stream) -> None:
+    async with stream.open_sink("k", start=OLDEST, max_deliveries=1) as sink:
+        await stream.add_many([("a", b""), ("b", b"")])
+        event, other = await take(sink, 2)
+        await stream.destroy()
+        assert await sink.ack(event) == 0
+        assert not await sink.extend(event)
+        await sink.reject(event, "no good")
+        with pytest.raises(OwnError):
+            async with sink.process(event):
+                raise OwnError
+        sink.hand_back_nowait(other)
+        await stream.add("c", b"")
+        (event,) = await take(sink, 1)
+        assert (event.name, await sink.ack(event)) == ("c", 1)
+        assert await stream.dead_letters.count() == 0
+
+
+async def test_scripts_that_the_server_forgot_are_there_again(redis: Redis, stream: Stream) -> None:
+    async def forget() -> None:
+        await redis.execute("SCRIPT", "FLUSH")
+
+    async with stream.open_sink("k", start=OLDEST) as sink:
+        await stream.add_many([(f"{n}", b"") for n in range(3)])
+        bad, slow, failed = await take(sink, 3)
+        await forget()
+        await sink.reject(bad, "no good")
+        await forget()
+        assert await sink.extend(slow)
+        await forget()
+        sink.hand_back_nowait(failed)
+        (again,) = await take(sink, 1)  # by a hand-back and a claim
+        assert (again.id, again.deliveries) == (failed.id, 2)
+        await sink.ack(slow, again)
+        (letter,) = await stream.dead_letters.read()
+        await forget()
+        (event_id,) = await stream.dead_letters.replay(letter)
+        (replayed,) = await take(sink, 1)
+        assert replayed.id == event_id
+        await forget()
+    await forget()
+    async with stream.open_sink("k") as sink, stream.open_reader(start=OLDEST) as reader:
+        (again,) = await take(sink, 1)
+        assert again.id == event_id, "leaving handed it back"
+        assert len(await take(reader, 4)) == 4
+
+
+async def test_a_full_buffer_stalls_neither_the_keep_alive_nor_the_close(
+    redis: Redis, stream: Stream, eventually: Eventually
+) -> None:
+    await stream.add_many([(f"{n}", b"") for n in range(10)])
+
+    async def keep_alive() -> bytes | None:
+        shown: bytes | None = await redis.execute(
+            "HGET", "map:sink:k:keepalive:content", sink.consumer
+        )
+        return shown
+
+    async with stream.open_sink("k", start=OLDEST, buffer_size=2, ack_grace_period=GRACE) as sink:
+        await take(sink, 1)  # and nothing more is taken
+        seen = {await keep_alive()}
+
+        async def shown_again() -> bool:
+            seen.add(await keep_alive())
+            return len(seen) > 3
+
+        await eventually(shown_again)
+        began = trio.current_time()
+    assert trio.current_time() - began < 2
+    assert None not in seen
+
+
+async def test_what_the_dead_wrote_of_themselves_does_not_pile_up(
+    redis: Redis, stream: Stream, eventually: Eventually
+) -> None:
+    async with stream.open_sink("k", start=OLDEST, ack_grace_period=0.05) as sink:
+        for number in range(20):
+            await redis.execute("XGROUP", "CREATECONSUMER", stream.key, "k", f"dead-{number}")
+            await redis.execute("HSET", "map:sink:k:keepalive:content", f"dead-{number}", "1")
+        listed = '["{}"]'.format('","'.join([sink.consumer, *(f"dead-{n}" for n in range(20))]))
+        await redis.execute("HSET", "map:stream:s:sinks:content", "k", listed)
+
+        async def only_the_living_are_left() -> bool:
+            shown = await redis.execute("HKEYS", "map:sink:k:keepalive:content")
+            members = await redis.execute("HGET", "map:stream:s:sinks:content", "k")
+            consumers = await redis.execute("XINFO", "CONSUMERS", stream.key, "k")
+            own = sink.consumer
+            return (
+                {bytes(name) for name in shown if not name.startswith(b"=")} == {own.encode()}
+                and members == f'["{own}"]'.encode()
+                and [consumer[b"name"] for consumer in consumers] == [own.encode()]
+            )
+
+        await eventually(only_the_living_are_left)
+
+
+async def test_a_reader_or_sink_that_is_closed_takes_no_more_streams(
+    redis: Redis, stream: Stream
+) -> None:
+    async with stream.open_reader() as reader, stream.open_sink("k") as sink:
+        pass
+    other = Stream("other", redis)
+    for closed in (reader, sink):
+        with pytest.raises(ClosedError):
+            await closed.add_stream(other)
+        await closed.add_stream(stream)  # which it has: nothing to do
+    assert not await redis.execute("EXISTS", other.key), "nor a group for it"
+
+
+async def test_what_is_no_handler_is_refused_before_an_event_is_taken(stream: Stream) -> None:
+    async with stream.open_sink("k", start=OLDEST) as sink:
+        await stream.add("a", b"")
+        with pytest.raises(TypeError, match="a handler is an async function"):
+            await sink.handle(None)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - what an untyped caller may pass
+        (event,) = await take(sink, 1)
+        assert event.deliveries == 1
