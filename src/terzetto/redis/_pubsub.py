@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, NamedTuple, NoReturn, TypeAlias, TypeVar
+from typing import Final, NamedTuple, NoReturn, TypeAlias, TypeVar, cast
 
 import attrs
 import trio
@@ -50,8 +50,12 @@ class Kind(enum.Enum):
     __hash__ = object.__hash__  # the enum's own is Python code, and messages are many
 
 
-# An enum's members are looked up by Python code too.
+# An enum's members are looked up by Python code too, and a named tuple is made by it.
 _CHANNEL, _PATTERN, _SHARD = Kind.CHANNEL, Kind.PATTERN, Kind.SHARD
+_new = cast(
+    "Callable[[type[Message], tuple[bytes, bytes, bytes | None]], Message]",
+    tuple.__new__,  # pyright: ignore[reportUnknownMemberType] - it is that of any tuple
+)
 
 
 Misplaced: TypeAlias = Callable[[Exception, Endpoint], Awaitable[bool]]
@@ -260,11 +264,11 @@ class Hub:
         """Take a push; False if it answers the oldest request of the link."""
         kind = push[0]
         if kind == b"message":
-            key, message = (_CHANNEL, push[1]), Message(push[1], push[2])
+            key, message = (_CHANNEL, push[1]), _new(Message, (push[1], push[2], None))
         elif kind == b"pmessage":
-            key, message = (_PATTERN, push[1]), Message(push[2], push[3], push[1])
+            key, message = (_PATTERN, push[1]), _new(Message, (push[2], push[3], push[1]))
         elif kind == b"smessage":
-            key, message = (_SHARD, push[1]), Message(push[1], push[2])
+            key, message = (_SHARD, push[1]), _new(Message, (push[1], push[2], None))
         else:
             return kind not in _CONFIRMATIONS
         for subscription in self._topics.get(key, ()):
