@@ -16,6 +16,7 @@ from pathlib import Path
 
 import trio
 
+from tests.bench.bystanders import Bystanders
 from tests.bench.harness import Case
 from tests.bench.report import Record, format_record, summarise
 from tests.bench.runner import run_case
@@ -41,9 +42,14 @@ async def run_all(cases: Sequence[Case], rounds: int) -> list[Record]:
     """Run the cases one after the other, and print what each says when it ends."""
     records: list[Record] = []
     for case in cases:
-        for record in summarise(case, await run_case(case, rounds)):
+        with Bystanders() as bystanders:
+            lines = await run_case(case, rounds)
+        for record in summarise(case, lines):
+            record["bystanders"] = bystanders.share
             print(format_record(record), flush=True)
             records.append(record)
+        if bystanders.share is not None:
+            print(f"  others took {bystanders.share:.0%} of the machine's CPU", flush=True)
     return records
 
 

@@ -32,12 +32,16 @@ class PeerRecord(TypedDict):
 
 
 class Record(TypedDict):
-    """One figure of a case in the JSON; `median` and `turns` are ours."""
+    """One figure of a case in the JSON; `median` and `turns` are ours.
+
+    `bystanders` is the share of the machine's CPU that went to others meanwhile.
+    """
 
     name: str
     unit: str
     median: float | None
     turns: list[float]
+    bystanders: NotRequired[float | None]
     error: NotRequired[str]
     peers: list[PeerRecord]
 

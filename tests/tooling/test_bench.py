@@ -3,8 +3,11 @@
 import json
 import math
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import attrs
 import pytest
@@ -114,6 +117,35 @@ def test_ours_that_failed_on_the_way_is_compared_as_far_as_it_came() -> None:
 
     assert record["peers"][0].get("ratios") == [4.0]
     assert record["peers"][0].get("median") == 5.5
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat, which Linux has")
+def test_the_share_of_others_is_that_of_other_groups() -> None:
+    # In a group of its own: other tests may run in ours.
+    done = subprocess.run(
+        [sys.executable, "-c", BESIDE_A_BUSY_PROCESS],
+        start_new_session=True,
+        capture_output=True,
+        check=True,
+    )
+    beside_a_stranger, beside_ours = json.loads(done.stdout)
+
+    assert beside_a_stranger < 0.3 < beside_ours
+
+
+BESIDE_A_BUSY_PROCESS = """
+import json, subprocess, sys
+from tests.bench.bystanders import Bystanders
+work = [sys.executable, "-c", "import time\\nwhile time.process_time() < 0.5: pass"]
+own = []
+for is_stranger in (True, False):
+    with subprocess.Popen(work, stdout=subprocess.PIPE, start_new_session=is_stranger) as process:
+        with Bystanders() as bystanders:
+            process.stdout.read()  # until it has ended
+    assert bystanders.share is not None
+    own.append(bystanders.own)
+print(json.dumps(own))
+"""
 
 
 async def test_contenders_take_their_turns_in_processes_of_their_own() -> None:
