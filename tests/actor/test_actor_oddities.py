@@ -24,6 +24,7 @@ from terzetto.actor import (
     Ref,
     Restart,
     Stop,
+    Stopped,
     Tree,
     UnknownChildError,
     open_supervisor,
@@ -128,7 +129,9 @@ async def test_a_tree_that_closes_by_itself_before_it_is_up(
         assert [child.state for child in top.describe().children] == ["stopped", "running"]
 
 
+@pytest.mark.parametrize("grace", [0.0, 1.0])
 async def test_the_grace_of_a_tree_holds_from_its_first_moment(
+    grace: float,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     class Slow(Probe):
@@ -138,12 +141,12 @@ async def test_the_grace_of_a_tree_holds_from_its_first_moment(
     async with open_supervisor() as top:
         with trio.CancelScope() as scope:
             scope.cancel()
-            await top.spawn(Tree(name="inner", grace=1.0, children=(Child(Slow, grace=100.0),)))
+            await top.spawn(Tree(name="inner", grace=grace, children=(Child(Slow, grace=100.0),)))
         async with top.events() as events:
             async for event in events:
-                if event.__class__.__name__ == "Stopped":
+                if isinstance(event, Stopped) and event.path == "top/inner":
                     break
-        assert trio.current_time() == 1.0
+        assert trio.current_time() == grace
 
 
 @pytest.mark.parametrize("dynamic", ["", "dynamic"])
