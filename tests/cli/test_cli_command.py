@@ -1,9 +1,11 @@
 """The command as a process: servers, trees, terminals, wrong words and missing parts."""
 
+import io
 import json
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,11 +17,14 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 import terzetto
+from terzetto import pool, streaming, tasks
 from terzetto.actor import Child, Tree, serve
-from terzetto.cli._output import cell, duration, plain, printable
-from terzetto.cli._top import fit
+from terzetto.cli._output import Bytes, cell, duration, plain, printable
+from terzetto.cli._top import choose, draw, fit
+from terzetto.pool import look_at_pool
 from terzetto.redis import Redis
 from terzetto.server import EmbeddedServer
 from terzetto.testing import Probe
@@ -36,6 +41,13 @@ TERZETTO = [sys.executable, "-m", "terzetto"]
         ["nothing"],
         ["stream", "tail", "s", "--count", "many"],
         ["top", "--every", "0"],
+        ["queue", "inspect"],
+        ["task", "cancel"],
+        ["cron", "history"],
+        ["pool", "dead", "retry", "p"],
+        ["pool", "dead", "discard", "p", "a", "--all"],
+        ["stream", "dead", "replay", "s"],
+        ["server", "start", "--port", "65536"],
     ],
 )
 def test_words_that_are_no_command_give_2(bare: Callable[..., Answer], words: list[str]) -> None:
@@ -64,6 +76,102 @@ async def test_the_url_may_come_from_the_environment(
     monkeypatch.setenv("REDIS_URL", server.url)
     answer = await trio.to_thread.run_sync(bare, "pool", "ls")
     assert (answer.code, answer.out) == (0, "No pools\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # what is buffered fails when Python ends
+@pytest.mark.parametrize("words", [["queue", "ls"], ["map", "get", "config"], ["--help"]])
+async def test_a_reader_that_has_seen_enough_is_no_error(
+    server: EmbeddedServer, words: list[str], unbuffered: str
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = await _run_into(writing, words, server.url, unbuffered)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+async def test_what_cannot_be_written_gives_1(server: EmbeddedServer, unbuffered: str) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    done = await _run_into(full, ["queue", "ls"], server.url, unbuffered)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: [Errno 28]")
+    assert done.stderr.count(b"\n") == 1
+
+
+async def _run_into(
+    output: int, words: list[str], url: str, unbuffered: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command with a standard output of our own, which is closed."""
+    environment = {**os.environ, "REDIS_URL": url, "PYTHONUNBUFFERED": unbuffered}
+    try:
+        return await trio.run_process(
+            [*TERZETTO, *words], env=environment, stdout=output, capture_stderr=True, check=False
+        )
+    finally:
+        os.close(output)
+
+
+async def test_no_standard_output_is_said(server: EmbeddedServer) -> None:
+    line = f"exec {shlex.join([*TERZETTO, 'queue', 'ls', '--url', server.url])} >&-"
+    done = await trio.run_process(["/bin/sh", "-c", line], capture_stderr=True, check=False)
+    assert (done.returncode, done.stderr) == (1, b"error: there is no standard output\n")
+
+
+async def test_a_payload_may_come_from_standard_input(
+    server: EmbeddedServer, redis: Redis, command: Command
+) -> None:
+    async def run(*words: str) -> None:
+        await trio.run_process([*TERZETTO, *words, "--url", server.url], stdin=b"a b\xff")
+
+    await run("task", "enqueue", "-t", "mail", "-i", "one", "-l", "-")
+    (task,) = await tasks.Inspector(redis).list_tasks("default", tasks.TaskState.PENDING)
+    assert task.message.payload == b"a b\xff"
+    users = streaming.Stream("users", redis)
+    await users.add("made", b"")
+    await run("stream", "add", "users", "made", "-", "--topic", "eu")
+    async with users.open_reader(start=streaming.OLDEST) as reader:
+        assert [event.payload for event in await reader.read()] == [b"", b"a b\xff"]
+    assert (await command("task", "enqueue", "-t", "mail", "-l", "-5")).code == 0
+    slip = await command("stream", "add", "users", "made", "--topik")
+    assert (slip.code, slip.out) == (2, "")
+    assert "there is no option --topik" in slip.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells that a reader has ended")
+@pytest.mark.parametrize(
+    "words", [["stream", "tail", "s"], ["map", "watch", "m"], ["map", "history", "m"]]
+)
+async def test_what_goes_on_ends_with_its_reader(server: EmbeddedServer, words: list[str]) -> None:
+    process = await trio.lowlevel.open_process(
+        [*TERZETTO, *words, "--url", server.url], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    await process.stdout.aclose()  # and nothing ever comes that it could print
+    with trio.fail_after(30):
+        assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_a_command_that_then_leaves_its_pool(
+    server: EmbeddedServer, redis: Redis, sent: signal.Signals
+) -> None:
+    started = trio.Event()
+
+    async def never(job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+        started.set()
+        await trio.sleep_forever()
+
+    async with pool.open_node("mail", redis) as node:
+        await node.add_worker(never)
+        words = [*TERZETTO, "pool", "dispatch", "mail", "a", "--url", server.url]
+        process = await trio.lowlevel.open_process(words, stderr=subprocess.PIPE)
+        await started.wait()
+        nodes = len((await look_at_pool("mail", redis)).nodes)
+        process.send_signal(sent)
+        assert await process.wait() == 130
+        assert process.stderr is not None
+        assert await process.stderr.receive_some() == b""
+        assert (nodes, len((await look_at_pool("mail", redis)).nodes)) == (2, 1)
 
 
 def test_help_and_version(bare: Callable[..., Answer]) -> None:
@@ -153,6 +261,35 @@ async def test_the_doctor_says_what_it_may_not_look_at(
     assert {each["check"] for each in answer.json if "could not" in each["text"]} >= {"persistence"}
 
 
+async def never_called(_: bytes) -> None:
+    raise AssertionError
+
+
+async def test_the_doctor_looks_for_tasks_that_nobody_does(command: Command, redis: Redis) -> None:
+    client = tasks.Client(redis)
+    for queue in ("left", "paused"):
+        await client.enqueue(tasks.Task("mail", b""), queue=queue)
+    await tasks.Inspector(redis).pause_queue("paused")
+    given_up = await client.enqueue(tasks.Task("mail", b""), queue="served", process_in=60)
+    await tasks.Inspector(redis).archive_task("served", given_up.id)
+    async with (
+        tasks.open_server(redis, queues={"served": 1}) as server,
+        trio.open_nursery() as nursery,
+    ):
+        router = tasks.Router()
+        router.task("other")(never_called)
+        nursery.start_soon(server.run, router)
+        while not await tasks.Inspector(redis).list_servers():
+            await trio.lowlevel.checkpoint()  # until its first heartbeat
+        found = (await command("doctor", "--json")).json
+        await server.close()
+    assert sorted(each["text"] for each in found if each["check"] == "leftovers") == [
+        "queue left has 1 tasks and no server",
+        "queue paused has 1 tasks and is paused",
+        "queue served has 1 archived tasks",
+    ]
+
+
 def test_top_needs_a_terminal(bare: Callable[..., Answer]) -> None:
     answer = bare("top", "--url", "redis://nowhere")
     assert answer.code == 1
@@ -168,8 +305,26 @@ async def test_top_shows_what_there_is_and_is_left_with_q(
     assert b"Pools" in screen
 
 
-def _watch_top(url: str, wanted: bytes) -> bytes:
-    """Run `top` on a terminal of its own until it shows what is `wanted`; leave it with q."""
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+async def test_top_puts_the_terminal_back_when_a_signal_ends_it(
+    server: EmbeddedServer, sent: signal.Signals
+) -> None:
+    def watch() -> bytes:
+        return _watch_top(server.url, b"Maps", leave=lambda pid, _: os.kill(pid, sent), code=130)
+
+    screen = await trio.to_thread.run_sync(watch)
+    assert b"\x1b[?25h" in screen  # the cursor is there again
+    assert b"\x1b[?1049l" in screen  # and the screen of before
+
+
+def _press_q(_: int, terminal: int) -> None:
+    os.write(terminal, b"q")
+
+
+def _watch_top(
+    url: str, wanted: bytes, *, leave: Callable[[int, int], None] = _press_q, code: int = 0
+) -> bytes:
+    """Run `top` on a terminal of its own until it shows what is `wanted`; `leave` it then."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [*TERZETTO, "top", "--url", url])  # noqa: S606 - our own program
@@ -179,14 +334,16 @@ def _watch_top(url: str, wanted: bytes) -> bytes:
             ready, _, _ = select.select([terminal], [], [], 30)
             assert ready, screen
             screen += os.read(terminal, 65536)
-        os.write(terminal, b"q")
+        leave(pid, terminal)
         while True:  # it must not stop for want of a reader
             try:
-                if not os.read(terminal, 65536):
-                    break
+                read = os.read(terminal, 65536)
             except OSError:  # the terminal's end, as Linux tells it
                 break
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            if not read:
+                break
+            screen += read
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
     finally:
         os.close(terminal)
     return screen
@@ -200,6 +357,29 @@ def test_the_lines_of_a_terminal_are_shared_evenly(wanted: list[int], room: int)
     short = [got for got, want in zip(given_, wanted, strict=True) if got < want]
     if short:  # who got less than it wants got no less than anybody, but for the last line
         assert max(given_) - min(short) <= 1 or max(given_) <= min(short) + 1
+
+
+@given(st.lists(st.integers(0, 30), min_size=5, max_size=5), st.integers(3, 60))
+def test_the_picture_of_top_has_a_place_in_every_terminal(counts: list[int], height: int) -> None:
+    parts = [
+        (title, {"n": "N"}, [{"n": number} for number in range(count)])
+        for title, count in zip(("Q", "R", "S", "T", "U"), counts, strict=True)
+    ]
+    console = Console(width=40, height=height, file=io.StringIO())
+    with console.capture() as drawn:
+        console.print(draw(parts, "redis://somewhere-with-a-long-name:6379/0", height))
+    lines = drawn.get().splitlines()
+    assert len(lines) <= height
+    shown, hidden = choose(parts, height - 1)
+    assert [*shown, *hidden] == parts
+    for title, _, rows in shown:
+        begin = next(number for number, line in enumerate(lines) if line.startswith(title))
+        assert lines[begin].endswith("none") == (not rows)
+        if rows:  # the title, a header, and at least one of them
+            assert [line.strip() for line in lines[begin + 1 : begin + 3]] == ["N", "0"]
+    if hidden:
+        named = ", ".join(f"{len(rows)} {title.lower()}" for title, _, rows in hidden)
+        assert f"not shown: {named}".startswith(lines[-1].removesuffix("…"))
 
 
 @given(st.text())
@@ -230,4 +410,17 @@ def test_values_are_shown_as_people_read_them() -> None:
         "1h5m",
         "1d1h",
         "-2.0s",
+    ]
+    sizes = [0, 812, 999, 1000, 3384, 27_400, 999_499, 999_500, 4_200_000, 5_100_000_000_000_000]
+    assert [cell(Bytes(size)) for size in sizes] == [
+        "0 B",
+        "812 B",
+        "999 B",
+        "1.0 kB",
+        "3.4 kB",
+        "27 kB",
+        "999 kB",
+        "1.0 MB",
+        "4.2 MB",
+        "5100 TB",
     ]

@@ -24,7 +24,6 @@ async def test_nothing_is_said_of_nothing(command: Command) -> None:
     assert (await command("stream", "ls")).lines == ["No streams"]
     assert (await command("map", "ls")).lines == ["No maps"]
     assert (await command("pool", "ls", "--json")).json == []
-    assert (await command("pool", "jobs", "none")).lines == ['No jobs in pool "none"']
 
 
 async def test_a_job_is_dispatched_seen_notified_and_stopped(
@@ -52,6 +51,42 @@ async def test_a_job_is_dispatched_seen_notified_and_stopped(
                 event = await watch.next()
                 if event.kind in {"job_stopped", "job_ended"}:
                     ended.add(event.key)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pool", "inspect", "none"],
+        ["pool", "jobs", "none"],
+        ["pool", "dispatch", "none", "a"],
+        ["pool", "stop", "none", "a"],
+        ["pool", "notify", "none", "a", "x"],
+        ["pool", "shutdown", "none"],
+        ["pool", "dead", "ls", "none"],
+        ["pool", "dead", "retry", "none", "--all"],
+        ["pool", "dead", "discard", "none", "a"],
+        ["stream", "info", "none"],
+    ],
+)
+async def test_what_is_not_there_is_not_made(
+    command: Command, redis: Redis, words: list[str]
+) -> None:
+    answer = await command(*words)
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.startswith(f"error: there is no {words[0]} 'none'")
+    assert await redis.execute("KEYS", "*") == []
+
+
+async def test_a_pool_without_worker_or_job_is_told_apart(command: Command, redis: Redis) -> None:
+    async with pool.open_node("mail", redis) as node:
+        assert (await command("pool", "jobs", "mail")).lines == ['No jobs in pool "mail"']
+        refused = await command("pool", "dispatch", "mail", "a")
+        assert (refused.code, refused.out) == (1, "")
+        assert refused.err.startswith("error: pool 'mail' has no worker")
+        for words in (("stop", "mail", "a"), ("notify", "mail", "a", "x")):
+            refused = await command("pool", *words)
+            assert (refused.code, refused.err) == (1, "error: pool 'mail' has no job 'a'\n")
+        assert await node.job_keys() == []
 
 
 async def test_a_start_that_fails_is_told(command: Command, redis: Redis) -> None:

@@ -1,6 +1,8 @@
 """``terzetto queue``, ``task``, ``group``, ``cron`` and ``server ls`` on real servers."""
 
 import contextlib
+import json
+import re
 
 import pytest
 import trio
@@ -111,7 +113,13 @@ async def test_queues_are_paused_resumed_shown_and_removed(command: Command) -> 
     assert (row["queue"], row["state"], row["size"]) == ("low", "paused", 1)
     assert (await command("queue", "resume", "low")).lines == ['Successfully unpaused queue "low"']
     shown = (await command("queue", "inspect", "low")).lines
-    assert shown[0].split() == ["Name:", "low"]
+    assert shown[:2] == ["Queue Info", "Name:    low"]
+    assert shown[8:10] == [
+        "Task Count by State",
+        "active  pending  aggregating  scheduled  retry  archived  completed",
+    ]
+    assert re.fullmatch(r"Daily Stats \d{4}-\d\d-\d\d UTC", shown[12])
+    assert re.fullmatch(r"low +run +1 .* [1-9]\d* B", (await command("queue", "ls")).lines[1])
     (today, *_) = (await command("queue", "history", "low", "-x", "3", "--json")).json
     assert (today["processed"], today["error_rate"]) == (0, "N/A")
     full = await command("queue", "rm", "low")
@@ -119,6 +127,34 @@ async def test_queues_are_paused_resumed_shown_and_removed(command: Command) -> 
     assert (await command("queue", "rm", "low", "--force")).lines == [
         'Successfully removed queue "low"'
     ]
+
+
+async def test_a_queue_that_is_not_there_keeps_nothing_from_the_others(command: Command) -> None:
+    await enqueue(command, "-q", "low")
+    for words, said in (
+        (("inspect",), "Name:    low"),
+        (("history", "-x", "1"), "low "),
+        (("pause",), 'Successfully paused queue "low"'),
+        (("resume",), 'Successfully unpaused queue "low"'),
+        (("rm", "--force"), 'Successfully removed queue "low"'),
+    ):
+        answer = await command("queue", words[0], "none", "low", *words[1:])
+        assert answer.code == 1
+        assert answer.err.startswith("error: there is no queue 'none'")
+        assert any(line.startswith(said) for line in answer.lines), words
+
+
+async def test_what_cannot_be_read_is_a_line(command: Command, redis: Redis) -> None:
+    """A tool of ours never shows a traceback for bytes that somebody else wrote."""
+    await enqueue(command)
+    (task,) = await redis.execute("LRANGE", "asynq:{default}:pending", 0, -1)
+    await redis.execute("HSET", b"asynq:{default}:t:" + task, "msg", b"\xff\xff")
+    listed = await command("task", "ls", "-q", "default", "-s", "pending")
+    assert listed.code == 0
+    (line,) = listed.err.splitlines()
+    assert line.startswith("warning: ")
+    assert task.decode() in line
+    assert "2 bytes are no TaskMessage" in line
 
 
 async def test_groups_are_listed(command: Command) -> None:
@@ -187,3 +223,7 @@ async def test_the_slots_and_nodes_of_queues_on_a_cluster(
         slot = await redis.execute("CLUSTER", "KEYSLOT", "asynq:{notifications}:pending")
         assert row.split()[:2] == ["notifications", str(slot)]
         assert len(row.split(",")) == 2  # a master and its replica
+        assert await trio.to_thread.run_sync(main, [*words, "--json"]) == 0
+        (record,) = json.loads(capfd.readouterr().out)
+        assert [set(node) for node in record["nodes"]] == [{"id", "address"}] * 2
+        assert all(f"{node['address']} {node['id']}" in row for node in record["nodes"])

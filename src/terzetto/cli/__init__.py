@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 when it was done, 1 when it could not be done, 2 when the words make no
-        command, 130 when it was interrupted.
+        command, 130 when a signal ended it.
     """
     try:
         from terzetto.cli._main import run  # noqa: PLC0415 - the extra may be missing

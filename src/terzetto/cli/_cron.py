@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from cyclopts import App
 
-from terzetto.cli._session import Target
+from terzetto.cli._session import Names, Target
 from terzetto.tasks import Inspector
 
 app = App(name="cron", help="Schedulers: their entries, and what these have enqueued.")
@@ -45,7 +45,7 @@ async def ls(*, target: Target = _HERE) -> None:
 
 
 @app.command
-async def history(*entries: str, page: int = 1, size: int = 30, target: Target = _HERE) -> None:
+async def history(*entries: Names, page: int = 1, size: int = 30, target: Target = _HERE) -> None:
     """Show what entries have enqueued, the newest first.
 
     Args:

@@ -12,13 +12,10 @@ import trio
 
 @contextmanager
 def raw_keys() -> Generator[None]:
-    """Have standard input give each key at once, unseen, for the time of a block.
+    """Have the terminal at standard input give each key at once, unseen, for the time of a block.
 
-    Does nothing where standard input is no terminal. The terminal is always put back.
+    The terminal is always put back.
     """
-    if not sys.stdin.isatty():
-        yield
-        return
     before = termios.tcgetattr(sys.stdin)
     try:
         tty.setcbreak(sys.stdin)

@@ -6,6 +6,7 @@ import attrs
 from cyclopts import App
 from rich.console import Console
 
+from terzetto.cli._audience import while_read
 from terzetto.cli._output import cell
 from terzetto.cli._session import Target
 from terzetto.errors import TerzettoError
@@ -39,7 +40,7 @@ async def count_maps(redis: Redis) -> list[dict[str, object]]:
     ]
 
 
-@app.command
+@app.command(alias="list")
 async def ls(*, target: Target = _HERE) -> None:
     """List the maps there are."""
     async with target.connect() as redis:
@@ -93,6 +94,7 @@ async def watch(name: str, /, *keys: str, count: int | None = None, target: Targ
         count: End after so many changes.
     """
     async with (
+        while_read(),
         target.connect() as redis,
         join(name, redis) as joined,
         joined.subscribe() as changes,
@@ -126,7 +128,7 @@ async def history(name: str, /, *, count: int | None = None, target: Target = _H
         name: The map.
         count: End after so many changes.
     """
-    async with target.connect() as redis, open_log(name, redis) as log:
+    async with while_read(), target.connect() as redis, open_log(name, redis) as log:
         if not target.json:
             revision = (await read_map(name, redis)).revision
             Console(stderr=True, highlight=False).print(

@@ -20,6 +20,11 @@ from rich.text import Text
 _WIDE: Final = 100_000  # columns where there is no terminal: nothing is cut
 _UNITS: Final = ((86_400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"))
 
+
+class Bytes(int):
+    """How much memory something takes."""
+
+
 Record = Mapping[str, Any]
 """A thing that is shown: its fields by name, in order."""
 
@@ -45,6 +50,10 @@ class Output:
             with console.capture() as drawn:
                 console.print(make_table(columns, records))
             print("\n".join(line.rstrip() for line in drawn.get().splitlines()))
+
+    def show_title(self, text: str) -> None:
+        """Show what comes next, to people."""
+        _console().print(Text(text, style="bold"))
 
     def show_record(self, titles: Mapping[str, str], record: Record) -> None:
         """Show one thing: a line for each field that `titles` names."""
@@ -91,6 +100,11 @@ def _(value: bool) -> str:  # noqa: FBT001 - it is the value that is shown
 
 
 @cell.register
+def _(value: Bytes) -> str:
+    return size_text(value)
+
+
+@cell.register
 def _(value: float) -> str:
     return duration(value)
 
@@ -129,6 +143,17 @@ def duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size}{unit}{whole % size // part}{part_unit}"
     return f"{whole}s"
+
+
+def size_text(count: int) -> str:
+    """Return a number of bytes as people read it: ``812 B``, ``3.4 kB``, ``27 MB``."""
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 999.5:  # noqa: PLR2004 - would be shown as 1000
+            break
+        size, unit = size / 1000, larger
+    shown = f"{size:.1f}" if unit != "B" and size < 9.95 else f"{size:.0f}"  # noqa: PLR2004 - two digits at least
+    return f"{shown} {unit}"
 
 
 def payload_text(data: bytes) -> str:
@@ -193,7 +218,25 @@ def _print_json(value: object) -> None:
     print(json.dumps(plain(value), ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
 
 
+class Terminal(Console):
+    """A console that says when nobody reads, instead of ending the program on its own."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the command as a whole deal with it."""
+        raise BrokenPipeError
+
+
 def _console() -> Console:
     if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, width=_WIDE, color_system=None)
+        return Terminal(highlight=False)
+    return Terminal(highlight=False, width=_WIDE, color_system=None)
+
+
+def complain(text: str) -> None:
+    """Say what went wrong."""
+    print(f"error: {printable(text)}", file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """Say what went wrong and was dealt with."""
+    print(f"warning: {printable(text)}", file=sys.stderr)

@@ -1,13 +1,16 @@
 """``terzetto pool``: worker pools, their jobs and their dead letters."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import attrs
 from cyclopts import App
 
 from terzetto.cli._output import Output
-from terzetto.cli._session import ALL, Target, read_payload
-from terzetto.pool import DeadLetter, PoolInfo, find_pools, look_at_pool, open_node
+from terzetto.cli._session import ALL, Payload, Target, check_chosen, read_payload
+from terzetto.errors import TerzettoError
+from terzetto.pool import DeadLetter, Node, PoolInfo, find_pools, look_at_pool, open_node
 from terzetto.redis import Redis
 
 app = App(name="pool", help="Worker pools: their nodes, workers, jobs and dead letters.")
@@ -46,7 +49,30 @@ async def count_pools(redis: Redis) -> list[dict[str, object]]:
     return [count_pool(await look_at_pool(name, redis)) for name in await find_pools(redis)]
 
 
-@app.command
+async def _look(name: str, redis: Redis) -> PoolInfo:
+    """Return how a pool is.
+
+    Raises:
+        TerzettoError: there is none of that name; whoever joined it would make one.
+    """
+    info = await look_at_pool(name, redis)
+    if not info.exists:
+        raise TerzettoError(f"there is no pool {name!r}: its first node makes it")
+    return info
+
+
+@asynccontextmanager
+async def _join(name: str, target: Target, *, key: str | None = None) -> AsyncGenerator[Node]:
+    """Join a pool that is there, and that has the job `key`, to tell it something."""
+    async with target.connect() as redis:
+        info = await _look(name, redis)
+        if key is not None and key not in info.keys:
+            raise TerzettoError(f"pool {name!r} has no job {key!r}")
+        async with open_node(name, redis, client_only=True) as node:
+            yield node
+
+
+@app.command(alias="list")
 async def ls(*, target: Target = _HERE) -> None:
     """List the pools there are."""
     async with target.connect() as redis:
@@ -61,7 +87,7 @@ async def inspect(name: str, /, *, target: Target = _HERE) -> None:
         name: The pool.
     """
     async with target.connect() as redis:
-        info = await look_at_pool(name, redis)
+        info = await _look(name, redis)
     if target.json:
         target.output.say("", {**count_pool(info), **attrs.asdict(info)})
         return
@@ -89,7 +115,7 @@ async def jobs(name: str, /, *, target: Target = _HERE) -> None:
         name: The pool.
     """
     async with target.connect() as redis:
-        info = await look_at_pool(name, redis)
+        info = await _look(name, redis)
     rows = [
         {"key": key, "worker": worker.id, "state": "running"}
         for worker in info.workers
@@ -103,7 +129,9 @@ async def jobs(name: str, /, *, target: Target = _HERE) -> None:
 
 
 @app.command
-async def dispatch(name: str, key: str, payload: str = "", /, *, target: Target = _HERE) -> None:
+async def dispatch(
+    name: str, key: str, payload: Payload = "", /, *, target: Target = _HERE
+) -> None:
     """Start a job; returns once it has started.
 
     Args:
@@ -112,7 +140,9 @@ async def dispatch(name: str, key: str, payload: str = "", /, *, target: Target 
         payload: What it is given; - reads standard input.
     """
     data = read_payload(payload)
-    async with target.connect() as redis, open_node(name, redis, client_only=True) as node:
+    async with _join(name, target) as node:
+        if not node.pool_workers:
+            raise TerzettoError(f"pool {name!r} has no worker: nobody would start the job")
         await node.dispatch(key, data)
     target.output.say(f"Job {key} has started", {"pool": name, "key": key, "started": True})
 
@@ -125,13 +155,13 @@ async def stop(name: str, key: str, /, *, target: Target = _HERE) -> None:
         name: The pool.
         key: The job.
     """
-    async with target.connect() as redis, open_node(name, redis, client_only=True) as node:
+    async with _join(name, target, key=key) as node:
         await node.stop_job(key)
     target.output.say(f"Asked for the end of job {key}", {"pool": name, "key": key, "asked": True})
 
 
 @app.command
-async def notify(name: str, key: str, payload: str, /, *, target: Target = _HERE) -> None:
+async def notify(name: str, key: str, payload: Payload, /, *, target: Target = _HERE) -> None:
     """Send a notification to a job.
 
     Args:
@@ -140,7 +170,7 @@ async def notify(name: str, key: str, payload: str, /, *, target: Target = _HERE
         payload: What it is told; - reads standard input.
     """
     data = read_payload(payload)
-    async with target.connect() as redis, open_node(name, redis, client_only=True) as node:
+    async with _join(name, target, key=key) as node:
         await node.notify(key, data)
     target.output.say(f"Sent to job {key}", {"pool": name, "key": key, "sent": True})
 
@@ -152,12 +182,14 @@ async def shutdown(name: str, /, *, target: Target = _HERE) -> None:
     Args:
         name: The pool.
     """
-    async with target.connect() as redis, open_node(name, redis) as node:
-        await node.shutdown()
+    async with target.connect() as redis:
+        await _look(name, redis)
+        async with open_node(name, redis) as node:
+            await node.shutdown()
     target.output.say(f"Pool {name} is shut down", {"pool": name, "shut_down": True})
 
 
-@dead.command(name="ls")
+@dead.command(name="ls", alias="list")
 async def ls_dead(name: str, /, *, target: Target = _HERE) -> None:
     """List the jobs that a pool has given up.
 
@@ -165,7 +197,7 @@ async def ls_dead(name: str, /, *, target: Target = _HERE) -> None:
         name: The pool.
     """
     async with target.connect() as redis:
-        letters = (await look_at_pool(name, redis)).dead_letters
+        letters = (await _look(name, redis)).dead_letters
     _show_letters(target.output, name, letters)
 
 
@@ -180,7 +212,8 @@ async def retry(
         keys: The jobs.
         all_: All that there are.
     """
-    async with target.connect() as redis, open_node(name, redis, client_only=True) as node:
+    check_chosen(keys, everything=all_)
+    async with _join(name, target) as node:
         wanted = [letter.key for letter in await node.dead_letters()] if all_ else keys
         for key in wanted:
             await node.retry_dead_letter(key)
@@ -198,8 +231,9 @@ async def discard(
         keys: The jobs.
         all_: All that there are.
     """
+    check_chosen(keys, everything=all_)
     missing = 0
-    async with target.connect() as redis, open_node(name, redis, client_only=True) as node:
+    async with _join(name, target) as node:
         wanted = [letter.key for letter in await node.dead_letters()] if all_ else keys
         for key in wanted:
             was_there = await node.discard_dead_letter(key)

@@ -1,11 +1,13 @@
 """``terzetto queue`` and ``group``: task queues as a whole."""
 
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
 
 import attrs
 from cyclopts import App, Parameter
 
-from terzetto.cli._session import Flag, Target
+from terzetto.cli._output import Bytes, Output, Record
+from terzetto.cli._session import Flag, Names, Target, do_each
 from terzetto.redis import Redis
 from terzetto.tasks import Inspector, QueueInfo
 
@@ -24,6 +26,7 @@ QUEUE_COLUMNS = {
     "failed": "Failed",
     "error_rate": "Error Rate",
 }
+_RULE: Final = 49  # characters between two queues, as in asynq
 _STATES = ("active", "pending", "aggregating", "scheduled", "retry", "archived", "completed")
 
 Force = Annotated[bool, Parameter(alias="-f", negative="")]
@@ -34,6 +37,7 @@ def count_queue(info: QueueInfo) -> dict[str, object]:
     return {
         **attrs.asdict(info),
         "size": info.size,
+        "memory": None if info.memory is None else Bytes(info.memory),
         "state": "paused" if info.is_paused else "run",
         "error_rate": error_rate(info.processed, info.failed),
     }
@@ -44,12 +48,12 @@ def error_rate(processed: int, failed: int) -> str:
     return f"{100 * failed / processed:.2f}%" if processed else "N/A"
 
 
-async def count_queues(redis: Redis) -> list[dict[str, object]]:
-    """Return the counts of all queues."""
-    return [count_queue(info) for info in await Inspector(redis).queue_infos()]
+async def count_queues(redis: Redis, *, memory: bool = False) -> list[dict[str, object]]:
+    """Return the counts of all queues; with `memory`, also how much each takes."""
+    return [count_queue(info) for info in await Inspector(redis).queue_infos(memory=memory)]
 
 
-@app.command
+@app.command(alias="list")
 async def ls(*, cluster: Flag = False, target: Target = _HERE) -> None:
     """List the queues there are.
 
@@ -57,126 +61,159 @@ async def ls(*, cluster: Flag = False, target: Target = _HERE) -> None:
         cluster: Show which slot of the Redis Cluster and which nodes hold each.
     """
     async with target.connect() as redis:
-        if not cluster:
-            target.output.show_table(QUEUE_COLUMNS, await count_queues(redis), "No queues")
+        if cluster:
+            await _show_nodes(Inspector(redis), target)
             return
-        inspector = Inspector(redis)
-        rows: list[dict[str, object]] = []
-        for queue in await inspector.list_queues():
-            nodes = await inspector.cluster_nodes(queue)
-            rows.append(
-                {
-                    "queue": queue,
-                    "slot": inspector.key_slot(queue),
-                    "nodes": [attrs.asdict(node) for node in nodes],
-                    "shown": ", ".join(f"{node.address} {node.id}" for node in nodes),
-                }
-            )
+        rows = await count_queues(redis, memory=True)
+    target.output.show_table({**QUEUE_COLUMNS, "memory": "Memory"}, rows, "No queues")
+
+
+async def _show_nodes(inspector: Inspector, target: Target) -> None:
+    """Show which slot of the cluster and which nodes hold each queue."""
+    rows: list[dict[str, Any]] = [
+        {
+            "queue": queue,
+            "slot": inspector.key_slot(queue),
+            "nodes": [attrs.asdict(node) for node in await inspector.cluster_nodes(queue)],
+        }
+        for queue in await inspector.list_queues()
+    ]
+    if not target.json:
+        for row in rows:
+            row["nodes"] = ", ".join("{address} {id}".format_map(node) for node in row["nodes"])
     target.output.show_table(
-        {"queue": "Queue", "slot": "Cluster KeySlot", "shown": "Cluster Nodes"}, rows, "No queues"
+        {"queue": "Queue", "slot": "Cluster KeySlot", "nodes": "Cluster Nodes"}, rows, "No queues"
     )
 
 
 @app.command
-async def inspect(*queues: str, target: Target = _HERE) -> None:
+async def inspect(*queues: Names, target: Target = _HERE) -> int:
     """Show queues: their tasks by state, and what they did today.
 
     Args:
         queues: The queues.
     """
+    records: list[dict[str, object]] = []
     async with target.connect() as redis:
         inspector = Inspector(redis)
-        infos = [await inspector.queue_info(queue, memory=True) for queue in queues]
-    records = [count_queue(info) for info in infos]
+
+        async def look(queue: str) -> None:
+            records.append(count_queue(await inspector.queue_info(queue, memory=True)))
+
+        code = await do_each(queues, look)
     if target.json:
-        target.output.say("", records[0] if len(records) == 1 else {"queues": records})
-        return
+        if records:
+            target.output.say("", records[0] if len(queues) == 1 else {"queues": records})
+        return code
     for number, record in enumerate(records):
-        print("\n" * 2 if number else "", end="")
-        target.output.show_record(
-            {
-                "queue": "Name",
-                "size": "Size",
-                "groups": "Groups",
-                "is_paused": "Paused",
-                "latency": "Latency",
-                "memory": "Memory",
-            },
-            {**record, "memory": f"{record['memory']} B"},
-        )
-        print()
-        target.output.show_table({state: state for state in _STATES}, [record], "")
-        print()
-        today = {"processed": "processed", "failed": "failed", "error_rate": "error rate"}
-        target.output.show_table(today, [record], "")
+        if number:
+            print("\n" + "=" * _RULE + "\n")
+        _show_queue(target.output, record)
+    return code
+
+
+def _show_queue(output: Output, record: Record) -> None:
+    output.show_title("Queue Info")
+    output.show_record(
+        {
+            "queue": "Name",
+            "size": "Size",
+            "groups": "Groups",
+            "is_paused": "Paused",
+            "latency": "Latency",
+            "memory": "Memory",
+        },
+        record,
+    )
+    print()
+    output.show_title("Task Count by State")
+    output.show_table({state: state for state in _STATES}, [record], "")
+    print()
+    output.show_title(f"Daily Stats {datetime.fromtimestamp(record['at'], UTC):%Y-%m-%d} UTC")
+    today = {"processed": "processed", "failed": "failed", "error_rate": "error rate"}
+    output.show_table(today, [record], "")
 
 
 @app.command
 async def history(
-    *queues: str, days: Annotated[int, Parameter(alias="-x")] = 10, target: Target = _HERE
-) -> None:
+    *queues: Names, days: Annotated[int, Parameter(alias="-x")] = 10, target: Target = _HERE
+) -> int:
     """Show how many attempts of queues ended on each day, today first.
 
     Args:
         queues: The queues.
         days: How many days.
     """
+    rows: list[dict[str, object]] = []
     async with target.connect() as redis:
         inspector = Inspector(redis)
-        rows = [
+
+        async def look(queue: str) -> None:
+            rows.extend(
+                {
+                    "queue": queue,
+                    "date": each.day.isoformat(),
+                    "processed": each.processed,
+                    "failed": each.failed,
+                    "error_rate": error_rate(each.processed, each.failed),
+                }
+                for each in await inspector.history(queue, days=days)
+            )
+
+        code = await do_each(queues, look)
+    if rows:
+        target.output.show_table(
             {
-                "queue": queue,
-                "date": each.day.isoformat(),
-                "processed": each.processed,
-                "failed": each.failed,
-                "error_rate": error_rate(each.processed, each.failed),
-            }
-            for queue in queues
-            for each in await inspector.history(queue, days=days)
-        ]
-    target.output.show_table(
-        {
-            "queue": "queue",
-            "date": "date (UTC)",
-            "processed": "processed",
-            "failed": "failed",
-            "error_rate": "error rate",
-        },
-        rows,
-        "",
-    )
+                "queue": "queue",
+                "date": "date (UTC)",
+                "processed": "processed",
+                "failed": "failed",
+                "error_rate": "error rate",
+            },
+            rows,
+            "",
+        )
+    return code
 
 
 @app.command
-async def pause(*queues: str, target: Target = _HERE) -> None:
+async def pause(*queues: Names, target: Target = _HERE) -> int:
     """Keep the tasks of queues from being started.
 
     Args:
         queues: The queues.
     """
     async with target.connect() as redis:
-        for queue in queues:
-            done = await Inspector(redis).pause_queue(queue)
+        inspector = Inspector(redis)
+
+        async def change(queue: str) -> None:
+            done = await inspector.pause_queue(queue)
             said = "Successfully paused" if done else "Already paused was"
             target.output.tell(f'{said} queue "{queue}"', {"queue": queue, "paused": True})
 
+        return await do_each(queues, change)
+
 
 @app.command(alias="unpause")
-async def resume(*queues: str, target: Target = _HERE) -> None:
+async def resume(*queues: Names, target: Target = _HERE) -> int:
     """Let the tasks of queues be started again.
 
     Args:
         queues: The queues.
     """
     async with target.connect() as redis:
-        for queue in queues:
-            done = await Inspector(redis).resume_queue(queue)
+        inspector = Inspector(redis)
+
+        async def change(queue: str) -> None:
+            done = await inspector.resume_queue(queue)
             said = "Successfully unpaused" if done else "Not paused was"
             target.output.tell(f'{said} queue "{queue}"', {"queue": queue, "paused": False})
 
+        return await do_each(queues, change)
+
 
 @app.command(alias=("remove", "delete"))
-async def rm(*queues: str, force: Force = False, target: Target = _HERE) -> None:
+async def rm(*queues: Names, force: Force = False, target: Target = _HERE) -> int:
     """Delete queues.
 
     Args:
@@ -184,11 +221,15 @@ async def rm(*queues: str, force: Force = False, target: Target = _HERE) -> None
         force: With the tasks that they hold.
     """
     async with target.connect() as redis:
-        for queue in queues:
-            await Inspector(redis).delete_queue(queue, force=force)
+        inspector = Inspector(redis)
+
+        async def remove(queue: str) -> None:
+            await inspector.delete_queue(queue, force=force)
             target.output.tell(
                 f'Successfully removed queue "{queue}"', {"queue": queue, "removed": True}
             )
+
+        return await do_each(queues, remove)
 
 
 @group_app.command(name="ls", alias="list")

@@ -3,9 +3,10 @@
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import trio
-from cyclopts import App
+from cyclopts import App, Parameter, validators
 
 from terzetto.cli._session import Target, View
 from terzetto.redis import Redis
@@ -14,14 +15,14 @@ from terzetto.tasks import Inspector
 
 app = App(name="server", help="Servers: the embedded one, and those that work on queues.")
 
+Port = Annotated[int | None, Parameter(validator=validators.Number(gte=0, lte=65_535))]
+
 _HERE = View()
 _THERE = Target()
 
 
 @app.command
-async def start(
-    directory: Path | None = None, /, *, port: int | None = None, view: View = _HERE
-) -> None:
+async def start(directory: Path | None = None, /, *, port: Port = None, view: View = _HERE) -> None:
     """Run the embedded server until Ctrl-C or SIGTERM.
 
     Args:

@@ -1,18 +1,31 @@
 """The options that all commands share, and the connection that they make."""
 
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from typing import Annotated, Final, TypeAlias
 
 import attrs
-from cyclopts import Parameter
+from cyclopts import CycloptsError, Parameter
 
-from terzetto.cli._output import Output
-from terzetto.redis import Redis, connect
+from terzetto.cli._output import Output, complain
+from terzetto.errors import TerzettoError
+from terzetto.redis import LinkError, Redis, connect
 
 ALL: Final = Parameter(name="--all", negative="")
 """An option that means all there are, instead of those that are named."""
+
+
+def _refuse_option(_: type, word: str) -> None:
+    if word.startswith("--"):
+        raise ValueError(f"there is no option {word}; a payload that begins so comes by -")
+
+
+Payload: TypeAlias = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_refuse_option)]
+"""What is sent along: a word, or ``-`` for what standard input has."""
+
+Names: TypeAlias = Annotated[str, Parameter(required=True)]
+"""A word of which there has to be one, and may be more."""
 
 Flag: TypeAlias = Annotated[bool, Parameter(negative="")]
 """An option that is there or not."""
@@ -56,3 +69,31 @@ class Target(View):
 def read_payload(word: str) -> bytes:
     """Return the bytes that a word of the command stands for; ``-`` is standard input."""
     return sys.stdin.buffer.read() if word == "-" else word.encode("utf-8", "surrogateescape")
+
+
+def check_chosen(names: Collection[str], *, everything: bool) -> None:
+    """Check that a user has named some, or said all.
+
+    Raises:
+        CycloptsError: neither was done, or both.
+    """
+    if bool(names) == everything:
+        raise CycloptsError(msg="name some, or give --all")
+
+
+async def do_each(names: Iterable[str], act: Callable[[str], Awaitable[None]]) -> int:
+    """Do something with each of `names`; complain of those with which it can't be done, and go on.
+
+    Returns:
+        The exit code.
+    """
+    code = 0
+    for name in names:
+        try:
+            await act(name)
+        except TerzettoError as error:
+            if isinstance(error, LinkError):
+                raise
+            complain(str(error))
+            code = 1
+    return code

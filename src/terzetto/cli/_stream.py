@@ -1,14 +1,14 @@
 """``terzetto stream``: event streams, their sinks and their dead letters."""
 
-import sys
 from collections.abc import Collection
 from typing import Annotated, Any, Final
 
 import attrs
 from cyclopts import App
 
-from terzetto.cli._output import cell
-from terzetto.cli._session import ALL, Flag, Target, read_payload
+from terzetto.cli._audience import while_read
+from terzetto.cli._output import cell, complain
+from terzetto.cli._session import ALL, Flag, Payload, Target, check_chosen, read_payload
 from terzetto.errors import TerzettoError
 from terzetto.redis import Redis
 from terzetto.streaming import (
@@ -57,7 +57,7 @@ async def _counts(name: str, redis: Redis) -> dict[str, object]:
     }
 
 
-@app.command
+@app.command(alias="list")
 async def ls(*, target: Target = _HERE) -> None:
     """List the streams there are."""
     async with target.connect() as redis:
@@ -73,6 +73,8 @@ async def info(name: str, /, *, target: Target = _HERE) -> None:
     """
     async with target.connect() as redis:
         found = await Stream(name, redis).info()
+        if not found.added and not found.groups:
+            raise TerzettoError(f"there is no stream {name!r}: its first event makes it")
     record: dict[str, Any] = {"name": name, **attrs.asdict(found)}
     if target.json:
         target.output.say("", record)
@@ -123,6 +125,7 @@ async def tail(
     """
     position = start or (OLDEST if oldest else NEWEST)
     async with (
+        while_read(),
         target.connect() as redis,
         Stream(name, redis).open_reader(start=position, topic=topic) as reader,
     ):
@@ -135,7 +138,13 @@ async def tail(
 
 @app.command
 async def add(
-    name: str, event: str, payload: str = "", /, *, topic: str | None = None, target: Target = _HERE
+    name: str,
+    event: str,
+    payload: Payload = "",
+    /,
+    *,
+    topic: str | None = None,
+    target: Target = _HERE,
 ) -> None:
     """Add an event to a stream that is there; show its id.
 
@@ -158,7 +167,7 @@ async def add(
     target.output.say(event_id, {"stream": name, "id": event_id})
 
 
-@dead.command(name="ls")
+@dead.command(name="ls", alias="list")
 async def ls_dead(name: str, /, *, count: int = 100, target: Target = _HERE) -> None:
     """List the events of a stream that sinks gave up, the oldest first.
 
@@ -194,6 +203,7 @@ async def replay(
         letters: Their letters' ids.
         all_: All that there are.
     """
+    check_chosen(letters, everything=all_)
     async with target.connect() as redis:
         dead_letters = Stream(name, redis, max_len=0).dead_letters
         chosen = await _choose(dead_letters, letters, everything=all_)
@@ -217,6 +227,7 @@ async def discard(
         letters: Their letters' ids.
         all_: All that there are.
     """
+    check_chosen(letters, everything=all_)
     async with target.connect() as redis:
         dead_letters = Stream(name, redis).dead_letters
         chosen = await _choose(dead_letters, letters, everything=all_)
@@ -241,7 +252,7 @@ def _code(ids: Collection[str], chosen: Collection[DeadLetter]) -> int:
     """Complain of letters that are not there; return the exit code."""
     missing = sorted(set(ids) - {letter.id for letter in chosen})
     for letter_id in missing:
-        print(f"error: there is no letter {letter_id}", file=sys.stderr)
+        complain(f"there is no letter {letter_id}")
     return 1 if missing else 0
 
 

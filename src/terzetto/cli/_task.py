@@ -9,7 +9,7 @@ from cyclopts import App, Parameter, Token
 
 from terzetto._shared._durations import parse_duration
 from terzetto.cli._output import duration
-from terzetto.cli._session import Flag, Target, read_payload
+from terzetto.cli._session import Flag, Names, Payload, Target, read_payload
 from terzetto.errors import InvalidOptionError
 from terzetto.tasks import Client, Inspector, Task, TaskInfo, TaskOptions, TaskState
 
@@ -18,6 +18,7 @@ app = App(name="task", help="Tasks: listing, running, archiving, deleting, cance
 _HERE = Target()
 
 Queue = Annotated[str, Parameter(alias="-q")]
+PayloadOption = Annotated[Payload, Parameter(alias="-l")]
 Id = Annotated[str, Parameter(name="--id", alias="-i")]
 State = Annotated[TaskState, Parameter(alias="-s")]
 Group = Annotated[str | None, Parameter(alias="-g")]
@@ -107,7 +108,7 @@ async def inspect(*, queue: Queue, task_id: Id, target: Target = _HERE) -> None:
 
 @app.command
 async def cancel(
-    *ids: str,
+    *ids: Names,
     queue: Annotated[str | None, Parameter(alias="-q")] = None,
     drop: Flag = False,
     target: Target = _HERE,
@@ -171,7 +172,7 @@ async def update(
     *,
     queue: Queue,
     task_id: Id,
-    payload: Annotated[str, Parameter(alias="-l")],
+    payload: PayloadOption,
     target: Target = _HERE,
 ) -> None:
     """Give a scheduled task another payload.
@@ -238,7 +239,7 @@ async def delete_all(
 async def enqueue(
     *,
     type_name: Annotated[str, Parameter(alias="-t")],
-    payload: Annotated[str, Parameter(alias="-l")] = "",
+    payload: PayloadOption = "",
     queue: Annotated[str | None, Parameter(alias="-q")] = None,
     task_id: Annotated[str | None, Parameter(name="--id", alias="-i")] = None,
     retry: int | None = None,

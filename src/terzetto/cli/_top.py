@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import trio
 from cyclopts import Parameter, validators
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from terzetto.cli._keys import raw_keys, wait_key
 from terzetto.cli._map import MAP_COLUMNS, count_maps
-from terzetto.cli._output import Record, make_table
+from terzetto.cli._output import Record, Terminal, make_table
 from terzetto.cli._pool import POOL_COLUMNS, count_pools
 from terzetto.cli._queue import QUEUE_COLUMNS, count_queues
 from terzetto.cli._server import SERVER_COLUMNS, list_servers
@@ -24,8 +24,10 @@ from terzetto.errors import InvalidOptionError
 from terzetto.redis import Redis
 
 _HERE = Target()
-_FRAME: Final = 3  # lines of a part that are not rows: title, header, blank
-_HEAD: Final = 2
+_HEAD: Final = 1  # lines above the parts
+
+Part: TypeAlias = tuple[str, dict[str, str], Sequence[Record]]
+"""What is shown of a room: its title, its columns' titles by field, and its rows."""
 
 Seconds = Annotated[float, Parameter(validator=validators.Number(gte=0.1))]
 _PARTS: Final = (
@@ -40,16 +42,16 @@ _PARTS: Final = (
 async def top(*, every: Seconds = 1.0, target: Target = _HERE) -> None:
     """Watch queues, servers, pools, streams and maps until q is pressed.
 
-    Where the terminal has too few lines, the rows that are left out are counted.
+    Where the terminal has too few lines, what is left out is counted.
 
     Args:
         every: Seconds between two looks.
     """
-    if target.json or not sys.stdout.isatty():
+    if target.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise InvalidOptionError(
             "top needs a terminal; programs ask queue ls, pool ls and so on for --json"
         )
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     async with target.connect() as redis:
         with raw_keys(), Live(console=console, screen=True, auto_refresh=False) as live:
             async with trio.open_nursery() as nursery:
@@ -65,26 +67,49 @@ async def _refresh(redis: Redis, console: Console, live: Live, every: float) -> 
         await trio.sleep(every)
 
 
-def draw(
-    parts: Sequence[tuple[str, dict[str, str], Sequence[Record]]], url: str, height: int
-) -> RenderableType:
-    """Return the picture of all parts, in `height` lines."""
-    room = fit([len(rows) for _, _, rows in parts], height - _HEAD - _FRAME * len(parts))
-    head = Text.assemble(
-        ("terzetto top", "bold"), f"  {datetime.now(UTC):%H:%M:%S} UTC  {url}  q leaves"
-    )
-    drawn: list[RenderableType] = [head]
-    for (title, columns, rows), count in zip(parts, room, strict=True):
-        hidden = len(rows) - count
-        more = f" ({count} of {len(rows)})" if hidden else ""
-        drawn += [Text(f"\n{title}{more}", style="bold cyan"), _table(columns, rows[:count])]
+def draw(parts: Sequence[Part], url: str, height: int) -> RenderableType:
+    """Return the picture of all parts, in `height` lines; what has no place there is counted."""
+    shown, hidden = choose(parts, height - _HEAD)
+    left = height - _HEAD - sum(_frame(part) for part in shown) - bool(hidden)
+    room = fit([len(rows) for _, _, rows in shown], left)
+    head = f"  {datetime.now(UTC):%H:%M:%S} UTC  q leaves  {url}"
+    drawn: list[RenderableType] = [_line(Text.assemble(("terzetto top", "bold"), head))]
+    for (title, columns, rows), count in zip(shown, room, strict=True):
+        if not rows:
+            drawn += [Text(), _line(Text.assemble((title, "bold cyan"), ("  none", "dim")))]
+            continue
+        more = f" ({count} of {len(rows)})" if count < len(rows) else ""
+        drawn += [Text(), _line(Text(f"{title}{more}", style="bold cyan"))]
+        drawn.append(_table(columns, rows[:count]))
+    if hidden:
+        counts = ", ".join(f"{len(rows)} {title.lower()}" for title, _, rows in hidden)
+        drawn.append(_line(Text(f"not shown: {counts}", style="dim")))
     return Group(*drawn)
 
 
-def _table(columns: dict[str, str], rows: Sequence[Record]) -> RenderableType:
-    if not rows:
-        return Text("none", style="dim")
-    table: Table = make_table(columns, rows)
+def choose(parts: Sequence[Part], height: int) -> tuple[list[Part], list[Part]]:
+    """Return the first parts, as many as have a row each in `height` lines, and the others."""
+    shown = list(parts)
+    while shown:
+        last = len(shown) < len(parts)  # a line that counts the others
+        if sum(_frame(part) + bool(part[2]) for part in shown) + last <= height:
+            break
+        shown.pop()
+    return shown, list(parts[len(shown) :])
+
+
+def _frame(part: Part) -> int:
+    """Return how many lines of a part are not rows: a blank one, its title, its header."""
+    return 3 if part[2] else 2
+
+
+def _line(text: Text) -> Text:
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
+
+
+def _table(columns: dict[str, str], rows: Sequence[Record]) -> Table:
+    table = make_table(columns, rows)
     for column in table.columns:
         column.overflow, column.no_wrap = "ellipsis", True
     return table

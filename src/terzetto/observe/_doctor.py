@@ -15,6 +15,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from terzetto.pool import find_pools, look_at_pool
 from terzetto.redis import ClusterRedis, Redis
 from terzetto.streaming import Stream, find_streams
+from terzetto.tasks import Inspector
 
 _SKEW: Final = 1.0  # seconds between our clock and the server's from which on dues are off
 _FULL: Final = 0.9  # share of maxmemory from which on there is too little left
@@ -50,6 +51,8 @@ class Finding:
 
 async def examine(redis: Redis) -> list[Finding]:
     """Look at everything, one check after the other, and return what was found.
+
+    Of a cluster, version, settings and clock are those of one node.
 
     Raises:
         LinkLostError: the server went away meanwhile.
@@ -240,7 +243,8 @@ async def _leftovers(redis: Redis) -> list[Finding]:
             )
     for name in await find_streams(redis):
         findings += await _stream_leftovers(Stream(name, redis))
-    return findings or [_ok("no dead letters, no jobs without nodes, no sink far behind")]
+    findings += await _queue_leftovers(redis)
+    return findings or [_ok("no dead letters, nothing without somebody who does it or far behind")]
 
 
 async def _stream_leftovers(stream: Stream) -> list[Finding]:
@@ -259,6 +263,36 @@ async def _stream_leftovers(stream: Stream) -> list[Finding]:
                 _warning(
                     f"sink {group.name} of stream {stream.name} has {behind} events to do",
                     "Start more instances, or remove the sink if nobody uses it.",
+                )
+            )
+    return findings
+
+
+async def _queue_leftovers(redis: Redis) -> list[Finding]:
+    inspector = Inspector(redis)
+    served = {name for each in await inspector.list_servers() for name in each.info.queues}
+    findings: list[Finding] = []
+    for queue in await inspector.queue_infos():
+        if queue.archived:
+            findings.append(
+                _warning(
+                    f"queue {queue.queue} has {queue.archived} archived tasks",
+                    f"See terzetto task ls -q {queue.queue} -s archived.",
+                )
+            )
+        to_do = queue.size - queue.archived - queue.completed
+        if to_do and queue.is_paused:
+            findings.append(
+                _warning(
+                    f"queue {queue.queue} has {to_do} tasks and is paused",
+                    f"Let them run: terzetto queue resume {queue.queue}",
+                )
+            )
+        elif to_do and queue.queue not in served:
+            findings.append(
+                _warning(
+                    f"queue {queue.queue} has {to_do} tasks and no server",
+                    "Start a server that has it among its queues.",
                 )
             )
     return findings

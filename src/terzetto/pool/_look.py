@@ -74,6 +74,7 @@ class PoolInfo:
         unowned: the keys that were accepted and that no worker owns.
         dead_letters: the jobs that were given up, by key.
         is_shutting_down: whether somebody has asked for its end.
+        exists: whether anybody has joined it since it was last shut down.
     """
 
     name: str
@@ -85,6 +86,12 @@ class PoolInfo:
     unowned: tuple[str, ...]
     dead_letters: tuple[DeadLetter, ...]
     is_shutting_down: bool
+    exists: bool
+
+    @property
+    def keys(self) -> set[str]:
+        """The keys of its jobs: those that workers own, and those that wait for one."""
+        return {*self.pending, *self.unowned}.union(*(worker.jobs for worker in self.workers))
 
     @property
     def jobs(self) -> int:
@@ -148,6 +155,7 @@ async def look_at_pool(name: str, redis: Redis) -> PoolInfo:
             decode_letter(key, dead[key].encode("utf-8", "surrogateescape")) for key in sorted(dead)
         ),
         is_shutting_down=bool(shutdown),
+        exists=bool(_checked(contents[0])),
     )
 
 

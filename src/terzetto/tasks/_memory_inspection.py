@@ -223,7 +223,7 @@ class MemoryInspection(ABC):
         tasks = self._queue(queue).tasks.values()
         running = any(stored.state is TaskState.ACTIVE for stored in tasks)
         if running or (tasks and not force):
-            what = "runs tasks" if running else "holds tasks"
+            what = "runs tasks" if running else "holds tasks, and is not forced"
             raise QueueNotEmptyError(f"queue {queue!r} {what}: it was not deleted")
         self.queues.pop(queue, None)
 

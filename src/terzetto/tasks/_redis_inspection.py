@@ -145,12 +145,16 @@ class RedisInspection(RedisBase):
             [kind, first, first + count - 1, keys.tasks, keys.prefix, group],
         )
         found: list[TaskInfo] = []
-        for at in range(0, len(reply), 4):
+        for at in range(0, len(reply), 5):
+            task_id, *rest = reply[at : at + 5]
             try:
-                found.append(_task_info(reply[at : at + 4], state, now))
+                found.append(_task_info(rest, state, now))
             except MessageError as error:
                 self._logger.warning(
-                    "left a task out that cannot be read", queue=queue, exc_info=error
+                    "left a task out that cannot be read",
+                    queue=queue,
+                    task_id=task_id.decode(errors="replace"),
+                    exc_info=error,
                 )
         return found
 
@@ -252,7 +256,7 @@ class RedisInspection(RedisBase):
                 ["1" if force else "0", keys.prefix, keys.tasks, _STEP],
             )
             if reply < 0:
-                what = "runs tasks" if reply == -2 or force else "holds tasks"  # noqa: PLR2004 - see the script
+                what = "runs tasks" if reply == -2 or force else "holds tasks, and is not forced"  # noqa: PLR2004 - see the script
                 raise QueueNotEmptyError(f"queue {queue!r} {what}: it was not deleted")
             if reply == 1:
                 break

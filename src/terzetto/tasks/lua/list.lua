@@ -2,7 +2,7 @@
 -- KEYS: 1 where they are, 2 lease, 3 sets
 -- ARGV: 1 'pending', 'active', 'group' or 'set', 2 first, 3 last, counted from 0, 4 prefix of
 --       task keys, 5 prefix of the queue's keys, 6 group or ''
--- Returns for each task: msg, result, ms at which it is due or '', end of its lease or ''
+-- Returns for each task: id, msg, result, ms at which it is due or '', end of its lease or ''
 
 local kind, first, last = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local ids, scores = {}, {}
@@ -34,6 +34,7 @@ for _, id in ipairs(ids) do
   local msg, result, due = unpack(redis.call('HMGET', ARGV[4] .. id, 'msg', 'result', 'due_ms'))
   local lease = kind == 'active' and redis.call('ZSCORE', KEYS[2], id)
   if scores[id] and not due then due = string.format('%.0f', tonumber(scores[id]) * 1000) end
+  reply[#reply + 1] = id
   reply[#reply + 1] = msg
   reply[#reply + 1] = result
   reply[#reply + 1] = due or ''
