@@ -14,6 +14,7 @@ from terzetto.pool._ring import Member, place
 from terzetto.redis import Redis, connect
 from terzetto.rmap import content_key
 from terzetto.server import EmbeddedServer
+from terzetto.streaming import stream_key
 
 
 class OpenNode(Protocol):
@@ -106,6 +107,76 @@ async def test_jobs_go_where_the_ring_says_whoever_dispatches(server: EmbeddedSe
         assert ledger.notes == [(ledger.live["job-7"], "job-7:hi")]
 
 
+async def test_a_worker_of_the_same_node_is_not_reached_over_its_stream(
+    server: EmbeddedServer, redis: Redis
+) -> None:
+    """Those of others are."""
+
+    async def sent(worker: pool.Worker) -> int:
+        entries = await redis.execute("XRANGE", stream_key(f"worker:{worker.id}"), "-", "+")
+        return [dict(zip(e[1][::2], e[1][1::2], strict=True))[b"n"] for e in entries].count(b"j")
+
+    async with opening(server) as open_node:
+        ledger = Ledger()
+        node = await open_node()
+        worker = await node.add_worker(ledger.handler("here"))
+        await dispatch_all(node, KEYS)
+        assert await sent(worker) == 0
+        other = await open_node()
+        await until(lambda: len(other.pool_workers) == 1)
+        number = 0
+        with trio.fail_after(20):
+            while not await sent(worker):  # each is read by one of the two
+                await other.dispatch(f"far-{number}")
+                number += 1
+        assert len(ledger.live) == len(KEYS) + number
+
+
+async def test_a_job_that_is_slow_to_start_holds_up_its_own_orders_only(
+    server: EmbeddedServer, redis: Redis
+) -> None:
+    heard: list[str] = []
+    may_start = trio.Event()
+
+    class Listener:
+        async def start(self, job: pool.Job) -> None:
+            if job.key == "slow":
+                await may_start.wait()
+            heard.append(f"start {job.key}")
+            await trio.lowlevel.checkpoint()
+
+        async def stop(self, key: str) -> None:
+            heard.append(f"stop {key}")
+            await trio.lowlevel.checkpoint()
+
+        async def notify(self, key: str, payload: bytes) -> None:
+            heard.append(f"notify {key} {payload.decode()}")
+            await trio.lowlevel.checkpoint()
+
+    async with opening(server) as open_node:
+        node = await open_node()
+        await node.add_worker(Listener())
+        await node.dispatch("quick")
+        async with (
+            pool.open_node("p", redis, client_only=True, worker_ttl=2) as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(client.dispatch, "slow")
+            await until(lambda: len(node.workers[0].jobs) == 2)
+            for number in range(20):
+                await client.notify("slow", str(number).encode())
+                await client.notify("quick", str(number).encode())
+            await client.stop_job("slow")
+            await client.stop_job("quick")
+            await until(lambda: heard[-1] == "stop quick")
+            notes = [f"notify quick {number}" for number in range(20)]
+            assert heard == ["start quick", *notes, "stop quick"]
+            may_start.set()
+            await until(lambda: heard[-1] == "stop slow")
+    notes = [f"notify slow {number}" for number in range(20)]
+    assert heard[22:] == ["start slow", *notes, "stop slow"]
+
+
 async def test_close_hands_every_job_to_the_nodes_that_remain(server: EmbeddedServer) -> None:
     async with opening(server) as open_node:
         ledger = Ledger()
@@ -149,6 +220,50 @@ async def test_only_jobs_whose_place_changed_move_when_a_worker_joins(
         assert ledger.notes == [("second", f"{moved[0]}:moved")]
         await first.stop_job(moved[0])
         await until(lambda: moved[0] not in ledger.live)
+
+
+@attrs.define
+class SlowToStop(Handler):
+    """Its jobs stop when they may."""
+
+    stopping: set[str] = attrs.field(factory=set[str])
+    may_stop: trio.Event = attrs.field(factory=trio.Event)
+
+    async def stop(self, key: str) -> None:
+        self.stopping.add(key)
+        await self.may_stop.wait()
+        await super().stop(key)
+
+
+@pytest.mark.parametrize("how", ["a worker joins", "its worker leaves"])
+async def test_what_is_sent_to_a_job_while_it_moves_reaches_its_new_owner(
+    server: EmbeddedServer, how: str
+) -> None:
+    async with opening(server) as open_node:
+        ledger = Ledger()
+        old, far = await open_node(), await open_node()
+        slow = SlowToStop(ledger, "old")
+        worker = await old.add_worker(slow)
+        await dispatch_all(old, KEYS)
+        async with trio.open_nursery() as nursery:
+            if how == "its worker leaves":
+                nursery.start_soon(worker.close)
+            await far.add_worker(ledger.handler("new"))
+            await until(lambda: len(slow.stopping) > 1)
+            heard, stopped = sorted(slow.stopping)[:2]
+            for node in (old, far):
+                await node.notify(heard, node.id.encode())
+            await far.stop_job(stopped)
+            for key in slow.stopping:
+                assert await far.job_payload(key) == key.encode()
+            assert ledger.notes == []
+            slow.may_stop.set()
+            while ledger.live.get(heard) != "new" or stopped in ledger.live:
+                assert await far.job_payload(heard) == heard.encode()
+            await until(lambda: len(ledger.notes) == 2)
+        assert {name for name, _ in ledger.notes} == {"new"}
+        assert {note for _, note in ledger.notes} == {f"{heard}:{node.id}" for node in (old, far)}
+        assert ledger.overlaps == []
 
 
 async def test_a_worker_that_leaves_hands_its_jobs_over(server: EmbeddedServer) -> None:
