@@ -234,10 +234,9 @@ class NodeActor(Actor):
         )
         self._router = Router(core=core, source=sink, returned=self.seat.returns.returned)
         core.claims.router = self._router
-        self._observe_jobs()
+        core.fleet.observe_jobs(self._maps[names.jobs])
         for name in (names.workers, names.worker_keepalive, names.cleanup):
             self._follow(name, self._observe_workers)
-        self._follow(names.jobs, self._observe_jobs)
         ctx.start_soon(self._router.run)
         ctx.start_soon(self._router.retry)
         ctx.start_soon(self._router.keep)
@@ -272,9 +271,6 @@ class NodeActor(Actor):
             wall_ns=core.clock.now_ns(),
         )
         core.fleet_changed()
-
-    def _observe_jobs(self) -> None:
-        self.core.fleet.observe_jobs(self._maps[self.core.names.jobs])
 
     def _observe_workers(self) -> None:
         core, maps = self.core, self._maps

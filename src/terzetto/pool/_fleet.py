@@ -2,7 +2,8 @@
 
 Pure, and the only place where the maps' contents are turned into answers: who
 is on the ring, who owns a key, who is dead. The node feeds it the replicas'
-contents whenever they change; everybody else only asks.
+contents whenever they change; everybody else only asks. The map of jobs changes
+with every job and is asked for seldom, so it is read when it is asked for.
 
 Times are seconds of the monotonic clock, except `wall_ns`, the clock of the
 Redis server, which signs of life are written with.
@@ -29,7 +30,8 @@ class Fleet:
 
     worker_ttl: float
     _workers: dict[str, str] = attrs.field(factory=dict[str, str])
-    _owners: Owners = attrs.field(factory=Owners)
+    _jobs: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    _owners_read: Owners = attrs.field(factory=Owners)
     _signs: Pulse = attrs.field(
         default=attrs.Factory(lambda self: Pulse(self.worker_ttl), takes_self=True)
     )
@@ -64,8 +66,13 @@ class Fleet:
         return changed
 
     def observe_jobs(self, jobs: Mapping[str, str]) -> None:
-        """Take in the map of jobs."""
-        self._owners.observe(jobs)
+        """Take in the map of jobs; if it changes itself, this holds for what it becomes too."""
+        self._jobs = jobs
+
+    @property
+    def _owners(self) -> Owners:
+        self._owners_read.observe(self._jobs)
+        return self._owners_read
 
     def observe_nodes(self, keepalive: Mapping[str, str], *, now: float, wall_ns: int) -> None:
         """Take in the nodes' signs of life."""

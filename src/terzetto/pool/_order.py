@@ -49,14 +49,20 @@ REASSERT: Final = "reassert"
 ENDED: Final = "ended"
 
 
-def read_order(name: str, body: bytes, reply: Reply) -> Order:
+def read_order(name: str, body: bytes, reply: Reply, known: JobBody | None = None) -> Order:
     """Return the order of an event's name and body, as both roads bring them.
+
+    Args:
+        name: the event's name.
+        body: its body.
+        reply: who is answered.
+        known: the job of a start, if it has been read.
 
     Raises:
         MalformedBodyError: the body is broken, or the name is unknown.
     """
     if name == START:
-        job = decode_job(body)
+        job = decode_job(body) if known is None else known
         return Order(START, job.key, job=job, replies=[reply])
     if name == STOP:
         return Order(STOP, decode_job_key(body), replies=[reply])

@@ -229,7 +229,7 @@ class Router:
         if worker is None:
             return False
         self._routes.deliver_here(event.event_id, worker_id)
-        worker.offer(read_order(event.name, event.body, self._reply_to(event.event_id)))
+        worker.offer(read_order(event.name, event.body, self._reply_to(event.event_id), event.job))
         return True
 
     def _reply_to(self, event_id: str) -> Reply:
