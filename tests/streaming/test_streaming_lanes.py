@@ -3,6 +3,8 @@
 from collections import deque
 from typing import cast
 
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,3 +89,36 @@ def test_one_lane_has_all_the_room_and_several_share_it() -> None:
     assert alone.reserve(lane, [], 1000) == 0
     shared = lanes_of("a-1-", "b-2-", "c-3-", "d-4-")
     assert [shared.reserve(lane, [buffer], 1000) for lane in shared] == [25] * 4
+
+
+async def test_who_has_been_given_few_events_goes_before_the_next_read(
+    nursery: trio.Nursery,
+) -> None:
+    """He, and one more whom he wakes."""
+    buffer, went = Buffer(1000, Signal()), list[str]()
+    second = trio.Event()
+
+    async def take() -> None:
+        await buffer.take_many(1000)
+        went.append("taker")
+        second.set()
+
+    async def follow() -> None:
+        await second.wait()
+        went.append("second")
+
+    for task in (take, follow):
+        nursery.start_soon(task)
+    await trio.testing.wait_all_tasks_blocked()
+    fill(buffer, 1)
+    await buffer.give_way()
+    assert went == ["taker", "second"]
+
+
+async def test_many_events_hold_up_no_read(nursery: trio.Nursery) -> None:
+    buffer = Buffer(1000, Signal())
+    nursery.start_soon(buffer.take_many, 1000)
+    await trio.testing.wait_all_tasks_blocked()
+    fill(buffer, 500)
+    await buffer.give_way()
+    assert len(buffer) == 500, "nobody else has run"

@@ -22,6 +22,9 @@ from terzetto.streaming._event import Event
 # others by itself: a full checkpoint for every so many events.
 _EVENTS_PER_CHECKPOINT = 64
 
+_FEW = 10  # events whose takers do not have to wait for the next read to be sent
+_TURNS = 3  # of the scheduler: the taker's, that of a task which it wakes, and then ours
+
 
 @attrs.define(eq=False)
 class Batch:
@@ -161,6 +164,15 @@ class Buffer:
     def reopen(self) -> None:
         """Take events again, after the component was started anew."""
         self.is_closed = False
+
+    async def give_way(self) -> None:
+        """Let those go first who have just been given few events.
+
+        What they do with them would wait while the next read is packed and sent.
+        """
+        if 0 < self._length <= _FEW:
+            for _ in range(_TURNS):
+                await checkpoint()
 
     async def take(self) -> Event | None:
         """Wait for an event; None when the buffer is closed and empty.

@@ -139,6 +139,8 @@ class Feed:
                     try:
                         await self._turn(lane, lane.poll)
                         pace.worked()
+                        for buffer in self._buffers[:1]:
+                            await buffer.give_way()
                     except LinkClosedError:
                         self.close()
                         return

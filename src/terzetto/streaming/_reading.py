@@ -31,6 +31,7 @@ async def run_reading(intake: Intake, lane: Lane) -> None:
                 try:
                     await _turn(intake, lane, lane.poll)
                     pace.worked()
+                    await intake.buffer.give_way()
                 except LinkClosedError:
                     intake.buffer.close()
                     return
