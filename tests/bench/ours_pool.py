@@ -11,7 +11,7 @@ import trio
 
 from terzetto import pool
 from terzetto.redis import connect
-from terzetto.testing import open_program
+from terzetto.testing import Program, open_program
 from tests.bench.harness import AsyncMeasure, Figures, Setting, Stopwatch
 from tests.bench.work import TASKS, TOLD, rate_and_delays
 
@@ -84,19 +84,25 @@ async def same_node(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
 
 
 @asynccontextmanager
+async def open_worker(*words: str) -> AsyncGenerator[Program]:
+    """Run a process with a worker; the words are those of `work_pool.py`."""
+    program = Path(__file__).with_name("work_pool.py")
+    async with open_program(program, *words) as other:
+        await other.read_line()
+        yield other
+
+
+@asynccontextmanager
 async def other_node(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
-    """One task dispatches through a client to a worker behind another connection."""
+    """One task dispatches through a client to a worker in another process."""
     turns = count()
     name = f"{setting.name}:terzetto-2"
     async with (
         connect(setting.url) as redis,
-        connect(setting.url) as another,
-        pool.open_node(name, another) as node,
+        open_worker(setting.url, name, "30", "20"),
         pool.open_node(name, redis, client_only=True) as client,
     ):
-        await node.add_worker(Idle())
         yield lambda: dispatch_alone(client, next(turns))
-        await node.shutdown()
 
 
 @asynccontextmanager
@@ -205,8 +211,6 @@ async def join(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
 async def fail_over(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
     """A process with a worker is killed; its jobs run in this one."""
     name, handler, turns = f"{setting.name}:terzetto", Idle(), count()
-    program = Path(__file__).with_name("work_pool.py")
-    environment = {"PYTHONPATH": str(Path(__file__).parents[2])}
     async with (
         connect(setting.url) as redis,
         pool.open_node(name, redis, worker_ttl=TTL, ack_grace_period=TTL) as node,
@@ -214,9 +218,7 @@ async def fail_over(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
 
         async def measure() -> Figures:
             turn = next(turns)
-            words = (setting.url, name, str(TTL))
-            async with open_program(program, *words, environment=environment) as other:
-                await other.read_line()
+            async with open_worker(setting.url, name, str(TTL), str(TTL)) as other:
                 await node.dispatch_many((f"{turn}-{number}", b"") for number in range(KILLED))
                 worker = await node.add_worker(handler)
                 with trio.fail_after(60):
