@@ -10,8 +10,11 @@ import trio
 from terzetto import pool
 from terzetto.pool import _scripts
 from terzetto.pool._assign import read_list
+from terzetto.pool._claims import Bid
 from terzetto.pool._codec import JobBody, encode_job
+from terzetto.pool._dispatch import Waiting
 from terzetto.pool._names import Names
+from terzetto.pool._routing import Router
 from terzetto.pool._store import Asked, Claim, Store
 from terzetto.redis import Redis, connect
 from terzetto.rmap import content_key
@@ -89,10 +92,16 @@ async def until_read(redis: Redis) -> None:
 
 
 async def claim_for(
-    redis: Redis, consumer: str, key: str = "k", *, worker_id: str = "w", created: str = "1"
+    redis: Redis,
+    consumer: str,
+    key: str = "k",
+    *,
+    worker_id: str = "w",
+    created: str = "1",
+    node_id: str = "nobody",
 ) -> Claim:
     """Send the start of a job as a node does, for a consumer and a worker."""
-    body = encode_job(JobBody(key, "nobody", b"payload", 1))
+    body = encode_job(JobBody(key, node_id, b"payload", 1))
     asked = Asked(key, body, key, worker_id, created)
     [claim] = await Store(redis, NAMES).claim([asked], guard_for=1.0, limit=10, consumer=consumer)
     assert isinstance(claim, Claim)
@@ -264,6 +273,32 @@ async def test_orders_for_a_job_wait_until_its_claim_is_answered(server: Embedde
                 held.release()
             await until(lambda: len(heard) == 2)
     assert heard == ["start a", "stop a"]
+
+
+async def test_a_claim_that_is_answered_when_its_event_has_come_round_starts_it_once(
+    server: EmbeddedServer,
+) -> None:
+    """It was read for this node, which heard of it only after its grace period."""
+    handler = Handler()
+    handler.may_start.set()
+    async with open_two(server, 0.5) as (node, redis):
+        worker = await node.add_worker(handler)
+        life = await node._seat.wait_up()  # pyright: ignore[reportPrivateUsage] - no reply is so late by itself
+        router = life.core.claims.router
+        assert isinstance(router, Router)
+        job = JobBody("k", node.id, b"payload", 1)
+        keeper = router.worker_for(job)
+        created = "" if keeper is None else keeper.created
+        claim = await claim_for(
+            redis, router.consumer, worker_id=worker.id, created=created, node_id=node.id
+        )
+        assert claim.is_owned
+        await until(lambda: len(router))
+        assert handler.starts == []
+        router.take(Bid(job, encode_job(job), "k", Waiting(), keeper), claim)
+        await until(lambda: handler.starts)
+        await until(lambda: not len(router))
+        assert handler.starts == worker.jobs == ["k"]
 
 
 async def test_a_worker_that_leaves_before_its_claim_is_answered_lets_the_job_go(

@@ -117,8 +117,11 @@ class Router:
         """See a start to the worker that kept its place; it was read when it was sent."""
         job = bid.job
         event = PoolEvent(claim.event_id, START, job.key, bid.body, job)
-        if bid.keeper is None or not self._routes.arrive(event, trio.current_time()):
-            return  # it has come round again by itself
+        if bid.keeper is None:
+            return
+        if not self._routes.arrive(event, trio.current_time()):
+            bid.keeper.give_place_up(job.key)  # it has come round by itself, and waits behind
+            return
         self._entries[event.event_id] = Event(
             id=event.event_id, stream=self.core.names.stream, name=START, payload=bid.body
         )
