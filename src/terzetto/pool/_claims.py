@@ -26,7 +26,7 @@ from typing import Final, Protocol
 
 import attrs
 import trio
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from terzetto._shared._logging import Logger
 from terzetto._shared._texts import describe_error
@@ -36,6 +36,7 @@ from terzetto.pool._order import Order
 from terzetto.pool._store import Asked, Claim, Store
 
 _REST: Final = 0.005  # seconds that what is left behind waits for a bid to ride with
+_PAUSE: Final = 0.1  # seconds after a link was closed
 _MOST: Final = 256
 _MOST_BYTES: Final = 4 * 1024 * 1024  # a script's arguments are parsed at one go
 
@@ -198,11 +199,16 @@ class Claims:
                 consumer="" if self.router is None else self.router.consumer,
             )
         except RedisError as error:
-            # Guards run out, and events come round again.
-            self.log.warning("Redis refused dispatches", error=describe_error(error))
+            self.log.warning("dispatches failed", error=describe_error(error))
             for bid in batch:
                 self._give_up(bid)
                 bid.waiting.fail(error)
+            if not isinstance(error, ResponseError):
+                # A link was closed, perhaps one of a cluster's. What Redis itself refuses is
+                # let be: guards run out, and events come round again.
+                self._acks += acks
+                self._guards += guards
+                await trio.sleep(_PAUSE)
         else:
             for bid, claim in zip(batch, claims, strict=True):
                 self._answer(bid, claim)
