@@ -17,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from terzetto.actor import Actor, Child, Context, Stop
 from terzetto.errors import ClosedError
-from terzetto.redis import Script
+from terzetto.redis import LinkStatus, Script
 from terzetto.streaming import Event
 from tests.pool.sim_redis import Id, Keyspace, Pending, Value, id_of, text_of
 
@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 EPOCH_US: Final = 1_700_000_000_000_000
 LATENCY: Final = 0.01  # seconds, the mean of each way
+CONNECTED: Final = LinkStatus(state="connected", since=0.0)
 CLAIMS: Final = 4  # looks for entries that are idle, in a grace period
 
 
@@ -90,6 +91,8 @@ class Client:
     server: Server
     copies: dict[bytes, list["Copy"]] = attrs.field(factory=dict[bytes, "list[Copy]"])
     url: str = "model://"
+    status: LinkStatus = CONNECTED
+    max_backoff: float = 0.0
     is_dead: bool = False
     _requests: deque[_Request] = attrs.field(factory=deque[_Request])
     _inbox: deque[tuple[float, Callable[[], None]]] = attrs.field(
@@ -191,9 +194,6 @@ class Client:
 
     def share_slot(self, *_: str) -> bool:
         return True
-
-    async def wait_connected(self) -> None:
-        await self._whole.wait()
 
     def _call(self, command: Sequence[object]) -> Value:
         name, *args = map(word, command)

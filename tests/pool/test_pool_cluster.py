@@ -1,5 +1,7 @@
 """A pool on a cluster: all of it in one slot by a hash tag, and a fail-over of its master."""
 
+import os
+import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import count
@@ -168,6 +170,31 @@ async def test_a_pool_outlives_the_master_that_keeps_it() -> None:
         await third.shutdown()
         assert jobs.live == {}
         assert [key for key in await keys_of_pool(cluster) if "mail" in key] == []
+
+
+async def test_a_pool_needs_no_master_but_its_own() -> None:
+    jobs = Jobs()
+    without_others = ("cluster-require-full-coverage no",)
+    async with (
+        open_cluster(replicas=0, config=without_others) as cluster,
+        connect(cluster.url) as redis,
+        pool.open_node("{mail}", redis, worker_ttl=TTL, ack_grace_period=TTL) as node,
+    ):
+        await node.add_worker(jobs)
+        own = await master_of(cluster, "{mail}")
+        other = next(each for each in await cluster.masters() if each is not own)
+        await other.kill()
+        os.kill(own.pid, signal.SIGSTOP)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.dispatch, "job-1")
+            await until(lambda: redis.statistics().in_flight)
+            await own.kill()  # whether what was sent has run nobody knows
+            await own.start()
+        await until(lambda: "job-1" in jobs.live)
+        await node.stop_job("job-1")
+        await until(lambda: "job-1" not in jobs.live)
+        assert jobs.overlaps == []
+        await other.start()
 
 
 async def test_a_pool_without_a_hash_tag_is_refused_on_a_cluster() -> None:

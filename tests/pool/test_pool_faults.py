@@ -163,6 +163,39 @@ async def test_an_outage_of_three_ttls_evicts_nobody_and_restarts_nothing(
         assert len(handler.starts) == 21
 
 
+async def test_who_reconnects_later_than_others_after_an_outage_is_not_evicted(
+    server: EmbeddedServer,
+) -> None:
+    handler = Handler()
+    async with (
+        open_proxy(server.url) as near,
+        open_proxy(server.url) as far,
+        connect(near.url, max_backoff=2 * TTL) as one,
+        connect(far.url, max_backoff=0.05) as two,  # its lateness is ours to choose
+        pool.open_node("p", one, worker_ttl=TTL, ack_grace_period=TTL) as first,
+        pool.open_node("p", two, worker_ttl=TTL, ack_grace_period=TTL) as second,
+    ):
+        worker = await second.add_worker(handler)
+        await until(lambda: first.pool_workers)
+        await first.dispatch("a")
+        id_before = worker.id
+        for proxy in (near, far):
+            await proxy.refuse()
+            proxy.cut()
+        await trio.sleep(3 * TTL)  # the outage itself: its length is what is tested
+        await near.accept()
+        with trio.fail_after(30):
+            await one.wait_connected()
+        await trio.sleep(1.5 * TTL)  # a wait between two attempts that is longer than a TTL
+        await far.accept()
+        with trio.fail_after(30):
+            await two.wait_connected()
+        await first.stop_job("a")
+        await until(lambda: handler.stops)
+        assert (worker.id, handler.starts, handler.stops) == (id_before, ["a"], ["a"])
+        assert "worker_buried" not in first.counts
+
+
 async def test_dispatches_during_an_outage_go_through_after_it(server: EmbeddedServer) -> None:
     handler = Handler()
     async with behind_proxy(server) as (proxy, node):

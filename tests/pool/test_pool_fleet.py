@@ -66,6 +66,16 @@ def test_after_an_outage_everybody_has_a_whole_ttl_again() -> None:
     assert fleet.dead_workers(60.5) == ["a", "b"]
 
 
+def test_who_may_be_back_later_than_we_are_has_a_ttl_from_then() -> None:
+    fleet = fleet_of("a", "b")
+    fleet.forgive(52.0)
+    watch(fleet, {"a": str(WALL + 1), "b": str(WALL)}, now=50.0)  # an old sign, heard late
+    fleet.credit(1.0, 50.0)
+    fleet.forgive(51.0)
+    assert fleet.dead_workers(61.5) == []
+    assert fleet.dead_workers(62.5) == ["a", "b"]
+
+
 def test_time_in_which_we_could_not_listen_is_not_silence() -> None:
     fleet = fleet_of("a")
     fleet.credit(4.0, 9.0)

@@ -8,12 +8,16 @@ import trio
 from terzetto.redis import (
     ConnectError,
     CrossSlotError,
+    LinkClosedError,
     Script,
     UrlError,
     WrongLinkError,
     connect,
 )
-from terzetto.server import Cluster, EmbeddedServer
+from terzetto.redis._actors import open_keeper
+from terzetto.redis._topology import Topology
+from terzetto.redis._url import Endpoint, Options
+from terzetto.server import Cluster, EmbeddedServer, open_cluster
 from tests.redis.moving import (
     KEY,
     SLOT,
@@ -136,6 +140,37 @@ async def test_one_seed_of_several_is_enough(masters: Cluster) -> None:
         assert await redis.execute("SET", "k", "v") == b"OK"
         assert redis.state == "connected"
         assert redis.statistics().connections == 3
+
+
+async def test_waiting_for_connections_outlasts_a_master_that_is_replaced() -> None:
+    async with open_cluster() as cluster, connect(cluster.url) as redis:
+        dead = redis.slot_owner(KEY) or ""
+        victim = next(m for m in await cluster.masters() if dead.endswith(f":{m.port}"))
+        await victim.kill()
+        with trio.fail_after(FAIL_OVER):
+            while redis.state == "connected":
+                await redis.wait_changed()
+            await redis.wait_connected()  # its link is closed meanwhile
+        assert redis.slot_owner(KEY) not in {dead, None}
+        assert await redis.execute("SET", KEY, "v") == b"OK"
+    with pytest.raises(LinkClosedError):
+        await redis.wait_connected()
+
+
+async def test_a_link_whose_opening_was_cancelled_is_opened_by_the_next(
+    server: EmbeddedServer,
+) -> None:
+    endpoint = Endpoint(host="127.0.0.1", port=server.port or 0)
+    options = Options(endpoint=endpoint)
+    async with open_keeper(options) as keeper:
+        topology = Topology(options, (endpoint,), keeper.start)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await topology.link_of(endpoint)
+        assert scope.cancelled_caught
+        with trio.fail_after(FAIL_OVER):
+            await (await topology.link_of(endpoint)).wait_connected()
+        topology.close()
 
 
 async def test_what_is_no_cluster(server: EmbeddedServer) -> None:

@@ -13,7 +13,7 @@ Theory of operation of `Pulse`, for each id:
     fresh  --TTL without a change--> silent
     stale  --TTL without a change--> silent
     any    --value changes--> fresh
-    any    --forgive (we were deaf ourselves)--> timer starts again
+    any    --forgive (we were deaf ourselves)--> timer starts again, now or later
     any    --credit (we were deaf for a while)--> timer runs on that much later
 
 `fresh` may be routed to; only `silent` may be buried.
@@ -70,17 +70,19 @@ class Pulse:
                 stale = written is None or wall_ns - written > self.ttl * 1e9
                 self._signs[peer] = _Sign(value, now, stale)
             elif sign.value != value:
-                sign.value, sign.changed_at, sign.stale = value, now, False
+                # Who was forgiven beyond now keeps that: this may be an old sign, heard late.
+                sign.value, sign.stale = value, False
+                sign.changed_at = max(sign.changed_at, now)
 
-    def forgive(self, now: float) -> None:
-        """Start every timer again: we could not have heard anybody."""
+    def forgive(self, since: float) -> None:
+        """Start every timer again at `since`, now or later: we could not have heard anybody."""
         for sign in self._signs.values():
-            sign.changed_at = now
+            sign.changed_at = max(sign.changed_at, since)
 
     def credit(self, seconds: float, now: float) -> None:
         """Leave out `seconds` of everybody's silence: we were not listening."""
         for sign in self._signs.values():
-            sign.changed_at = min(now, sign.changed_at + seconds)
+            sign.changed_at = max(sign.changed_at, min(now, sign.changed_at + seconds))
 
     def is_fresh(self, peer: str, now: float) -> bool:
         """Tell whether `peer` has given a sign within the TTL."""

@@ -78,10 +78,10 @@ class Fleet:
         """Take in the nodes' signs of life."""
         self._nodes.observe(keepalive, now=now, wall_ns=wall_ns)
 
-    def forgive(self, now: float) -> None:
-        """Give everybody a whole TTL again: we were not able to hear them."""
+    def forgive(self, since: float) -> None:
+        """Give everybody a whole TTL again, from `since`: we were not able to hear them."""
         for pulse in (self._signs, self._locks, self._nodes):
-            pulse.forgive(now)
+            pulse.forgive(since)
         self._ring = None
 
     def credit(self, seconds: float, now: float) -> None:

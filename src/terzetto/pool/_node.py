@@ -5,7 +5,7 @@ task; the node's actor (`_actor.py`) is behind it.
 """
 
 from collections.abc import AsyncGenerator, Generator, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, tzinfo
 from functools import partial
 
@@ -250,11 +250,8 @@ class Node:
         check_key(key)
         life = await self._seat.wait_up()
         while True:
-            try:
+            with suppress(LinkLostError):  # stopping twice is stopping
                 await life.core.store.send(STOP, encode_job_key(key))
-            except LinkLostError:
-                await self._seat.redis.wait_connected()  # stopping twice is stopping
-            else:
                 return
 
     async def notify(self, key: str, payload: bytes) -> None:

@@ -11,6 +11,7 @@ Called by the node, its workers and its dispatches; it keeps no state but names.
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final, cast
 
 import attrs
@@ -90,10 +91,8 @@ class Store:
     async def _run(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> object:
         """Run a script that may be run twice, until it answers."""
         while True:
-            try:
+            with suppress(LinkLostError):  # when asked again it waits for the next connection
                 return await self.redis.run_script(script, keys=keys, args=args)
-            except LinkLostError:
-                await self.redis.wait_connected()
 
     async def claim(
         self,
@@ -448,7 +447,6 @@ class Store:
             try:
                 replies = await self.redis.execute_many(commands)
             except LinkLostError:
-                await self.redis.wait_connected()
                 continue
             for reply in replies:
                 if isinstance(reply, Exception):
@@ -472,10 +470,8 @@ class Store:
 
     async def _execute(self, *args: Arg) -> object:
         while True:
-            try:
+            with suppress(LinkLostError):
                 return await self.redis.execute(*args)
-            except LinkLostError:
-                await self.redis.wait_connected()
 
     def _claim_key(self, token: str) -> str:
         return self._own_key(f"claim:{token}")

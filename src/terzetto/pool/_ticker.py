@@ -11,6 +11,7 @@ waiter was cancelled, is asked for again and not lost.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ class Ticks:
     async def stop(self) -> None:
         """Stop the ticker everywhere."""
         life = await self._seat.wait_up()
-        await self._repeat(life, life.tickers.delete, self._full)
+        await _repeat(life.tickers.delete, self._full)
         self._is_stopped = True
 
     async def begin(self) -> None:
@@ -133,19 +134,7 @@ class Ticks:
 
     async def _set_anew(self, life: "NodeActor") -> None:
         entry = self._cadence.first(life.core.clock.now_ns()).encode()
-        await self._repeat(life, life.tickers.set_and_wait, self._full, entry)
-
-    async def _repeat(
-        self, life: "NodeActor", write: Callable[..., Awaitable[object]], *args: str
-    ) -> None:
-        """Write to the map until it is known to have happened; doing it twice does no harm."""
-        while True:
-            try:
-                await write(*args)
-            except LinkLostError:
-                await life.core.store.redis.wait_connected()
-            else:
-                return
+        await _repeat(life.tickers.set_and_wait, self._full, entry)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -186,3 +175,11 @@ class Ticker:
     async def stop(self) -> None:
         """Stop the ticker everywhere; raises `ClosedError` once the node is closed."""
         await self._ticks.stop()
+
+
+async def _repeat(write: Callable[..., Awaitable[object]], *args: str) -> None:
+    """Write to the map until it is known to have happened; doing it twice does no harm."""
+    while True:
+        with suppress(LinkLostError):
+            await write(*args)
+            return

@@ -8,6 +8,9 @@ A node that could not speak to Redis for a TTL (it was paused, or Redis was
 away) may be the one that is dead to others. It buries nobody until it has given
 a sign again, and then gives everybody a whole TTL. After a shorter time of
 that kind the others get as much time as it missed: they may have missed it too.
+If its own link was lost, so may theirs be, and theirs may be back later: whoever
+reconnects waits longer after each attempt, so the TTL of the others begins only
+when the longest such wait is over.
 """
 
 from collections.abc import Awaitable, Callable
@@ -46,9 +49,7 @@ class Upkeep:
             return  # or the entry would be there again after the farewell
         workers = [(worker.worker_id, worker.created) for worker in core.workers.values()]
         alive = await core.store.alive(core.node_id, workers)
-        now = trio.current_time()
-        self._make_up_for(now - self._last_beat, now)
-        self._last_beat = now
+        self._make_up_for_silence()
         core.clock.set(alive.server_us)
         is_lost = alive.revision < core.workers_revision
         core.workers_revision = alive.revision
@@ -63,13 +64,19 @@ class Upkeep:
             else:
                 worker.evict()
 
-    def _make_up_for(self, gap: float, now: float) -> None:
-        """Give the others the time in which we could not hear them either."""
-        ttl = self.core.options.worker_ttl
-        if gap > ttl:
+    def _make_up_for_silence(self) -> None:
+        """Give the others the time since our last beat, if we could not hear them either."""
+        now, ttl = trio.current_time(), self.core.options.worker_ttl
+        gap = now - self._last_beat
+        redis = self.core.store.redis
+        if redis.status.since > self._last_beat:
+            # Waits double, and are longer than all before them only by their own first.
+            self.core.fleet.forgive(now + min(redis.max_backoff, 2 * gap))
+        elif gap > ttl:
             self.core.fleet.forgive(now)
         elif gap > ttl * _LATE:
             self.core.fleet.credit(gap - ttl / _BEATS, now)
+        self._last_beat = now
 
     async def _restore_streams(self) -> None:
         """Make those of our streams again that are gone.

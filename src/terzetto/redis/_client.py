@@ -113,6 +113,11 @@ class Redis(AsyncCoreCommands):
         """The state of the shared link, since when, and why."""
         return self._link.status
 
+    @property
+    def max_backoff(self) -> float:
+        """The longest wait between two attempts to reconnect, in seconds."""
+        return self._options.max_backoff
+
     def statistics(self) -> LinkStatistics:
         """Return the figures of the shared link at this moment."""
         return self._link.statistics()
@@ -128,9 +133,8 @@ class Redis(AsyncCoreCommands):
     async def execute(self, *args: Arg) -> Reply:
         """Run one command over the shared link and return its RESP3 reply.
 
-        A str is sent as UTF-8 with surrogateescape.
-
-        One that waits on the server is cancelled as `Dedicated.execute` says.
+        A str is sent as UTF-8 with surrogateescape. A command that waits on the
+        server is cancelled as `Dedicated.execute` says.
 
         Raises:
             redis.exceptions.RedisError: the server's error reply.
@@ -225,12 +229,11 @@ class Redis(AsyncCoreCommands):
             LinkLostError, LinkClosedError, InvalidPayloadError: as in `execute`.
         """
         reply = await self._link.request(script.pack_call(keys, args))
-        if isinstance(reply, NoScriptError):
-            reply = await self._link.request(pack(("EVAL", script.source, len(keys), *keys, *args)))
         if isinstance(reply, Exception):
-            return await self._again(
-                pack(("EVAL", script.source, len(keys), *keys, *args)), reply, repeatable=False
-            )
+            whole = pack(("EVAL", script.source, len(keys), *keys, *args))
+            if isinstance(reply, NoScriptError):
+                reply = await self._link.request(whole)
+            reply = await self._again(whole, reply, repeatable=False)
         return reply
 
     def register_script(self, script: str | bytes) -> RegisteredScript:  # type: ignore[override] # redis-py's wants a client of its own
@@ -247,14 +250,13 @@ class Redis(AsyncCoreCommands):
         reply = await self.run_script(script, keys=keys, args=args)
         return self._shaper.shape(("EVALSHA",), reply, {})
 
-    async def _again(self, data: bytes, refusal: Exception, *, repeatable: bool) -> Reply:
+    async def _again(self, data: bytes, reply: Reply, *, repeatable: bool) -> Reply:
         """Send a command again that this connection cannot serve; raise any other error.
 
         LOADING, NOAUTH and, from what should be a master, READONLY mean that the
         command was not carried out, and that a new connection may help: it waits
         for the data, authenticates, or finds the new master.
         """
-        reply: Reply = refusal
         while isinstance(reply, Exception):
             if not await self.misplaced(reply, self._link.endpoint):
                 raise reply
@@ -291,8 +293,7 @@ class Redis(AsyncCoreCommands):
 
     def share_slot(self, *keys: str | bytes) -> bool:
         """Tell whether keys can be used in one command: in a cluster, those of one slot."""
-        del keys
-        return True
+        return len({self.slot_of(key) for key in keys}) <= 1
 
     def slot_of(self, key: str | bytes) -> int:
         """Return the slot of a key; keys of one slot can be used in one command.
@@ -423,15 +424,14 @@ class Redis(AsyncCoreCommands):
 
         The sample with the shortest way counts; it is right to half its round trip.
         """
-        best, offset = math.inf, 0.0
+        found: list[tuple[float, float]] = []
         for _ in range(max(1, samples)):
             before = time.time()
             seconds, microseconds = await self.execute("TIME")
             after = time.time()
-            if after - before < best:
-                best = after - before
-                offset = int(seconds) + int(microseconds) / 1e6 - (before + after) / 2
-        return offset
+            offset = int(seconds) + int(microseconds) / 1e6 - (before + after) / 2
+            found.append((after - before, offset))
+        return min(found)[1]
 
     @asynccontextmanager
     async def open_dedicated(

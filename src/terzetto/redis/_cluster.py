@@ -79,7 +79,7 @@ class ClusterRedis(Redis):
 
     @property
     def status(self) -> LinkStatus:
-        """The state of the link that is worst off."""
+        """The state of the link that is worst off, of several the one that changed last."""
         return max((link.status for link in self._links()), key=_severity)
 
     @property
@@ -98,10 +98,18 @@ class ClusterRedis(Redis):
         )
 
     async def wait_connected(self) -> None:
-        """Wait until all shared links are connected; `LinkClosedError` if the client is closed."""
+        """Wait until all shared links are connected; `LinkClosedError` if the client is closed.
+
+        A link whose server owns nothing any more is not waited for.
+        """
         while self.state != "connected":
-            for link in self._links():
-                await link.wait_connected()
+            try:
+                for link in self._links():
+                    await link.wait_connected()
+            except LinkClosedError:
+                if not self._topology.is_open:
+                    raise
+                await self._topology.wait_fresh()
 
     async def wait_changed(self) -> LinkStatus:
         """Wait for the next change of the map or of a link's status; return the worst status."""
@@ -246,10 +254,6 @@ class ClusterRedis(Redis):
     def _links(self) -> list[Link]:
         return list(self._topology.links.values())
 
-    def share_slot(self, *keys: str | bytes) -> bool:
-        """Tell whether keys can be used in one command, because they are in one slot."""
-        return len({slot_of(key) for key in keys}) <= 1
-
     def slot_of(self, key: str | bytes) -> int:
         """Return the slot of a key; keys of one slot can be used in one command."""
         return slot_of(key)
@@ -392,5 +396,5 @@ def _result(reply: Reply) -> Reply:
     return reply
 
 
-def _severity(status: LinkStatus) -> int:
-    return ("connected", "reconnecting", "closed").index(status.state)
+def _severity(status: LinkStatus) -> tuple[int, float]:
+    return ("connected", "reconnecting", "closed").index(status.state), status.since

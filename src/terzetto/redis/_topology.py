@@ -146,7 +146,7 @@ class Topology:
 
     async def _link(self, links: dict[Endpoint, Link], endpoint: Endpoint, name: str) -> Link:
         link = links.get(endpoint)
-        if link is None:
+        if link is None or link.status.state == "closed":  # its opener was cancelled
             options = attrs.evolve(
                 self.options, endpoint=endpoint, source=None, readonly=links is self._replicas
             )
