@@ -2,7 +2,7 @@
 
 Arguments: url, pool, name, log file, worker_ttl, ack_grace_period. It appends a
 line for everything that happens: monotonic time, name, event, key. On SIGTERM
-it closes.
+it closes, on SIGUSR1 it asks the whole pool to shut down.
 """
 
 import os
@@ -38,7 +38,7 @@ async def main(*arguments: str) -> None:
     url, name, who, log, ttl, grace = arguments
     descriptor = os.open(Path(log), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     handler = Handler(who, descriptor)
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGUSR1) as signals:
         async with (
             connect(url) as redis,
             pool.open_node(
@@ -47,8 +47,10 @@ async def main(*arguments: str) -> None:
         ):
             await node.add_worker(handler)
             handler.note("ready", "-")
-            async for _ in signals:
-                break
+            async for number in signals:
+                if number == signal.SIGTERM:
+                    break
+                await node.shutdown()
     handler.note("closed", "-")
     os.close(descriptor)
 

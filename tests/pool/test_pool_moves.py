@@ -7,6 +7,7 @@ from typing import Protocol
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from terzetto import pool, rmap
 from terzetto.errors import ClosedError
@@ -383,6 +384,34 @@ async def test_a_shutdown_that_was_abandoned_is_finished_by_the_next_node(
         await second.add_worker(ledger.handler("second"))
         await second.dispatch("stuck")
         assert ledger.live == {"stuck": "second"}
+
+
+async def test_a_node_that_is_closed_while_it_shuts_its_pool_down_leaves_no_key(
+    redis: Redis,
+) -> None:
+    stops: list[str] = []
+    stopping, let_go = trio.Event(), trio.Event()
+
+    class Slow:
+        async def start(self, _: pool.Job) -> None:
+            await trio.lowlevel.checkpoint()
+
+        async def stop(self, key: str) -> None:
+            stops.append(key)
+            stopping.set()
+            await let_go.wait()
+
+    async with pool.open_node("p", redis, worker_ttl=2, ack_grace_period=1) as node:
+        await node.add_worker(Slow())
+        await node.dispatch("a")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.shutdown)
+            await stopping.wait()
+            nursery.start_soon(node.close)
+            await trio.testing.wait_all_tasks_blocked()
+            let_go.set()
+    assert stops == ["a"]
+    assert await redis.execute("KEYS", "*") == []
 
 
 async def test_a_pool_that_is_being_shut_down_takes_no_node(redis: Redis) -> None:

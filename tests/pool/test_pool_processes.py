@@ -141,6 +141,21 @@ async def dispatch_all(node: pool.Node, keys: list[str]) -> None:
 KEYS = [f"job-{number}" for number in range(100)]
 
 
+@attrs.define
+class SlowToStop:
+    """Jobs that end when they are let go."""
+
+    stopping: trio.Event = attrs.field(factory=trio.Event)
+    let_go: trio.Event = attrs.field(factory=trio.Event)
+
+    async def start(self, _: pool.Job) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def stop(self, _: str) -> None:
+        self.stopping.set()
+        await self.let_go.wait()
+
+
 async def test_kill_9_of_a_worker_process_loses_no_job(
     server: EmbeddedServer, redis: Redis, tmp_path: Path
 ) -> None:
@@ -224,3 +239,25 @@ async def test_sigterm_hands_the_jobs_over(
         await fleet.end("a")
         await until(lambda: [*fleet.log.live().values()] == [["b"]] * len(KEYS))
         assert fleet.log.overlaps() == []
+
+
+async def test_a_shutdown_whose_process_was_killed_is_finished_by_a_living_node(
+    server: EmbeddedServer, redis: Redis, tmp_path: Path
+) -> None:
+    jobs = SlowToStop()
+    async with (
+        running(server.url, tmp_path, "a") as fleet,
+        pool.open_node("p", redis, worker_ttl=TTL, ack_grace_period=TTL) as node,
+    ):
+        worker = await node.add_worker(jobs, grace=60)
+        await until(lambda: len(node.pool_workers) == 2)
+        await dispatch_all(node, KEYS)
+        assert 0 < len(worker.jobs) < len(KEYS)
+        fleet.signal("a", signal.SIGUSR1)
+        await jobs.stopping.wait()
+        fleet.kill("a")  # it asked, and waits for us
+        jobs.let_go.set()
+        await until(lambda: node.is_closed)
+        assert node.is_shut_down
+        await node.close()  # until it has left
+        assert await redis.execute("KEYS", "*") == []

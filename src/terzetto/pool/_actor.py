@@ -11,7 +11,9 @@ the same way, and the next life joins anew, with the same id and new workers.
 Shutdown is asked for by an entry in a map, and followed by every node: it stops
 its jobs for good, closes its workers, and ends by itself. The node that asked
 waits until no worker is left in the pool, shortly for the other nodes too
-(clients in Go do not follow), and removes what remains.
+(clients in Go do not follow), and removes what remains. The others leave the
+map of nodes and stay to see that; should the one that asked be gone before it,
+they do so in its place. So does the last that leaves, whatever ended it.
 """
 
 import contextlib
@@ -64,7 +66,8 @@ class NodeActor(Actor):
     _upkeep: Upkeep | None = None
     _maps: dict[str, Map] = attrs.field(factory=dict[str, Map])
     _rebalance: trio.Event = attrs.field(factory=trio.Event)
-    _asked_shutdown: bool = False
+    _sinks: Supervisor | None = None
+    _finishes_shutdown: bool = False
     _closing: bool = False
 
     # The actor's hooks --------------------------------------------------------------
@@ -116,6 +119,7 @@ class NodeActor(Actor):
         upkeep = self._upkeep = Upkeep(core=core)
         await upkeep.beat()
         self._follow(names.node_keepalive, self._observe_nodes)
+        self._follow(names.shutdown, core.fleet_changed)
         if core.options.client_only:
             await self._join(names.workers)  # for `Node.pool_workers` only
             self._follow(names.workers, self._observe_workers)
@@ -157,9 +161,16 @@ class NodeActor(Actor):
             await core.claims.flush()
         with trio.move_on_after(_LAST_WORDS):  # peers forget it after a TTL
             await core.store.forget_node(core.node_id)
-        if self._asked_shutdown:
+        if self._finishes_shutdown or self._is_last_at_shutdown():
+            if self._upkeep is not None:
+                await self._upkeep.forget_dead_nodes()
             await core.store.wipe(core.node_id)
         core.report("node_left")
+
+    def _is_last_at_shutdown(self) -> bool:
+        core = self.core
+        others = {*core.fleet.live_nodes(trio.current_time())} - {core.node_id}
+        return core.is_shutting_down and not others
 
     @property
     def tickers(self) -> Map:
@@ -214,6 +225,8 @@ class NodeActor(Actor):
                 f"pool {core.names.pool!r} is being shut down by node {asker}: "
                 "open the node again once that is done"
             )
+        for node_id in core.fleet.stale_nodes(trio.current_time()):
+            await core.store.forget_node(node_id, sign=core.fleet.node_sign(node_id))
         await core.store.wipe("")
         await self._maps[core.names.shutdown].wait_for(lambda content: not content)
 
@@ -222,7 +235,8 @@ class NodeActor(Actor):
         names, options = core.names, core.options
         for name in _maps_of(names):
             await self._join(name)
-        sink = await ctx.spawn(
+        self._sinks = await ctx.spawn(Tree(name="sinks", dynamic=True))
+        sink = await self._sinks.spawn(
             Stream(names.stream, redis, max_len=0, logger=core.log).sink_child(
                 SINK,
                 start=NEWEST,
@@ -327,7 +341,7 @@ class NodeActor(Actor):
         core = self.core
         shutdown = self._maps[core.names.shutdown]
         try:
-            asker = await shutdown.wait_for(lambda content: content.get("shutdown"))
+            asker = await shutdown.wait_for(lambda content: content.get("shutdown", ""))
         except ClosedError:
             return
         core.is_shutting_down = True
@@ -338,10 +352,30 @@ class NodeActor(Actor):
                 nursery.start_soon(worker.stop_all)
         if self._workers is not None:
             await self._workers.close()
-        if asker == core.node_id:
+        if asker == core.node_id or await self._outlives(asker):
             await self._wait_pool_empty()
-            self._asked_shutdown = True
+            self._finishes_shutdown = True
         self._ctx.stop()
+
+    async def _outlives(self, asker: str) -> bool:
+        """Leave, and wait until the pool is gone; True if the node that asked is gone before it.
+
+        Client-only nodes do not wait: they could not tell whether workers are left.
+        """
+        core, upkeep = self.core, self._upkeep
+        if self._sinks is None or upkeep is None:
+            return False
+        upkeep.is_over = True
+        await self._sinks.close()
+        await core.store.forget_node(core.node_id)  # for this the one that asked waits
+        while True:
+            await upkeep.listen()
+            if not self._maps[core.names.shutdown]:
+                return False
+            if asker not in core.fleet.live_nodes(trio.current_time()):
+                return True
+            with trio.move_on_after(core.options.worker_ttl / 4):
+                await core.wait_fleet_changed()
 
     async def _wait_pool_empty(self) -> None:
         """Wait until no other worker is left, then shortly for the nodes, all within bounds."""

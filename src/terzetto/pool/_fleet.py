@@ -158,6 +158,10 @@ class Fleet:
         """Return the nodes that have given a sign within the TTL."""
         return [node for node in self._nodes.peers() if self._nodes.is_fresh(node, now)]
 
+    def stale_nodes(self, now: float) -> list[str]:
+        """Return the nodes that have not given a sign within the TTL, if only at first sight."""
+        return [node for node in self._nodes.peers() if not self._nodes.is_fresh(node, now)]
+
     def node_sign(self, node_id: str) -> str:
         """Return the node's last sign of life as stored, or ``""``."""
         return self._nodes.value(node_id) or ""

@@ -330,6 +330,7 @@ class Store:
         names = self.names
         members = f"stream:{names.stream}:sinks"
         tickers = await self._execute("HKEYS", content_key(names.tickers))
+        workers = await self._execute("HKEYS", content_key(names.workers))
         stored = await self._execute("HGET", content_key(members), SINK)
         consumers = read_list(decode_text(stored)) if isinstance(stored, bytes) else []
         maps = (
@@ -359,6 +360,11 @@ class Store:
             ],
             [node_id, *map(updates_channel, maps)],
         )
+        if reply in {0, 1}:
+            # Those that died; they are in other slots of a cluster than the pool.
+            for worker_id in map(text_of, items_of(workers)):
+                if not worker_id.startswith("="):
+                    await self.drop_stream(names.worker_stream(worker_id))
         if reply == 1:
             channel = updates_channel(_KEEPALIVES)
             await self._run(_scripts.HUSH, [content_key(_KEEPALIVES)], [channel, *consumers])

@@ -78,6 +78,11 @@ class Upkeep:
             self.core.fleet.credit(gap - ttl / _BEATS, now)
         self._last_beat = now
 
+    async def listen(self) -> None:
+        """Hear that Redis answers, without a sign of life: for a node that has said farewell."""
+        await self.core.store.server_us()
+        self._make_up_for_silence()
+
     async def _restore_streams(self) -> None:
         """Make those of our streams again that are gone.
 
@@ -138,11 +143,13 @@ class Upkeep:
 
     async def forget_nodes(self) -> None:
         """Forget dead nodes, for ever; all that a client-only node repairs."""
-        await self._every(self.core.options.worker_ttl, self._forget_nodes)
+        await self._every(self.core.options.worker_ttl, self.forget_dead_nodes)
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await trio.sleep(seconds)
+            if self.is_over:
+                return
             try:
                 await work()
             except ResponseError as error:
@@ -183,11 +190,12 @@ class Upkeep:
 
     async def _tidy(self) -> None:
         if not self._is_deaf():
-            await self._forget_nodes()
+            await self.forget_dead_nodes()
             self._audit()
             await self._adopt_orphans()
 
-    async def _forget_nodes(self) -> None:
+    async def forget_dead_nodes(self) -> None:
+        """Remove what nodes left that had been silent for a TTL at our last beat."""
         core = self.core
         for node_id in core.fleet.dead_nodes(self._last_beat):
             sign = core.fleet.node_sign(node_id)
@@ -210,6 +218,8 @@ class Upkeep:
 
     async def _adopt_orphans(self) -> None:
         core, options = self.core, self.core.options
+        if core.is_shutting_down:
+            return
         found = await core.store.orphans(core.node_id, lease=options.worker_ttl, limit=1000)
         now = trio.current_time()
         self._orphans = {key: self._orphans.get(key, now) for key in found or ()}

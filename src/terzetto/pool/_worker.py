@@ -84,7 +84,7 @@ class WorkerActor(Actor):
     _lanes: Lanes = attrs.field(init=False)
     _leaving: bool = False
     _evicted: bool = False
-    _draining: bool = False
+    _drained: trio.Event | None = None  # of a shutdown: set once all jobs have ended
 
     # The actor's hooks --------------------------------------------------------------
 
@@ -153,8 +153,9 @@ class WorkerActor(Actor):
                 await core.store.retire(self.worker_id, self.created)
                 is_heard = True
         core.workers.pop(self.worker_id, None)
-        await self._lanes.end()
-        await self._each_job(self._hand_over)
+        if self._drained is not None:
+            await self._drained.wait()
+        await self._each_job(self._hand_over if self._drained is None else self._stop_for_good)
         # Nothing is left here that Redis has to be waited for: peers tidy up after a TTL.
         with trio.move_on_after(_PARTING if is_heard else 0):
             await self._withdraw()
@@ -178,7 +179,7 @@ class WorkerActor(Actor):
 
     def keep_place(self, job: JobBody) -> bool:
         """Keep the place of a job that is being dispatched; False if that cannot be now."""
-        if self._leaving or self._draining or job.key in self._jobs:
+        if self._leaving or self._drained is not None or job.key in self._jobs:
             return False
         is_kept = self._lanes.reserve(job.key)
         if is_kept:
@@ -199,7 +200,7 @@ class WorkerActor(Actor):
         """Give the start of the job that a place was kept for; if it is no more, try again."""
         if not self._lanes.is_reserved(order.key):
             order.reply(RETRY)
-        elif self._leaving or self._draining:
+        elif self._leaving or self._drained is not None:
             self._lanes.broken_off.append(order)  # it is given up with those that run
         else:
             del self._awaited[order.key]
@@ -250,8 +251,7 @@ class WorkerActor(Actor):
             core.names.worker_stream(self.worker_id),
             encode_envelope(core.node_id, encode_text(self.worker_id)),
         )
-        created = await core.store.enlist(self.worker_id)
-        if created is not None:
+        if (created := await core.store.enlist(self.worker_id)) is not None:
             self.created = self._ledger.created = created
             self.reassert(self.settled())
 
@@ -262,9 +262,11 @@ class WorkerActor(Actor):
 
     async def stop_all(self) -> None:
         """Stop every job as if each had been asked to stop; they do not run elsewhere."""
-        self._draining = True
-        await self._lanes.end()
-        await self._each_job(self._stop_for_good)
+        self._drained = trio.Event()
+        try:
+            await self._each_job(self._stop_for_good)
+        finally:
+            self._drained.set()
 
     # Orders -------------------------------------------------------------------------
 
@@ -291,7 +293,7 @@ class WorkerActor(Actor):
         self._accept(order)
 
     def _accept(self, order: Order) -> None:
-        if self._leaving or self._draining:
+        if self._leaving or self._drained is not None:
             order.reply(RETRY)
             return
         self._lanes.accept(order)
@@ -395,12 +397,11 @@ class WorkerActor(Actor):
 
     async def _end(self, key: str, crash: str) -> None:
         """Note that a job has ended by itself: well, or by a crash that is the last."""
-        job = self._jobs.get(key)
-        if job is None:
+        if key not in self._jobs:
             await trio.lowlevel.checkpoint()
             return
         if crash:
-            await self._ledger.bury(key, encode_letter(job, crash))
+            await self._ledger.bury(key, encode_letter(self._jobs[key], crash))
             self.core.report("dead_letter", key=key, worker_id=self.worker_id, text=crash)
         else:
             await self._ledger.end(key)
@@ -472,7 +473,8 @@ class WorkerActor(Actor):
         await self._stopped(key)
 
     async def _each_job(self, end: Callable[[str], Awaitable[None]]) -> None:
-        """End all jobs at the same time, each as `end` does."""
+        """End all lanes, and then all jobs at the same time, each as `end` does."""
+        await self._lanes.end()
 
         async def one(end: Callable[[str], Awaitable[object]], key: str) -> None:
             try:

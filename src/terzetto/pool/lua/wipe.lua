@@ -1,5 +1,5 @@
 -- Removes what is left of a pool that was shut down: keys and all when no other node
--- is there, else by messages that the replicas of the others understand.
+-- is there, else so that the replicas of the others go on. All are told by a message.
 -- KEYS: 1 node-keepalive hash, 2 shutdown hash, then the other maps' hashes, last what
 --       is no map: streams, leases, counters
 -- ARGV: 1 id of this node, or '' if it stays in the pool, then the channels of the maps in the order of KEYS
@@ -13,10 +13,9 @@ end
 local maps = #ARGV - 1
 for i = 1, maps do
   local rev = redis.call('HGET', KEYS[i], '=rev')
-  local known = redis.call('DEL', KEYS[i]) == 1
-  if known and not alone then
-    redis.call('HSET', KEYS[i], '=rev', rev or '0', '=kind', 'destroy')
-    local next = decimal(redis.call('HINCRBY', KEYS[i], '=rev', 1))
+  if redis.call('DEL', KEYS[i]) == 1 then
+    local next = decimal((tonumber(rev) or 0) + 1)
+    if not alone then redis.call('HSET', KEYS[i], '=rev', next, '=kind', 'destroy') end
     redis.call('PUBLISH', ARGV[i + 1], 'destroy:' .. next)
   end
 end
