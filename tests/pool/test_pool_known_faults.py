@@ -12,6 +12,7 @@ import trio
 
 from terzetto import pool
 from terzetto.pool import _scripts
+from terzetto.pool._codec import JobBody, encode_job
 from terzetto.pool._names import Names
 from terzetto.pool._store import Store
 from terzetto.redis import Redis, connect
@@ -138,6 +139,29 @@ async def test_a_stop_whose_reply_was_lost_resurrects_no_job(server: EmbeddedSer
         await trio.sleep(4 * TTL)  # an orphan would have been sent again: the span is the test
         assert (handler.starts, handler.stops) == (["a"], ["a"])
         assert "job_recovered" not in node.counts
+
+
+async def test_a_job_that_has_ended_is_not_started_by_an_event_that_comes_again(
+    redis: Redis,
+) -> None:
+    handler = Handler()
+    async with pool.open_node("p", redis, worker_ttl=TTL, ack_grace_period=TTL) as node:
+        await node.add_worker(handler)
+        await node.dispatch("a", b"payload")
+        await node.dispatch("b")
+        again = encode_job(JobBody("a", node.id, b"payload", 1, requeued=True))
+        await node.stop_job("a")
+        await until(lambda: node.counts.get("job_stopped"))
+        await redis.execute("XADD", "pulse:stream:p:pool", "*", "n", "j", "p", again)
+
+        async def is_handled() -> bool:
+            group, *_ = await redis.execute("XINFO", "GROUPS", "pulse:stream:p:pool")
+            return int(group[b"pending"]) == int(group[b"lag"]) == 0
+
+        await eventually(is_handled)
+        assert handler.starts == ["a", "b"]
+        assert await node.job_payload("a") is None
+        assert await node.job_keys() == ["b"]
 
 
 async def test_one_requeue_that_succeeds_hides_no_other_that_fails(server: EmbeddedServer) -> None:

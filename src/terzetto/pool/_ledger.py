@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from terzetto.pool._store import Store
 
+OVER: Final = 3  # a job that was sent again has ended meanwhile
 _BURIED: Final = 2
 _MOST: Final = 256
 _MOST_BYTES: Final = 4 * 1024 * 1024  # a script's arguments are parsed at one go
@@ -45,9 +46,15 @@ class Ledger:
     _wake: trio.Event = attrs.field(factory=trio.Event)
     _is_writing: bool = False
 
-    async def own(self, key: str, payload: bytes, *, dead_owner: str = "") -> int | str:
-        """Become the owner of a job; 1, 0 if the worker left the pool, or the other owner."""
-        return await self._apply("own", key, payload, dead_owner)
+    async def own(
+        self, key: str, payload: bytes, *, dead_owner: str = "", sent_again: bool = False
+    ) -> int | str:
+        """Become the owner of a job; of one that was sent again only if it has not ended.
+
+        Returns:
+            1; 0 if the worker left the pool; `OVER` if the job has ended; or the other owner.
+        """
+        return await self._apply("take" if sent_again else "own", key, payload, dead_owner)
 
     async def end(self, key: str) -> bool:
         """Take a job off, payload and all; False if it was not owned."""

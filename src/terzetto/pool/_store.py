@@ -150,7 +150,7 @@ class Store:
         """Change what a worker owns, many changes in one step; see `lua/ledger.lua`.
 
         Returns:
-            For each change 1, 2, 0, or the id of the other worker that owns the key.
+            For each change 1, 2, 3, 0, or the id of the other worker that owns the key.
         """
         names = self.names
         reply = await self._run(

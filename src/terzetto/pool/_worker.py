@@ -53,7 +53,7 @@ from terzetto.pool._errors import (
 )
 from terzetto.pool._job import Handler
 from terzetto.pool._lane import Lanes
-from terzetto.pool._ledger import Ledger
+from terzetto.pool._ledger import OVER, Ledger
 from terzetto.pool._letter import encode_letter
 from terzetto.pool._names import INIT, START, STOP, check_key
 from terzetto.pool._observe import Kind
@@ -323,7 +323,7 @@ class WorkerActor(Actor):
         if job.key in self._jobs:
             # Told again. Whoever sent it may have buried this worker, which has not heard
             # of that yet: to say that the job runs would lose it.
-            return "" if await self._own(self._jobs[job.key]) else RETRY
+            return "" if await self._own(self._jobs[job.key]) == 1 else RETRY
         try:
             check_key(job.key)
         except InvalidNameError as error:
@@ -331,10 +331,11 @@ class WorkerActor(Actor):
         # From here on the key may be ours in Redis, whatever we hear of it.
         self._jobs[job.key] = job
         self._starting.add(job.key)
-        if not is_owned and not await self._own(job):
+        owned = 1 if is_owned else await self._own(job, sent_again=job.requeued)
+        if owned != 1:
             self._starting.discard(job.key)
             self._jobs.pop(job.key, None)
-            return RETRY
+            return "" if owned == OVER else RETRY
         try:
             await self._runner.start(job)
         except Exception as error:  # noqa: BLE001 - user code; its error is the answer
@@ -358,15 +359,18 @@ class WorkerActor(Actor):
         if fleet.is_whole(now) and fleet.misplaced([key], self.worker_id, now):
             self._accept(Order(RELEASE, key))
 
-    async def _own(self, job: JobBody) -> bool:
+    async def _own(self, job: JobBody, *, sent_again: bool = False) -> int:
+        """Become the owner of a job: 1 if so, 0 or `OVER` if not."""
         dead_owner = ""
         while True:
-            owner = await self._ledger.own(job.key, job.payload, dead_owner=dead_owner)
+            owner = await self._ledger.own(
+                job.key, job.payload, dead_owner=dead_owner, sent_again=sent_again
+            )
             if isinstance(owner, int):
-                return owner == 1
+                return owner
             now = trio.current_time()
             if owner == dead_owner or self.core.fleet.holds(owner, now, requeued=job.requeued):
-                return False
+                return 0
             dead_owner = owner
 
     async def _give_up(self, job: JobBody, failure: str = "") -> None:
@@ -456,7 +460,7 @@ class WorkerActor(Actor):
 
     async def _reassert(self, key: str) -> None:
         job = self._jobs.get(key)
-        if job is None or await self._own(job):
+        if job is None or await self._own(job) == 1:
             return
         self.core.report("job_fenced", key=key, worker_id=self.worker_id)
         try:

@@ -7,6 +7,8 @@
 --       then for each change four:
 --       "own", key, payload, an owner that is known to be dead or '':
 --         becomes the owner of a job that it is about to start
+--       "take", key, payload, the same: becomes the owner of a job that was accepted before
+--         and is sent again, unless that has ended meanwhile
 --       "end", key, '', '': the job has ended; the payload goes too
 --       "fail", key, letter, how long it rests in us: the job did not start, and was sent
 --         again before; the payload stays, and it will be sent again, later each time;
@@ -15,8 +17,9 @@
 --       "fine", key, '', '': the job has started after all
 --       "requeue", key, start event's body, '': the job goes elsewhere
 --       "bury", key, letter, '': the job is given up, and becomes a dead letter
--- Returns for each change 1 done, 2 done and a dead letter, 0 not done (the worker is no longer in the pool, or
--- does not own the job), or the id of the other worker that owns the key
+-- Returns for each change 1 done, 2 done and a dead letter, 3 the job has ended, 0 not done
+-- (the worker is no longer in the pool, or does not own the job), or the id of the other
+-- worker that owns the key
 
 local jobs, worker = KEYS[2], ARGV[5]
 local is_member = redis.call('HGET', KEYS[1], worker) == ARGV[6]
@@ -36,6 +39,11 @@ local function owner_but_me(key)
     end
   end
   return nil
+end
+
+-- The payload goes when a job ends. Where the whole map is gone Redis has lost it.
+local function has_ended(key)
+  return redis.call('HEXISTS', KEYS[3], key) == 0 and redis.call('EXISTS', KEYS[3]) == 1
 end
 
 local function own(key, payload, dead)
@@ -88,7 +96,9 @@ end
 local replies = {}
 for i = 8, #ARGV, 4 do
   local kind, key, value, more = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  if kind == 'own' then
+  if kind == 'take' and has_ended(key) then
+    replies[#replies + 1] = 3
+  elseif kind == 'own' or kind == 'take' then
     replies[#replies + 1] = own(key, value, more)
   elseif kind == 'fine' then
     replies[#replies + 1] = redis.call('HDEL', KEYS[7], key)
