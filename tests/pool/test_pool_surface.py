@@ -67,9 +67,10 @@ async def test_a_node_counts_what_happens_in_it_and_knows_its_workers(redis: Red
         moving = set(other.jobs)
         await other.close()
         with trio.fail_after(30):
-            while len(worker.jobs) < 5:  # noqa: ASYNC110 - a state of several tasks
+            while len(jobs) < 5 + len(moving):  # noqa: ASYNC110 - a state of several tasks
                 await trio.sleep(0.01)
         assert {job.key for job in jobs if job.requeued} == moving
+        assert len(worker.jobs) == 5
         assert other.is_closed
         assert node.workers == [worker]
         counts = node.counts
