@@ -1,11 +1,16 @@
 """``terzetto pool``, ``stream`` and ``map`` on a real server."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 import trio
 
 from terzetto import pool, rmap, streaming
 from terzetto.pool import Job
 from terzetto.redis import Redis
+from terzetto.server import EmbeddedServer
 from tests.cli.conftest import Command
 
 
@@ -191,7 +196,7 @@ async def test_values_of_maps_are_set_and_shown(command: Command, redis: Redis) 
     assert (row["name"], row["keys"], row["revision"]) == ("config", 2, 3)
 
 
-async def test_changes_of_maps_are_followed(command: Command, redis: Redis) -> None:
+async def test_every_change_of_a_map_is_in_its_history(command: Command, redis: Redis) -> None:
     async with rmap.join("config", redis) as config, trio.open_nursery() as nursery:
         await config.set("a", "1")
 
@@ -204,12 +209,27 @@ async def test_changes_of_maps_are_followed(command: Command, redis: Redis) -> N
 
         nursery.start_soon(change)
         history = await command("map", "history", "config", "--count", "2", "--json")
-        await config.set("b", "1")
-        nursery.start_soon(change)
-        watched = await command("map", "watch", "config", "a", "--count", "2")
-    lines = history.out.splitlines()
-    assert [line.partition('"op": ')[2].partition(",")[0] for line in lines] == [
-        '"set"',
-        '"delete"',
+    changes = [json.loads(line) for line in history.out.splitlines()]
+    assert [(each["op"], each["key"], each["revision"]) for each in changes] == [
+        ("set", "a", 2),
+        ("delete", "a", 3),
     ]
-    assert watched.lines == ["a is gone", "a = 2", "a is gone"]
+
+
+async def test_changes_of_a_map_are_shown_as_they_come(
+    server: EmbeddedServer, redis: Redis
+) -> None:
+    words = ["map", "watch", "config", "a", "--count", "2", "--url", server.url]
+    async with rmap.join("config", redis) as config:
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-m", "terzetto", *words], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        async with process.stdout as lines:
+            assert await lines.receive_some() == b"a is gone\n"
+            await config.set("b", "1")  # which nobody asked for
+            await config.set("a", "2")
+            assert await lines.receive_some() == b"a = 2\n"
+            await config.delete("a")
+            assert await lines.receive_some() == b"a is gone\n"
+            assert await process.wait() == 0
