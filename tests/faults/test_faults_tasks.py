@@ -17,7 +17,7 @@ from terzetto.tasks._redis_broker import RedisBroker
 from terzetto.testing import Program, open_program
 from tests.faults.fleet import scaled
 from tests.faults.record import say
-from tests.tasks.serving import put, task, until_true
+from tests.tasks.serving import put, reaches, task, until_true
 from tests.tasks.test_tasks_processes import PROGRAM, count, is_ready
 
 pytestmark = pytest.mark.timeout(1800)
@@ -116,6 +116,37 @@ async def test_the_task_of_a_killed_server_runs_again_within_35_seconds(
         taken = trio.current_time() - began
     say(f"the task of a killed server ran again after {taken:.1f} s")
     assert 20 < taken <= 35
+
+
+async def test_redis_may_be_gone_for_a_minute(server: EmbeddedServer, tmp_path: Path) -> None:
+    """Twice as long as a lease lasts, with default options: functions end, and nothing is lost."""
+    log, names = tmp_path / "log", ("first", "second")
+    async with connect(server.url) as redis, AsyncExitStack() as stack:
+        broker = RedisBroker(redis)
+        programs = [
+            await stack.enter_async_context(
+                open_program(PROGRAM, server.url, name, QUEUE, log, "", "default")
+            )
+            for name in names
+        ]
+        for name in names:
+            await until_true(partial(is_ready, log, name))
+        ids = await put(broker, *(task("sleep", b"20", retention=600) for _ in range(12)))
+        await until_true(lambda: count(log, "start").total() == len(ids))
+        await server.kill()
+        await trio.sleep(60)  # the outage itself
+        assert count(log, "end").total() == len(ids)
+        await server.start()
+        (later,) = await put(broker, task("sleep", b"0", retention=600))
+        for task_id in (*ids, later):
+            info = await reaches(broker, task_id, TaskState.COMPLETED)
+            assert info is not None
+            assert info.message.retried == 0
+        for program in programs:
+            program.terminate()
+            assert await program.wait() == 0
+    say("Redis was gone for a minute: 12 tasks ended meanwhile, and their outcomes were written")
+    assert set(count(log, "start").values()) == {1}
 
 
 async def test_fail_overs_lose_no_task(tmp_path: Path) -> None:
