@@ -95,14 +95,16 @@ async def test_the_oldest_of_many_running_tasks_is_found_at_once(redis: Redis) -
     broker, many = RedisBroker(redis), 10_000
     await put(broker, *(task() for _ in range(many)))
     leases = await broker.dequeue([QUEUE], many)
-    oldest, newest = leases[:100], leases[-100:]
-    costs: list[float] = []
-    for some in (oldest, newest[::-1]):
-        await redis.execute("CONFIG", "RESETSTAT")
-        for lease in some:
-            assert await broker.complete(lease)
-        costs.append((await calls_of(redis, "lrem"))[1])
-    assert costs[0] < costs[1] / 5
+    costs: list[list[float]] = []
+    for some in (leases[:100], leases[-100:][::-1]):
+        costs.append([])
+        for start in range(0, 100, 20):
+            await redis.execute("CONFIG", "RESETSTAT")
+            for lease in some[start : start + 20]:
+                assert await broker.complete(lease)
+            costs[-1].append((await calls_of(redis, "lrem"))[1])
+    oldest, newest = costs
+    assert min(oldest) < min(newest) / 5  # the least: whatever else the machine does adds to it
 
 
 async def test_a_redis_that_gives_no_tasks_is_asked_ever_more_slowly(
