@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -30,7 +31,8 @@ Run = Callable[..., Awaitable[str]]
 
 @pytest.fixture
 def run(asynq_command: Path, server: EmbeddedServer, tmp_path: Path) -> Run:
-    address = server.url.partition("://")[2].partition("/")[0]
+    parts = urlsplit(server.url)
+    address = parts.path if parts.scheme == "unix" else parts.netloc
 
     async def run(*words: str) -> str:
         done = await trio.run_process(
@@ -63,7 +65,9 @@ async def test_it_shows_what_python_enqueued(run: Run, redis: Redis) -> None:
     (scheduled,) = rows(await run("task", "ls", "--queue", "default", "--state", "scheduled"))
     assert scheduled[:3] == ["b", "ok", "later"]
     assert (await run("group", "ls", "--queue", "low")).split() == ["g"]
-    assert "Max Retry" not in await run("task", "inspect", "--queue", "default", "--id", "a")
+    inspected = (await run("task", "inspect", "--queue", "default", "--id", "a")).split()
+    assert inspected[inspected.index("State:") + 1] == "pending"
+    assert inspected[inspected.index("Retried:") + 1] == "0/25"
 
 
 async def test_it_shows_servers_and_schedulers_of_python(run: Run, redis: Redis) -> None:
