@@ -20,6 +20,7 @@ from terzetto.actor import (
     open_supervisor,
     open_tree,
 )
+from terzetto.actor._supervisor import SupervisorCell
 from terzetto.testing import Journal, Probe
 
 
@@ -136,3 +137,66 @@ async def test_a_child_that_is_being_stopped_does_not_come_back_with_its_supervi
         await trio.sleep(10)
         states = {child.name: child.state for child in inner.describe().children}
         assert states == {"a": "stopped", "b": "running"}
+
+
+async def test_each_of_several_has_its_grace_when_the_block_is_cancelled(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    journal = Journal()
+    with trio.move_on_after(1):
+        async with open_supervisor() as top:
+            for _ in range(3):
+                ref = await top.spawn(partial(Probe, journal), grace=5.0)
+                await keep_busy(ref)
+            await trio.sleep_forever()
+    assert trio.current_time() == 16.0
+    assert journal.kinds().count("stopping") == 3
+
+
+async def test_a_shutdown_does_not_take_back_a_close(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_supervisor() as top, trio.open_nursery() as nursery:
+        await keep_busy(await top.spawn(Probe, grace=5.0))
+        nursery.start_soon(top.close)
+        await trio.sleep(1)
+        assert (await top.shutdown()).reason is Stop.CLOSED
+        assert trio.current_time() == 5.0
+
+
+async def test_an_actor_has_not_stopped_before_its_background_tasks_have(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ended: list[float] = []
+
+    async def work() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+            ended.append(trio.current_time())
+
+    class Worker(Probe):
+        async def started(self, ctx: Context[Probe]) -> None:
+            ctx.start_soon(work)
+
+    async with open_supervisor() as top:
+        ref = await top.spawn(Worker)
+        await trio.testing.wait_all_tasks_blocked()
+        await ref.close()
+        assert ended == [1.0]
+
+
+async def test_who_waits_for_an_actor_that_was_cut_off_by_the_shield_hears_of_it(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    def bound(_: SupervisorCell) -> float:
+        return 0.0
+
+    monkeypatch.setattr(SupervisorCell, "bound", bound)
+    async with open_supervisor() as top:
+        ref = await top.spawn(Probe, grace=1000.0)
+        await keep_busy(ref)
+    with trio.fail_after(1):
+        assert (await ref.wait_stopped()).reason is Stop.CLOSED

@@ -379,6 +379,40 @@ async def test_dead_letters_are_counted_by_place_and_reason() -> None:
         assert top.dead_letters == {("top/inner/p", "misfit"): 2, ("top/q", "crashed"): 1}
 
 
+async def test_actors_that_come_and_go_do_not_fill_the_memory_with_their_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("terzetto.actor._events.MAX_PLACES", 2)
+    async with open_tree(Tree(name="top")) as top:
+        for number in range(5):
+            ref = await top.spawn(Probe, name=f"p{number}", restart="temporary")
+            ref.tell_nowait(Probe.crash, ValueError())
+            await ref.wait_stopped()
+        counts = {("top/p0", "crashed"): 1, ("top/p1", "crashed"): 1}
+        assert top.cell.system.hub.dead_letters == {**counts, ("", "crashed"): 3}
+
+
+async def test_an_error_beside_a_cancelled_is_what_counts() -> None:
+    class Both(Probe):
+        async def both(self) -> None:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                try:
+                    await trio.lowlevel.checkpoint()
+                except trio.Cancelled as cancelled:
+                    kept.append(cancelled)
+                    raise
+            raise BaseExceptionGroup("both", [kept[0], ValueError("counts")])
+
+    kept: list[BaseException] = []
+    async with open_supervisor() as top:
+        ref = await top.spawn(Both, restart="temporary")
+        ref.tell_nowait(Both.both)
+        error = (await ref.wait_stopped()).error
+    assert isinstance(error, ExceptionGroup)
+    assert [repr(part) for part in error.exceptions] == ["ValueError('counts')"]
+
+
 async def test_the_state_of_a_ref_is_shown() -> None:
     async with open_supervisor() as top:
         journal = Journal()
