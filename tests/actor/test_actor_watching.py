@@ -7,6 +7,7 @@ import pytest
 import trio
 import trio.testing
 
+from terzetto._shared._texts import describe_error
 from terzetto.actor import (
     Actor,
     ActorCrashedError,
@@ -409,8 +410,8 @@ async def test_an_error_beside_a_cancelled_is_what_counts() -> None:
         ref = await top.spawn(Both, restart="temporary")
         ref.tell_nowait(Both.both)
         error = (await ref.wait_stopped()).error
-    assert isinstance(error, ExceptionGroup)
-    assert [repr(part) for part in error.exceptions] == ["ValueError('counts')"]
+    assert isinstance(error, Exception), "a group without a Cancelled"
+    assert describe_error(error) == "ExceptionGroup: both (ValueError: counts)"
 
 
 async def test_the_state_of_a_ref_is_shown() -> None:
