@@ -7,7 +7,16 @@ import trio
 import trio.testing
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from terzetto.redis import Gap, LinkLostError, Message, Redis, Script, connect
+from terzetto.redis import (
+    Gap,
+    LinkLostError,
+    Message,
+    Redis,
+    ReplyError,
+    ReplyTooLongError,
+    Script,
+    connect,
+)
 from terzetto.server import EmbeddedServer
 from tests.redis.scripted import PATIENCE, held, open_scripted, say, say_nothing, wait_state
 from tests.redis.test_redis_calls import CALLS, Call
@@ -232,8 +241,12 @@ async def test_bytes_that_are_no_reply_end_the_connection(data: bytes, text: str
     ):
         with trio.fail_after(PATIENCE):
             expected = pytest.raises(LinkLostError, match=text) if text else nullcontext()
-            with expected:
+            with expected as caught:
                 await redis.execute("SET", "k", "v")
+            if caught is not None:
+                too_long = text in {"more parts", "longer than"}
+                assert isinstance(caught.value.__cause__, ReplyTooLongError) is too_long
+                assert isinstance(caught.value.__cause__, ReplyError)
             while redis.statistics().connections < 2:
                 await redis.wait_changed()
 

@@ -8,7 +8,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terzetto.redis import Redis
+from terzetto.redis import LinkLostError, Redis, ReplyTooLongError
 from terzetto.streaming._buffer import Batch, Buffer, Signal
 from terzetto.streaming._event import decode_entries
 from terzetto.streaming._lanes import Lanes
@@ -122,3 +122,21 @@ async def test_many_events_hold_up_no_read(nursery: trio.Nursery) -> None:
     fill(buffer, 500)
     await buffer.give_way()
     assert len(buffer) == 500, "nobody else has run"
+
+
+def test_a_lane_shares_its_room_among_its_streams_and_asks_for_less_when_too_much_came() -> None:
+    lanes = lanes_of("a-1-", "b-1-", "c-1-")
+    (lane,) = lanes
+    buffer = Buffer(100, Signal())
+    assert (lanes.reserve(lane, [buffer], 1000), lane.count) == (100, 33)
+    lane.note_failure(LinkLostError("the server went", may_have_run=True))
+    assert lanes.reserve(lane, [buffer], 1000) == 100
+    for room, count in ((25, 8), (6, 2), (1, 1), (1, 1)):
+        error = LinkLostError("a reply was too long", may_have_run=True)
+        error.__cause__ = ReplyTooLongError("it was")
+        lane.note_failure(error)
+        assert (lanes.reserve(lane, [buffer], 1000), lane.count) == (room, count)
+    lane.note_reply({b"a": [ENTRY], b"b": []}, 1)
+    assert lanes.reserve(lane, [buffer], 1000) == 1, "there may be more as big as that"
+    lane.note_reply({b"a": []}, 1)
+    assert lanes.reserve(lane, [buffer], 1000) == 100

@@ -1,23 +1,25 @@
 """What went wrong in streams, here or in the originals, each under the name of what it was."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
 
 from terzetto.errors import ClosedError
-from terzetto.redis import Redis
-from terzetto.streaming import OLDEST, Event, Reader, Sink, Stream
+from terzetto.redis import Redis, connect
+from terzetto.server import EmbeddedServer
+from terzetto.streaming import OLDEST, Event, Reader, Sink, Stream, Subscription
 
 Eventually = Callable[[Callable[[], Awaitable[object] | bool]], Awaitable[None]]
 GRACE = 0.5
 
 
-async def take(taker: Sink | Reader, count: int) -> list[Event]:
+async def take(taker: Sink | Reader | Subscription, count: int) -> list[Event]:
     taken: list[Event] = []
     with trio.fail_after(30):
         while len(taken) < count:
-            taken.append(await anext(taker))
+            taken.append(await taker.__anext__())
     return taken
 
 
@@ -136,6 +138,56 @@ async def test_what_the_dead_wrote_of_themselves_does_not_pile_up(
             )
 
         await eventually(only_the_living_are_left)
+
+
+@pytest.mark.parametrize("kind", ["reader", "sink", "claims"])
+async def test_a_backlog_of_big_events_does_not_end_the_link_for_ever(
+    server: EmbeddedServer, redis: Redis, kind: str
+) -> None:
+    filled = Stream("s", redis, max_len=0)
+    ids = [await filled.add("big", bytes(300_000)) for _ in range(40)]
+    async with connect(server.url, max_reply_bytes=2_000_000) as narrow:
+        stream = Stream("s", narrow, max_len=0)
+        if kind == "reader":
+            async with stream.open_reader(start=OLDEST) as reader:
+                assert [event.id for event in await take(reader, 40)] == ids
+        else:
+            async with stream.open_sink("k", start=OLDEST, ack_grace_period=GRACE) as sink:
+                if kind == "claims":
+                    await redis.execute(
+                        "XREADGROUP", "GROUP", "k", "dead", "STREAMS", stream.key, ">"
+                    )
+                got: set[str] = set()
+                while len(got) < 40:
+                    for event in await sink.read():
+                        await sink.ack(event)
+                        got.add(event.id)
+                assert got == set(ids)
+        assert narrow.statistics().connections == 1, "the link that all share has held"
+
+
+async def test_many_streams_do_not_fill_a_buffer_beyond_its_size(
+    redis: Redis, eventually: Eventually
+) -> None:
+    first, *others = streams = [Stream(f"s{n}", redis) for n in range(5)]
+    for stream in streams:
+        await stream.add_many([("a", b"")] * 50)
+    async with (
+        first.open_reader(start=OLDEST, buffer_size=20) as reader,
+        first.open_sink("k", start=OLDEST, buffer_size=20) as sink,
+    ):
+        for stream in others:
+            await reader.add_stream(stream)
+            await sink.add_stream(stream)
+        engine: Any = sink._intake  # pyright: ignore[reportPrivateUsage] - its buffer
+        with reader.subscribe() as idle:
+            for taker in (idle, sink):
+                await take(taker, 1)  # and no more, so that its buffer fills
+            await eventually(lambda: idle.buffered >= 10 and len(engine.buffer) >= 10)
+            await trio.sleep(0.1)  # that nothing more comes has no event: the span is the test
+            assert idle.buffered <= 20
+            assert len(engine.buffer) <= 20
+            assert len(await take(idle, 249)) == len(await take(sink, 249))
 
 
 async def test_a_reader_or_sink_that_is_closed_takes_no_more_streams(

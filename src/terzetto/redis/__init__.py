@@ -15,6 +15,7 @@ from terzetto.redis._errors import (
     LinkError,
     LinkLostError,
     ReplyError,
+    ReplyTooLongError,
     UrlError,
     WrongLinkError,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "RegisteredScript",
     "Reply",
     "ReplyError",
+    "ReplyTooLongError",
     "Script",
     "State",
     "Subscription",

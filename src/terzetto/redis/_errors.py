@@ -36,7 +36,7 @@ class AuthError(ConnectError, AuthenticationError):
 
 
 class LinkLostError(LinkError):
-    """The link was lost before the reply came.
+    """The link was lost before the reply came; the cause, where it is known, is what ended it.
 
     Attributes:
         may_have_run: True if the command had been written, so that the server
@@ -59,3 +59,7 @@ class WrongLinkError(TextInRepr, TerzettoError, RedisError):
 
 class ReplyError(LinkError, InvalidResponse):
     """The server sent bytes that are no reply, or a reply beyond the limit; the link was closed."""
+
+
+class ReplyTooLongError(ReplyError):
+    """A reply is beyond `max_reply_bytes`: ask for less, or raise the limit."""

@@ -352,11 +352,11 @@ class Link:
         self._queue.clear()
         for request in again:
             if request.epoch:
-                request.resume(lost(reason_of(error), may_have_run=False))
+                request.resume(lost(reason_of(error), may_have_run=False, cause=error))
             elif request.task is not None:
                 self._queue.append(request)
         for request in gone:
-            request.resume(lost(reason_of(error), may_have_run=True))
+            request.resume(lost(reason_of(error), may_have_run=True, cause=error))
         if self._closed:
             self._refuse_queue()
         else:

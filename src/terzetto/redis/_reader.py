@@ -20,7 +20,7 @@ import hiredis
 from redis._parsers.base import BaseParser
 from redis.exceptions import RedisError, ResponseError
 
-from terzetto.redis._errors import ReplyError
+from terzetto.redis._errors import ReplyError, ReplyTooLongError
 from terzetto.redis._wire import NEED_MORE, Reply
 
 # An attribute's head follows a line's end, or nothing: `|` is common in strings. For lists that
@@ -131,7 +131,7 @@ class ReplyReader:
         if digits and head[:1] == b"|":
             raise ReplyError("the server sent an attribute, which nobody asked for")
         if len(digits) > _MOST_DIGITS or int(digits or 0) * _SMALLEST > self._max_bytes:
-            raise ReplyError(
+            raise ReplyTooLongError(
                 f"a list has more parts than can be within {self._max_bytes} bytes: ask for less,"
                 " or raise max_reply_bytes"
             )

@@ -206,16 +206,18 @@ def sort_out(written: deque[Request], *, unsent: int) -> tuple[list[Request], li
     return [*safe, *whole], gone
 
 
-def lost(reason: str, *, may_have_run: bool) -> LinkLostError:
-    """Return the error of a request whose connection was lost."""
+def lost(reason: str, *, may_have_run: bool, cause: Exception | None = None) -> LinkLostError:
+    """Return the error of a request whose connection was lost, by `cause` where that is known."""
     outlook = (
         "the command may have run: read back before sending it again"
         if may_have_run
         else "the command has not run: it can be sent again"
     )
-    return LinkLostError(
+    error = LinkLostError(
         f"the connection to Redis was lost ({reason}); {outlook}", may_have_run=may_have_run
     )
+    error.__cause__ = cause
+    return error
 
 
 def reason_of(error: Exception | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias, cast
 import hiredis
 
 from terzetto.errors import InvalidPayloadError
-from terzetto.redis._errors import ReplyError
+from terzetto.redis._errors import ReplyTooLongError
 
 Arg: TypeAlias = bytes | str | int | float
 """What a command may be made of. A str is encoded as UTF-8 with surrogateescape."""
@@ -35,10 +35,10 @@ def bounded(size: int, limit: int) -> int:
     """Return the bytes that have come of a reply that is not whole yet, if they may be so many.
 
     Raises:
-        ReplyError: they are more than `limit`.
+        ReplyTooLongError: they are more than `limit`.
     """
     if size > limit:
-        raise ReplyError(
+        raise ReplyTooLongError(
             f"a reply is longer than {limit} bytes: ask for less, or raise max_reply_bytes"
         )
     return size

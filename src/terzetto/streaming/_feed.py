@@ -145,6 +145,7 @@ class Feed:
                         self.close()
                         return
                     except RedisError as error:
+                        lane.note_failure(error)
                         lane.last_end = float("-inf")
                         self._log.warning(
                             "reading failed", reader=name, error=describe_error(error)
@@ -174,7 +175,8 @@ class Feed:
         cursors = self._cursors_by_key(lane)
         if not cursors:
             return
-        commands = [self._command(cursors, lane.reserved)]
+        count = lane.count
+        commands = [self._command(cursors, count)]
         # Where more waits each batch is looked at, and this saves a round trip for each.
         behind = [key for key in cursors if key in lane.behind]
         commands += [edges_command(key) for key in behind]
@@ -184,6 +186,7 @@ class Feed:
         if isinstance(reply, RedisError):
             raise reply
         lane.behind.clear()
+        lane.note_reply(reply or {}, count)
         if not reply:
             await self._check_places(cursors)
             return
@@ -194,7 +197,7 @@ class Feed:
         }
         for encoded, entries in reply.items():
             key = encoded.decode("utf-8", "surrogateescape")
-            full = len(entries) == lane.reserved
+            full = len(entries) == count
             if full:
                 lane.behind.add(key)
             if paused or full or cursors[key].number is None or len(entries) >= _SUSPICIOUS_BATCH:
@@ -204,8 +207,8 @@ class Feed:
     def _cursors_by_key(self, lane: Lane) -> dict[str, Cursor]:
         return {stream_key(name): self.cursors[name] for name in lane.names}
 
-    def _command(self, cursors: dict[str, Cursor], room: int) -> Sequence[Arg]:
-        command: list[Arg] = ["XREAD", "COUNT", room, "BLOCK", self.options.block_ms, "STREAMS"]
+    def _command(self, cursors: dict[str, Cursor], count: int) -> Sequence[Arg]:
+        command: list[Arg] = ["XREAD", "COUNT", count, "BLOCK", self.options.block_ms, "STREAMS"]
         command += cursors
         command += [cursor.last_id for cursor in cursors.values()]
         return command

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from terzetto.streaming._stream import Stream
 
 _NO_CONSUMER: Final = ""
+_CLAIMED_BYTES: Final = 256 * 1024  # and one entry, in a reply on the link that others wait for
 
 
 @attrs.define(eq=False)
@@ -73,9 +74,14 @@ class Group:
 
     async def claim(
         self, consumer: str, grace: float, count: int
-    ) -> tuple[list[Event], list[Poison]]:
-        """Take over up to `count` entries that have been idle for `grace` seconds."""
-        entries = await self._run(CLAIM, self.sink, consumer, milliseconds(grace), count)
+    ) -> tuple[list[Event], list[Poison], bool]:
+        """Take over up to `count` entries that have been idle for `grace` seconds.
+
+        Big entries come a few at a time; the last value tells whether there may be more.
+        """
+        more, entries = await self._run(
+            CLAIM, self.sink, consumer, milliseconds(grace), count, _CLAIMED_BYTES
+        )
         events: list[Event] = []
         poison: list[Poison] = []
         for entry_id, deliveries, fields in entries:
@@ -88,7 +94,7 @@ class Group:
                 poison.append(found)
         if entries:
             self.last_id = latest((self.last_id, str(entries[-1][0], "ascii")))
-        return events, poison
+        return events, poison, bool(more)
 
     async def acknowledge(self, event_ids: Sequence[str]) -> int:
         """Acknowledge entries; return how many were pending."""

@@ -15,28 +15,34 @@ is no checkpoint, so a stream that comes finds a lane that goes on, or none.
 
 All lanes put into the same buffers. Each reserves room before it reads, so that
 reads under way bring no more than there is room for; a lane may always read one
-event into an empty buffer, however many lanes there are.
+event into an empty buffer, however many lanes there are. A server's COUNT is for each
+stream, so a lane shares its room out among its streams, and one event of each may
+always come. Where events are so big that a reply was longer than the link takes, the
+lane asks for fewer until a read has brought all there was.
 
 The lanes outlive restarts of the actor that runs their loops. Used by the
 engines of readers and sinks.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import suppress
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import attrs
 import trio
 from redis.exceptions import RedisError
 
 from terzetto.actor import ActorStoppedError
-from terzetto.redis import Redis
+from terzetto.redis import Redis, ReplyTooLongError
 from terzetto.streaming._buffer import Buffer, Signal
 from terzetto.streaming._claims import Dues
 from terzetto.streaming._names import stream_key
 from terzetto.streaming._poll import Poll
 
 T = TypeVar("T")
+
+_ANY: Final = 2**63 - 1
+_LESS: Final = 4  # times fewer events in the read after one that was too long
 
 
 @attrs.define(eq=False)
@@ -49,6 +55,7 @@ class Lane:
         names: the names of the streams, in the order in which they came.
         poll: the read of its loop.
         reserved: how many events the read under way may bring.
+        most: how many events a read may bring, as replies with more were too long.
         last_end: when its last read ended, by `trio.current_time()`.
         behind: keys of streams of which the last read brought all that it might.
         hurry: raised when a sink's claims should look around before their time.
@@ -62,12 +69,28 @@ class Lane:
     names: list[str] = attrs.field(factory=list[str])
     poll: Poll | None = None
     reserved: int = 0
+    most: int = _ANY
     last_end: float = float("-inf")
     behind: set[str] = attrs.field(factory=set[str])
     hurry: Signal = attrs.field(factory=Signal)
     dues: Dues = attrs.field(factory=Dues)
     is_over: bool = False
     flushing: trio.Lock = attrs.field(factory=trio.Lock)
+
+    @property
+    def count(self) -> int:
+        """How many events of each stream the read may bring; one of each, whatever the room."""
+        return max(1, self.reserved // max(1, len(self.names)))
+
+    def note_failure(self, error: RedisError) -> None:
+        """Ask for less from now on if the reply to the read was too long."""
+        if isinstance(error.__cause__, ReplyTooLongError):
+            self.most = max(1, self.reserved // _LESS)
+
+    def note_reply(self, reply: Mapping[bytes, Sized], asked: int) -> None:
+        """Ask for as much as there is room for again if a read brought all there was."""
+        if max(map(len, reply.values()), default=0) < asked:
+            self.most = _ANY
 
     async def interrupt(self) -> None:
         """End the read that is under way, if there is one."""
@@ -147,7 +170,7 @@ class Lanes:
         """Return how many events a lane may read, and keep the room; 0 if there is none now."""
         others = sum(other.reserved for other in self if other is not lane)
         room = min((self._share(buffer, others) for buffer in buffers), default=0)
-        lane.reserved = min(room, most)
+        lane.reserved = min(room, most, lane.most)
         return lane.reserved
 
     def _share(self, buffer: Buffer, reserved: int) -> int:

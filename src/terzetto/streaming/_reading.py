@@ -36,6 +36,7 @@ async def run_reading(intake: Intake, lane: Lane) -> None:
                     intake.buffer.close()
                     return
                 except RedisError as error:
+                    lane.note_failure(error)
                     intake.log.warning("reading failed", error=describe_error(error))
                     await trio.sleep(pace.failed())
                     await intake.mend(lane, error)
@@ -56,7 +57,8 @@ async def _turn(intake: Intake, lane: Lane, poll: Poll) -> None:
     consumer = intake.consumer
     acknowledged = intake.outbox.take_acknowledged(lane.names)
     commands = intake.acknowledgements(acknowledged)
-    commands.append(_command(intake, consumer, tuple(groups), lane.reserved))
+    count = lane.count
+    commands.append(_command(intake, consumer, tuple(groups), count))
     replies = None
     try:
         replies = await poll.read(commands)
@@ -68,14 +70,15 @@ async def _turn(intake: Intake, lane: Lane, poll: Poll) -> None:
     if isinstance(replies[-1], RedisError):
         raise replies[-1]
     reply: dict[bytes, list[Entry]] = replies[-1] or {}
+    lane.note_reply(reply, count)
     now = trio.current_time()
     for key, entries in reply.items():
         group = groups[key.decode("utf-8", "surrogateescape")]
         await _take_in(intake, group, consumer, entries, now)
 
 
-def _command(intake: Intake, consumer: str, keys: Sequence[str], room: int) -> Sequence[Arg]:
-    head: list[Arg] = ["XREADGROUP", "GROUP", intake.sink, consumer, "COUNT", room]
+def _command(intake: Intake, consumer: str, keys: Sequence[str], count: int) -> Sequence[Arg]:
+    head: list[Arg] = ["XREADGROUP", "GROUP", intake.sink, consumer, "COUNT", count]
     head += ["BLOCK", intake.options.block_ms]
     if intake.no_ack:
         head.append("NOACK")

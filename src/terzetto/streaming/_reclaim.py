@@ -68,9 +68,9 @@ async def _round(intake: Intake, lane: Lane) -> bool:
             if not count:
                 return True
             consumer, now = intake.consumer, trio.current_time()
-            events, poison = await group.claim(consumer, intake.grace, count)
+            events, poison, more = await group.claim(consumer, intake.grace, count)
             await intake.admit(group, consumer, events, poison, now)
-            if len(events) + len(poison) < count:
+            if not more:
                 break
     return False
 

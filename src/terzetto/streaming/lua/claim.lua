@@ -4,22 +4,26 @@
 -- ARGV[2] the consumer that takes them
 -- ARGV[3] how long they must have been idle, in milliseconds
 -- ARGV[4] how many at most
--- Returns {{id, deliveries with this one, fields}...}; entries that were deleted
--- or trimmed while pending leave the group and are not returned
+-- ARGV[5] after how many bytes of fields to take no further one
+-- Returns {1 if there may be more, else 0; {{id, deliveries with this one, fields}...}};
+-- entries that were deleted or trimmed while pending leave the group and are not returned
 local idle = redis.call(
     'XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', ARGV[4]
 )
-if #idle == 0 then
-    return {}
-end
-local claim = {'XCLAIM', KEYS[1], ARGV[1], ARGV[2], '0'}
-local deliveries = {}
-for _, entry in ipairs(idle) do
-    claim[#claim + 1] = entry[1]
-    deliveries[entry[1]] = entry[4] + 1
-end
+local more = #idle == tonumber(ARGV[4]) and 1 or 0
 local claimed = {}
-for _, entry in ipairs(redis.call(unpack(claim))) do
-    claimed[#claimed + 1] = {entry[1], deliveries[entry[1]], entry[2]}
+local bytes = 0
+for _, entry in ipairs(idle) do
+    if bytes >= tonumber(ARGV[5]) then
+        more = 1
+        break
+    end
+    local found = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], '0', entry[1])[1]
+    if found then
+        claimed[#claimed + 1] = {found[1], entry[4] + 1, found[2]}
+        for _, part in ipairs(found[2]) do
+            bytes = bytes + #part
+        end
+    end
 end
-return claimed
+return {more, claimed}
