@@ -4,7 +4,16 @@
 of contents, a link that leads nowhere and a docstring that does not parse fail.
 """
 
+from importlib import import_module
 from importlib.metadata import version as installed_version
+from pkgutil import iter_modules
+
+from sphinx.application import Sphinx  # type: ignore[import-not-found] # only the session docs has it
+from sphinx.environment import BuildEnvironment  # type: ignore[import-not-found] # only the session docs has it
+from sphinx.pycode import ModuleAnalyzer  # type: ignore[import-not-found] # only the session docs has it
+from sphinx.util.logging import getLogger  # type: ignore[import-not-found] # only the session docs has it
+
+LOG = getLogger(__name__)
 
 project = "Terzetto"
 author = "The Terzetto authors"
@@ -43,3 +52,42 @@ html_copy_source = False
 
 # Tasks have an attribute `type`, which Sphinx takes for a second meaning of the built-in.
 suppress_warnings = ["ref.python"]
+
+PACKAGES = ["actor", "codec", "errors", "observe", "pool", "redis", "rmap", "server"]
+PACKAGES += ["streaming", "tasks", "testing"]
+
+
+def find_doc(name: str, value: object) -> list[str]:
+    """Return what stands under a value or alias of types in the module that defines it."""
+    package, _, own = name.rpartition(".")
+    for module in iter_modules(import_module(package).__path__, f"{package}."):
+        docs = ModuleAnalyzer.for_module(module.name).find_attr_docs()
+        if ("", own) in docs and getattr(import_module(module.name), own) is value:
+            return list(docs["", own])
+    return []
+
+
+def say_what_values_are(
+    _app: Sphinx, what: str, name: str, obj: object, _options: object, lines: list[str]
+) -> None:
+    """Give a value or alias of types, which has no docstring, the text under its definition."""
+    if what == "data":
+        lines[:] = find_doc(name, obj)
+        if not lines:
+            LOG.warning("%s has no docstring under it where it is defined", name)
+
+
+def check_all_are_there(_app: Sphinx, env: BuildEnvironment) -> None:
+    """Complain of public names that no page of the reference describes."""
+    known = env.domains["py"].data["objects"]
+    for package in PACKAGES:
+        full = f"terzetto.{package}"
+        for name in getattr(import_module(full), "__all__", []):
+            if f"{full}.{name}" not in known:
+                LOG.warning("the reference lacks %s.%s", full, name)
+
+
+def setup(app: Sphinx) -> None:
+    """Take part in the building."""
+    app.connect("autodoc-process-docstring", say_what_values_are)
+    app.connect("env-check-consistency", check_all_are_there)

@@ -99,6 +99,7 @@ class Missed:
 Event: TypeAlias = (
     Started | Crashed | Restarted | Stopped | Escalated | DeadLetter | CutOff | Missed
 )
+"""What happens in a tree."""
 
 Observer: TypeAlias = Callable[[Event], Awaitable[object] | None]
 """A function, async or not, that is called with one event after the other."""

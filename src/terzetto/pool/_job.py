@@ -80,6 +80,7 @@ class JobFunction(Protocol):
 
 
 Handler: TypeAlias = JobHandler | JobFunction
+"""What runs the jobs of a worker: an object that keeps them itself, or a function for each."""
 
 
 def created_at(created_ns: int) -> datetime:

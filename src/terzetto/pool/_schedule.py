@@ -61,6 +61,7 @@ class JobPlan:
 
 
 Plan: TypeAlias = Callable[[], Awaitable[JobPlan]]
+"""Says which jobs of a schedule should run at this moment."""
 
 
 def _check_plan(plan: object) -> JobPlan:

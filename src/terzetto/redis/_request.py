@@ -18,6 +18,7 @@ from terzetto.redis._errors import LinkClosedError, LinkLostError
 from terzetto.redis._wire import Reply
 
 State: TypeAlias = Literal["connected", "reconnecting", "closed"]
+"""How a link stands with its server."""
 
 
 @attrs.frozen(kw_only=True)

@@ -54,6 +54,7 @@ class BytesCodec:
 
 TEXT: Final = TextCodec()
 BYTES: Final = BytesCodec()
+"""The codec of maps whose values are bytes."""
 
 
 class _ListMap(TypedMap[V], Generic[V]):
