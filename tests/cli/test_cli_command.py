@@ -78,8 +78,11 @@ async def test_the_url_may_come_from_the_environment(
     assert (answer.code, answer.out) == (0, "No pools\n")
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])  # what is buffered fails when Python ends
-@pytest.mark.parametrize("words", [["queue", "ls"], ["map", "get", "config"], ["--help"]])
+@pytest.mark.parametrize(
+    ("words", "unbuffered"),
+    [(["queue", "ls"], ""), (["queue", "ls"], "1"), (["--help"], "1")],
+    ids=["buffered", "at once", "help"],  # what is buffered fails when Python ends
+)
 async def test_a_reader_that_has_seen_enough_is_no_error(
     server: EmbeddedServer, words: list[str], unbuffered: str
 ) -> None:

@@ -103,6 +103,31 @@ def test_ci_runs_the_second_and_the_third_command_of_the_readme() -> None:
     assert commands == [second, third]
 
 
+TUTORIAL = [
+    pytest.param(program, id=f"{page.stem}-{number}")
+    for page in sorted((ROOT / "docs" / "tutorial").glob("*.md"))
+    for number, program in enumerate(_PROGRAM.findall(page.read_text(encoding="utf-8")), 1)
+    if "import trio\n" in program and "trio.run(main)\n" in program
+]
+"""The whole programs of the tutorial; its other blocks are parts that a reader adds to them."""
+
+
+def test_each_chapter_of_the_tutorial_has_a_whole_program() -> None:
+    chapters = {str(each.id).rpartition("-")[0] for each in TUTORIAL}
+    assert chapters == {page.stem for page in (ROOT / "docs" / "tutorial").glob("*.md")}
+
+
+@pytest.mark.parametrize("program", TUTORIAL)
+async def test_a_program_of_the_tutorial_runs_as_written(program: str, tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(program)
+
+    with trio.fail_after(50):
+        done = await trio.run_process([sys.executable, path], capture_stdout=True)
+
+    assert done.stdout  # each of them shows something
+
+
 async def test_the_first_program_of_the_readme_runs(tmp_path: Path) -> None:
     path = tmp_path / "first.py"
     path.write_text(_PROGRAM.findall((ROOT / "README.md").read_text(encoding="utf-8"))[0])
