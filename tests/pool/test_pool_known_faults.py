@@ -223,7 +223,7 @@ async def test_a_watch_that_nobody_reads_stalls_no_sign_of_life_and_no_close(red
 
             await eventually(is_renewed)
             assert worker.id == before
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 await node.close()
 
 

@@ -427,7 +427,8 @@ class Node:
         again, and nothing is left of the pool in Redis when all nodes could be
         waited for; the map ``sink:events:keepalive``, which all pools of a
         database share, goes with the last of them. Asking twice, from any node, is no error.
-        Cancelling stops the waiting, not the shutdown.
+        Cancelling stops the waiting, not the shutdown, and if this process dies half-way,
+        another node finishes it, or else the next one that joins.
 
         Raises:
             InvalidOptionError: a client-only node may not ask for it.
