@@ -13,8 +13,8 @@ from tests.bench.work_tasks import (
     CONCURRENCY,
     GO_CONCURRENCY,
     GO_MANY,
+    GO_STARTS,
     MANY,
-    STARTS,
     database,
     empty,
     waits,
@@ -117,7 +117,7 @@ async def start(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
     async with open_asynq(url) as peer:
 
         async def measure() -> Figures:
-            found = await peer.call("bench_start", count=STARTS // 4, concurrency=CONCURRENCY)
+            found = await peer.call("bench_start", count=GO_STARTS, concurrency=CONCURRENCY)
             empty(url)
             return waits(found)
 
