@@ -160,6 +160,8 @@ class CrewActor(Actor):
         """Write successes, as many at once as there are, for ever."""
         while True:
             await self._success.wait()
+            # The fetcher asks first, so that the next tasks run while Redis writes this.
+            await trio.lowlevel.checkpoint()
             while self._succeeded:
                 batch, self._succeeded = self._succeeded, []
                 try:
