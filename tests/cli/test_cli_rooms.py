@@ -116,7 +116,9 @@ async def test_dead_jobs_are_listed_retried_and_discarded(command: Command, redi
                 ("a", "ValueError: as told"),
                 ("b", "ValueError: as told"),
             ]
-            assert (await command("pool", "dead", "retry", "mail", "a")).code == 0
+            retried = await command("pool", "dead", "retry", "mail", "none", "a")
+            assert (retried.code, retried.lines) == (1, ["Job a has started again"])
+            assert retried.err.count("'none'") == 1
             while (await watch.next()).kind != "dead_letter":
                 pass
         assert (await command("pool", "dead", "discard", "mail", "b")).lines == [

@@ -8,7 +8,7 @@ import attrs
 from cyclopts import App
 
 from terzetto.cli._output import Output
-from terzetto.cli._session import ALL, Payload, Target, check_chosen, read_payload
+from terzetto.cli._session import ALL, Payload, Target, check_chosen, do_each, read_payload
 from terzetto.errors import TerzettoError
 from terzetto.pool import DeadLetter, Node, PoolInfo, find_pools, look_at_pool, open_node
 from terzetto.redis import Redis
@@ -204,7 +204,7 @@ async def ls_dead(name: str, /, *, target: Target = _HERE) -> None:
 @dead.command
 async def retry(
     name: str, /, *keys: str, all_: Annotated[bool, ALL] = False, target: Target = _HERE
-) -> None:
+) -> int:
     """Start jobs again that were given up; their letters go once they have started.
 
     Args:
@@ -215,9 +215,12 @@ async def retry(
     check_chosen(keys, everything=all_)
     async with _join(name, target) as node:
         wanted = [letter.key for letter in await node.dead_letters()] if all_ else keys
-        for key in wanted:
+
+        async def start(key: str) -> None:
             await node.retry_dead_letter(key)
             target.output.tell(f"Job {key} has started again", {"pool": name, "key": key})
+
+        return await do_each(wanted, start)
 
 
 @dead.command
