@@ -173,7 +173,8 @@ async def test_a_signal_ends_a_command_that_then_leaves_its_pool(
         process.send_signal(sent)
         assert await process.wait() == 130
         assert process.stderr is not None
-        assert await process.stderr.receive_some() == b""
+        async with process.stderr as said:
+            assert not [line async for line in said if b"Traceback" in line or b"error: " in line]
         assert (nodes, len((await look_at_pool("mail", redis)).nodes)) == (2, 1)
 
 
