@@ -16,6 +16,7 @@ from importlib.metadata import version
 from types import FrameType
 from typing import Any, cast
 
+import trio
 from cyclopts import App, CycloptsError
 from redis.exceptions import RedisError
 
@@ -135,6 +136,7 @@ def _terminated_like_interrupted() -> Generator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@trio.lowlevel.enable_ki_protection  # so that it reaches the main task, not trio in its midst
 def _interrupt(_: int, __: FrameType | None) -> None:
     signal.raise_signal(signal.SIGINT)
 
