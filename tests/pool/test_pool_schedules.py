@@ -106,12 +106,11 @@ async def test_a_cancelled_wait_loses_no_tick(redis: Redis) -> None:
         pool.open_node("p", redis) as node,
         node.open_ticker("t", 0.05) as ticker,
     ):
-        with trio.move_on_after(2):
+        with trio.fail_after(10):
             while len(ticks) < 10:
                 with trio.move_on_after(0.002 + 0.013 * (len(ticks) % 3)):
                     ticks.append(await anext(ticker))
     gaps = [(b - a).total_seconds() for a, b in pairwise(ticks)]
-    assert len(ticks) == 10
     assert all(gap > 0.049 for gap in gaps)
 
 

@@ -86,7 +86,7 @@ def is_claim(words: Sequence[bytes]) -> bool:
 
 async def until_read(redis: Redis) -> None:
     """Wait until somebody has read all events of the pool."""
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         while (await redis.execute("XINFO", "GROUPS", stream_key(NAMES.stream)))[0][b"lag"]:  # noqa: ASYNC110 - a state of Redis
             await trio.sleep(0.005)
 
@@ -197,7 +197,7 @@ async def test_a_start_for_a_worker_of_this_node_waits_for_one_script(
             where=lambda words: _scripts.LEDGER.sha.encode() in words,
         )
         try:
-            with trio.fail_after(10):
+            with trio.fail_after(20):
                 await node.dispatch("a")
             assert held.hits == 0
         finally:
@@ -239,7 +239,7 @@ async def test_a_claim_whose_reply_was_lost_is_known_again(server: EmbeddedServe
         await node.dispatch("warm-up")
         for number in range(5):
             lost = proxy.on("EVALSHA", Fault.DROP_REPLY, where=is_claim)
-            with trio.fail_after(10):
+            with trio.fail_after(20):
                 await node.dispatch(f"key {number}")
             assert lost.hits == 1
         assert handler.starts == ["warm-up", *(f"key {number}" for number in range(5))]
@@ -310,7 +310,7 @@ async def test_a_worker_that_leaves_before_its_claim_is_answered_lets_the_job_go
         worker = await node.add_worker(first)
         async with pool.open_node("p", redis, worker_ttl=5, ack_grace_period=FAR) as other:
             held = proxy.on("EVALSHA", Fault.HOLD_REPLY, where=is_claim)
-            with trio.fail_after(10):
+            with trio.fail_after(20):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(node.dispatch, "a")
                     await held.wait_hit()
@@ -335,7 +335,7 @@ async def test_who_dispatches_a_key_again_does_not_meet_its_own_guard(redis: Red
     async with pool.open_node("p", redis) as node:
         await node.add_worker(run)
         for number in range(30):
-            with trio.fail_after(10):
+            with trio.fail_after(20):
                 await node.dispatch("a")
                 while await node.job_payload("a") is not None:
                     await trio.lowlevel.checkpoint()
@@ -361,7 +361,7 @@ async def test_what_a_dispatch_leaves_behind_is_settled_though_no_other_follows(
         await node.add_worker(handler)
         await node.dispatch("a")
         await until_read(redis)
-        with trio.fail_after(10):
+        with trio.fail_after(20):
             while await redis.execute("HEXISTS", content_key(NAMES.pending), "a"):  # noqa: ASYNC110 - a state of Redis
                 await trio.sleep(0.005)
             while await redis.execute("XLEN", stream_key(NAMES.stream)):  # noqa: ASYNC110 - a state of Redis

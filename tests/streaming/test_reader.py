@@ -160,7 +160,7 @@ async def test_a_taker_that_does_not_take_stops_the_polling_and_nothing_else(
             await trio.sleep(0.2)  # that nothing is read has no event: the span is the test
             assert idle.buffered <= 10
             assert await reads(redis) == calls
-            with trio.fail_after(2):
+            with trio.fail_after(30):
                 await reader.add_stream(Stream("other", redis))
         # The idle taker is gone, and the other goes on.
         assert names(await take(reader, 99)) == [f"{n}" for n in range(1, 100)]

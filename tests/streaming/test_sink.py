@@ -160,7 +160,7 @@ async def test_leaving_hands_back_at_once_and_keeps_the_keep_alive(
     keepalives = await redis.execute("HGETALL", "map:sink:k:keepalive:content")
     assert left.encode() in keepalives, "or a Go peer would delete the consumer and what it has"
     async with stream.open_sink("k", ack_grace_period=1000) as sink:
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             events = {event.name: event.deliveries for event in await take(sink, 9)}
     # One was taken and not acknowledged; the others only waited in a buffer.
     assert events == {"1": 2, **{f"{n}": 1 for n in range(2, 10)}}

@@ -112,7 +112,7 @@ async def test_a_full_buffer_stalls_neither_the_keep_alive_nor_the_close(
 
         await eventually(shown_again)
         began = trio.current_time()
-    assert trio.current_time() - began < 2
+    assert trio.current_time() - began < 5, "its `close_grace` was waited for"
     assert None not in seen
 
 

@@ -204,7 +204,7 @@ async def test_a_slow_handler_gets_its_event_once_and_holds_up_nobody(
                 await stream.add("fast", b"")
                 while len(started) == count:  # noqa: ASYNC110 - handlers of both say it
                     await trio.sleep(0.01)
-                assert trio.current_time() - start < 1
+                assert trio.current_time() - start < 2 * GRACE  # the slow one takes three
                 value = await redis.execute("HGET", "map:sink:k:keepalive:content", sink.consumer)
                 if value not in keepalives:
                     keepalives.append(value)
@@ -212,4 +212,4 @@ async def test_a_slow_handler_gets_its_event_once_and_holds_up_nobody(
         nursery.cancel_scope.cancel()
     assert started.count("slow") == 1
     gaps = [int(b) - int(a) for a, b in pairwise(keepalives)]
-    assert max(gaps) <= GRACE * 1e9
+    assert max(gaps) < 2 * GRACE * 1e9  # then peers would take it for dead
