@@ -1,5 +1,6 @@
 """The command as a process: servers, trees, terminals, wrong words and missing parts."""
 
+import fcntl
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -138,6 +140,26 @@ async def test_a_payload_may_come_from_standard_input(
     slip = await command("stream", "add", "users", "made", "--topik")
     assert (slip.code, slip.out) == (2, "")
     assert "there is no option --topik" in slip.err
+
+
+async def test_a_signal_ends_the_wait_for_standard_input(server: EmbeddedServer) -> None:
+    words = [*TERZETTO, "task", "enqueue", "-t", "mail", "-l", "-", "--url", server.url]
+    process = await trio.lowlevel.open_process(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert isinstance(process.stdin, trio.lowlevel.FdStream)
+    assert process.stderr is not None
+    async with process.stdin, process.stderr:
+        await process.stdin.send_all(b"begun, and never ended")
+        while unread(process.stdin.fileno()):  # noqa: ASYNC110 - a pipe does not tell who reads it
+            await trio.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        with trio.fail_after(30):
+            assert await process.wait() == 130
+        assert b"".join([chunk async for chunk in process.stderr]) == b""
+
+
+def unread(pipe: int) -> int:
+    """Return how many bytes a pipe holds."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells that a reader has ended")

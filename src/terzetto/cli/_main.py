@@ -46,7 +46,6 @@ app = App(
     name="terzetto",
     help="Show and steer what Terzetto keeps in Redis.",
     version=version("terzetto"),
-    backend="trio",
     result_action="return_value",
 )
 _ROOMS = (
@@ -75,7 +74,8 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     try:
         with _terminated_like_interrupted(), _told_what_is_logged():
-            code = app(arguments, exit_on_error=False, print_error=False, console=Terminal())
+            # A Ctrl-C ends the command's own task, never an actor that happens to run.
+            code = trio.run(_command, arguments, restrict_keyboard_interrupt_to_checkpoints=True)
             sys.stdout.flush()
     except CycloptsError as error:
         complain(str(error))
@@ -87,6 +87,12 @@ def run(arguments: Sequence[str]) -> int:
         code = _explain(causes)
         _forget_what_nobody_takes()
     return code if isinstance(code, int) else 0
+
+
+async def _command(arguments: Sequence[str]) -> object:
+    return await app.run_async(
+        arguments, exit_on_error=False, print_error=False, console=Terminal()
+    )
 
 
 def _explain(causes: Sequence[BaseException]) -> int:

@@ -139,7 +139,7 @@ async def dispatch(
         key: What the job is called.
         payload: What it is given; - reads standard input.
     """
-    data = read_payload(payload)
+    data = await read_payload(payload)
     async with _join(name, target) as node:
         if not node.pool_workers:
             raise TerzettoError(f"pool {name!r} has no worker: nobody would start the job")
@@ -169,7 +169,7 @@ async def notify(name: str, key: str, payload: Payload, /, *, target: Target = _
         key: The job.
         payload: What it is told; - reads standard input.
     """
-    data = read_payload(payload)
+    data = await read_payload(payload)
     async with _join(name, target, key=key) as node:
         await node.notify(key, data)
     target.output.say(f"Sent to job {key}", {"pool": name, "key": key, "sent": True})

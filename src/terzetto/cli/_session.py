@@ -1,16 +1,20 @@
 """The options that all commands share, and the connection that they make."""
 
-import sys
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from typing import Annotated, Final, TypeAlias
 
 import attrs
+import trio
 from cyclopts import CycloptsError, Parameter
 
 from terzetto.cli._output import Output, complain
 from terzetto.errors import TerzettoError
 from terzetto.redis import LinkError, Redis, connect
+
+_STANDARD_INPUT: Final = 0
+_CHUNK: Final = 65_536  # bytes of one read
 
 ALL: Final = Parameter(name="--all", negative="")
 """An option that means all there are, instead of those that are named."""
@@ -66,9 +70,19 @@ class Target(View):
             yield redis
 
 
-def read_payload(word: str) -> bytes:
-    """Return the bytes that a word of the command stands for; ``-`` is standard input."""
-    return sys.stdin.buffer.read() if word == "-" else word.encode("utf-8", "surrogateescape")
+async def read_payload(word: str) -> bytes:
+    """Return the bytes that a word of the command stands for; ``-`` is standard input.
+
+    If cancelled, a thread goes on to read until the process ends.
+    """
+    if word == "-":
+        return await trio.to_thread.run_sync(_read_standard_input, abandon_on_cancel=True)
+    return word.encode("utf-8", "surrogateescape")
+
+
+def _read_standard_input() -> bytes:
+    # Not `sys.stdin`: the thread may be left behind, and hold its lock when Python ends.
+    return b"".join(iter(lambda: os.read(_STANDARD_INPUT, _CHUNK), b""))
 
 
 def check_chosen(names: Collection[str], *, everything: bool) -> None:

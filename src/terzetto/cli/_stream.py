@@ -154,7 +154,7 @@ async def add(
         payload: What goes with it; - reads standard input.
         topic: What readers may filter by.
     """
-    data = read_payload(payload)
+    data = await read_payload(payload)
     async with target.connect() as redis:
         # A stream that has no end is not for a command to cut, and it sets no expiry.
         event_id = await Stream(name, redis, max_len=0).add(

@@ -183,7 +183,7 @@ async def update(
         payload: The payload; - reads standard input.
     """
     async with target.connect() as redis:
-        await Inspector(redis).update_payload(queue, task_id, read_payload(payload))
+        await Inspector(redis).update_payload(queue, task_id, await read_payload(payload))
     target.output.say("payload updated", {"queue": queue, "id": task_id, "updated": True})
 
 
@@ -283,7 +283,7 @@ async def enqueue(
         "group": group,
         "headers": header,
     }
-    data = read_payload(payload)
+    data = await read_payload(payload)
     async with target.connect() as redis:
         handle = await Client(redis).enqueue(Task(type_name, data), **options)
     target.output.say(
