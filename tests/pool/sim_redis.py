@@ -180,6 +180,15 @@ class Keyspace:
         group = None if stream is None else stream.groups.get(name)
         return int(group is not None and group.pending.pop(id_of(entry_id), None) is not None)
 
+    def xpending(self, key: bytes, name: bytes, *args: bytes) -> Value:
+        start, end, count, consumer = args
+        now_ms = self.now_us() / 1000
+        return [
+            [text_of(entry_id), each.consumer, int(now_ms - each.at_ms), each.count]
+            for entry_id, each in sorted(self._group(key, name).pending.items())
+            if id_of(start) <= entry_id <= id_of(end) and each.consumer == consumer
+        ][: int(count)]
+
     def xrange(self, key: bytes, start: bytes, _end: bytes, _count: bytes, count: bytes) -> Value:
         stream = self.streams.get(key, Entries())
         found = stream.after(id_of(start.removeprefix(b"(")))[: int(count)]

@@ -11,9 +11,10 @@ from terzetto import pool
 from terzetto.pool import _scripts
 from terzetto.pool._assign import read_list
 from terzetto.pool._claims import Bid
-from terzetto.pool._codec import JobBody, encode_job
+from terzetto.pool._codec import Ack, JobBody, encode_ack, encode_job
 from terzetto.pool._dispatch import Waiting
-from terzetto.pool._names import Names
+from terzetto.pool._keys import add_if_exists
+from terzetto.pool._names import RETURN, Names
 from terzetto.pool._routing import Router
 from terzetto.pool._store import Asked, Claim, Store
 from terzetto.redis import Redis, connect
@@ -245,6 +246,44 @@ async def test_a_claim_whose_reply_was_lost_is_known_again(server: EmbeddedServe
         assert handler.starts == ["warm-up", *(f"key {number}" for number in range(5))]
         async with connect(server.url) as redis:
             assert await owned(redis, worker.id) == handler.starts
+
+
+async def test_a_claim_that_is_asked_again_when_another_node_is_done_with_it_starts_nothing(
+    server: EmbeddedServer,
+) -> None:
+    """The reply is lost, and the link stays away until the job has run and ended elsewhere."""
+    handler = Handler()
+    handler.may_start.set()
+    async with open_behind_proxy(server) as (proxy, node), connect(server.url) as redis:
+        worker = await node.add_worker(handler)
+        await node.dispatch("warm-up")
+        await proxy.refuse()
+        lost = proxy.on("EVALSHA", Fault.DROP_REPLY, where=is_claim)
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(node.dispatch, "a")
+                await lost.wait_hit()
+                assert await owned(redis, worker.id) == ["warm-up", "a"]
+                await run_elsewhere(redis, worker, node.id, "a")
+                await proxy.accept()
+        assert await node.job_payload("a") is None
+        assert await owned(redis, worker.id) == handler.starts == ["warm-up"]
+
+
+async def run_elsewhere(redis: Redis, worker: pool.Worker, node_id: str, key: str) -> None:
+    """Do what another node does with a start that has come round to it, until the job is over.
+
+    It takes the event, takes the job from `worker`, ends it, answers and acknowledges.
+    """
+    stream, store = stream_key(NAMES.stream), Store(redis, NAMES)
+    [[event_id, *_]] = await redis.execute("XPENDING", stream, "events", "-", "+", 2)
+    await redis.execute("XCLAIM", stream, "events", "another", 0, event_id)
+    created = (await redis.execute("HGET", content_key(NAMES.workers), worker.id)).decode()
+    assert await store.change_jobs(worker.id, created, [("end", key, b"", "")]) == [1]
+    answer = encode_ack(Ack(event_id.decode(), ""))
+    await redis.execute(*add_if_exists(NAMES.node_stream(node_id), RETURN, answer))
+    await redis.execute("XACK", stream, "events", event_id)
+    await redis.execute("XDEL", stream, event_id)
 
 
 async def test_orders_for_a_job_wait_until_its_claim_is_answered(server: EmbeddedServer) -> None:

@@ -268,3 +268,45 @@ async def test_the_model_says_what_redis_says(redis: Redis, seed: int) -> None:
     assert modelled.keys() == expected_maps.keys()
     for key, content in modelled.items():
         assert stable(content, model.ids) == stable(expected_maps[key], real.ids), key  # type: ignore[arg-type] # pairs
+
+
+async def test_the_model_tells_who_has_an_entry_as_redis_does(redis: Redis) -> None:
+    """A claim that is asked again asks; stories come to that too seldom."""
+    real, model = Real(redis), Model(1_700_000_000_000_000)
+    told = (NAMES.payloads, NAMES.pending, NAMES.jobs)
+    body = encode_job(JobBody("a", "me", b"", 1))
+    claim: Call = (
+        _scripts.CLAIM,
+        [*maps(*told, NAMES.workers, NAMES.shutdown), STREAM, "terzetto:pool:p:claim:1"],
+        [*channels(*told), FAR, 0, "events", "me", 0, 0, "a", body, "W1", FIXED],
+    )
+    asked: list[Call] = [
+        ("XPENDING", [STREAM], ["events", entry_id, entry_id, 1, consumer])
+        for entry_id in ("entry 0", "entry 1")
+        for consumer in ("me", "you", "")
+    ]
+    calls: list[Call] = [
+        asked[0],
+        ("XGROUP", ["CREATE", STREAM], ["events", "$", "MKSTREAM"]),
+        *(("XGROUP", ["CREATECONSUMER", STREAM], ["events", each]) for each in CONSUMERS),
+        *(claim, claim, *asked),
+        ("XACK", [STREAM], ["events", "entry 0"]),
+        *(claim, *asked),
+    ]
+    claims: list[object] = []
+    for what, keys, args in calls:
+        reply, expected = model.run(what, keys, args), await real.run(what, keys, args)
+        if what == "XPENDING":
+            reply, expected = untimed(reply), untimed(expected)
+        elif what is _scripts.CLAIM:
+            claims.append(expected)
+        assert reply == expected, f"{what} {args}"
+    assert claims == [[[4, "entry 0"]], [[4, "entry 0"]], [[1, "entry 0"]]]
+
+
+def untimed(reply: Any) -> object:  # noqa: ANN401 - whatever a server says
+    """Return what XPENDING says of entries, without for how long."""
+    if not isinstance(reply, list):
+        return reply
+    entries = cast("list[list[object]]", reply)
+    return [[entry_id, consumer, count] for entry_id, consumer, _, count in entries]

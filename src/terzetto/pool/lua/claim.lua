@@ -13,7 +13,8 @@
 --       worker that is to run it, or '' and ''
 -- Returns for each claim {1, event id} sent, {4, event id} and read for that consumer,
 --         {5, event id} and owned by that worker, all three also when it is asked again
---         after a lost reply; {2, ''} pending, {3, ''} running, {6, ''} full,
+--         after a lost reply, {1, event id} then if another has the event meanwhile, or is
+--         done with it; {2, ''} pending, {3, ''} running, {6, ''} full,
 --         {7, ''} the pool is being shut down
 
 local payloads, pending, jobs, workers = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -92,11 +93,19 @@ local function own(key, body, worker, created)
   return true
 end
 
+-- Whether an event that was read is still with the consumer that it was read for. By the time
+-- that a claim is asked again, another may have run the job to its end.
+local function is_held(id)
+  local held = redis.pcall('XPENDING', stream, sink, id, id, 1, consumer)
+  return not held.err and #held > 0
+end
+
 local function claim(claim_key, key, body, worker, created)
   local known = redis.call('GET', claim_key)
   local id, read
   if known then
     id, read = string.match(known, '^%d+ (%S+) (%d)$')
+    if read == '1' and not is_held(id) then read = '0' end
   else
     if redis.call('HEXISTS', KEYS[5], 'shutdown') == 1 then return {7, ''} end
     if redis.call('HEXISTS', payloads, key) == 1 then return {3, ''} end
