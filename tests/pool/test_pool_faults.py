@@ -7,11 +7,19 @@ from functools import partial
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from terzetto import pool
+from terzetto._shared._logging import default_logger
 from terzetto.pool import _scripts
-from terzetto.redis import LinkLostError, Script, connect
+from terzetto.pool._claims import Bid, Claims
+from terzetto.pool._codec import JobBody, encode_job
+from terzetto.pool._dispatch import Returns, Waiting
+from terzetto.pool._names import Names
+from terzetto.pool._store import Store
+from terzetto.redis import AuthError, LinkLostError, Script, connect
 from terzetto.server import EmbeddedServer
+from terzetto.streaming import stream_key
 from terzetto.testing import Fault, Proxy, open_proxy
 
 TTL = 1.0
@@ -209,6 +217,47 @@ async def test_dispatches_during_an_outage_go_through_after_it(server: EmbeddedS
             assert handler.starts == []
             await proxy.accept()
         assert sorted(handler.starts) == [str(number) for number in range(10)]
+
+
+async def test_what_a_refused_link_left_behind_is_settled_though_no_dispatch_follows(
+    server: EmbeddedServer,
+) -> None:
+    """The server wants a password for a while when the link has to be opened again."""
+    names = Names("p")
+    stream = stream_key(names.stream)
+    async with (
+        connect(server.url) as other,
+        open_proxy(server.url) as proxy,
+        connect(proxy.url) as redis,
+        trio.open_nursery() as nursery,
+    ):
+        event_id = (await other.execute("XADD", stream, "*", "n", "j", "p", b"x")).decode()
+        claims = Claims(
+            store=Store(redis, names),
+            log=default_logger("pool"),
+            returns=Returns(),
+            guard_for=30.0,
+            limit=0,
+        )
+        nursery.start_soon(claims.run)
+        nursery.start_soon(claims.tidy)
+        held = proxy.on("EVALSHA", Fault.HOLD)
+        job = JobBody("a", "node", b"", 1)
+        bid = Bid(job, encode_job(job), "token", Waiting(), None)
+        claims.put(bid)
+        claims.acknowledge(event_id)
+        with trio.fail_after(30):
+            await held.wait_hit()
+            await trio.testing.wait_all_tasks_blocked(0.1)  # `tidy` has nothing to do any more
+            await other.execute("CONFIG", "SET", "requirepass", "secret")
+            proxy.cut()
+            await bid.waiting.event.wait()
+            assert isinstance(bid.waiting.failure, AuthError)
+            assert await other.execute("XLEN", stream) == 1
+            await other.execute("CONFIG", "SET", "requirepass", "")
+            while await other.execute("XLEN", stream):  # noqa: ASYNC110 - a state of Redis
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_server_that_is_killed_and_restarted_loses_no_job(

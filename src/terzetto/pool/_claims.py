@@ -208,6 +208,7 @@ class Claims:
                 # let be: guards run out, and events come round again.
                 self._acks += acks
                 self._guards += guards
+                self._left_behind.set()
                 await trio.sleep(_PAUSE)
         else:
             for bid, claim in zip(batch, claims, strict=True):

@@ -103,7 +103,8 @@ class Lanes:
             elif lane.orders[0].name == START:
                 lane.scope.cancel()
         while self._lanes:
-            self._done = trio.Event()
+            if self._done.is_set():  # if not, others may be waiting for it
+                self._done = trio.Event()
             await self._done.wait()
 
     def _open(self, lane: Lane) -> None:
