@@ -8,6 +8,8 @@ import trio
 from terzetto.redis import LinkLostError, connect
 from terzetto.server import EmbeddedServer
 from terzetto.streaming import OLDEST, Event, Reader, Sink, Stream
+from terzetto.streaming._lanes import Lane
+from terzetto.streaming._scripts import HAND_BACK
 from terzetto.testing import Fault, Proxy, open_proxy
 
 Eventually = Callable[[Callable[[], Awaitable[object] | bool]], Awaitable[None]]
@@ -140,3 +142,25 @@ async def test_connections_that_break_again_and_again_lose_nothing(
         nursery.cancel_scope.cancel()
     assert seen == [f"{n}" for n in range(300)]
     assert done == set(seen)
+
+
+async def test_events_that_are_handed_back_as_their_stream_goes_are_sent_by_one_lane(
+    proxy: Proxy, far: Stream, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with far.open_sink("k", start=OLDEST) as sink:
+        intake = sink._intake  # pyright: ignore[reportPrivateUsage] - for a lane of another slot
+        await stream.add("a", b"")
+        (event,) = await take(sink, 1)
+        rule = proxy.on("EVALSHA", Fault.HOLD, where=lambda words: HAND_BACK.sha.encode() in words)
+        sink.hand_back_nowait(event)
+        with trio.fail_after(20):
+            await rule.wait_hit()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sink.remove_stream, far)
+                while sink.streams:
+                    await trio.lowlevel.checkpoint()
+                # It is no lane's now, so that any may send what waits for it.
+                await intake.flush(Lane(-1, "other"))
+                rule.release()
+        assert not intake.outbox.streams()
+    assert [record.message for record in caplog.records if record.exc_info] == []

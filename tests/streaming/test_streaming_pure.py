@@ -15,6 +15,7 @@ from terzetto.streaming._filters import make_filter
 from terzetto.streaming._gap import Cursor, Edges, Gap
 from terzetto.streaming._names import check_event_name, check_sink_name, check_stream_name
 from terzetto.streaming._options import check_count, check_seconds, whole_seconds
+from terzetto.streaming._outbox import Outbox
 from terzetto.streaming._pace import Pace
 from terzetto.streaming._positions import after_start, created_at, id_before, parse_id
 
@@ -290,3 +291,19 @@ def test_whole_seconds_and_counts() -> None:
     for value in (0, -1, 1.5):
         with pytest.raises(InvalidOptionError):
             check_count("max_polled", value)  # type: ignore[arg-type]  # 1.5 is what an untyped caller may pass
+
+
+def test_who_takes_returns_from_the_outbox_has_them_alone_and_puts_back_what_was_not_sent() -> None:
+    outbox = Outbox()
+    first, second, third, fourth = [event(name=str(number)) for number in range(4)]
+    for each, idle_ms in ((first, 5), (second, 5), (third, 7)):
+        outbox.hand_back(each, idle_ms)
+    taken = outbox.take_returned("s", 9)
+    assert taken == [(first, 5), (second, 5)]
+    assert outbox.take_returned("s", 9) == [(third, 7)]
+    assert outbox.take_returned("s", 9) == []
+    assert outbox.streams() == set()
+    outbox.hand_back(fourth, 5)
+    outbox.put_back_returned("s", taken)
+    assert outbox.take_returned("s", 2) == taken
+    assert outbox.take_returned("s", 2) == [(fourth, 5)]

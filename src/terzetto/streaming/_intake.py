@@ -385,14 +385,19 @@ class Intake:
         ]
 
     async def _send_returned(self, name: str) -> None:
-        while ids := self.outbox.next_returned(name, _RETURNED_AT_ONCE):
-            idle_ms = self.outbox.returned[name][0][1]
+        while taken := self.outbox.take_returned(name, _RETURNED_AT_ONCE):
+            ids, idle_ms = [event.id for event, _ in taken], taken[0][1]
             group, lane = self.groups.get(name), self.lanes.of(name)
             if group is not None:
-                await group.hand_back(self.consumer, ids, idle_ms=idle_ms)
+                sent = False
+                try:
+                    await group.hand_back(self.consumer, ids, idle_ms=idle_ms)
+                    sent = True
+                finally:
+                    if not sent:
+                        self.outbox.put_back_returned(name, taken)
             if lane is not None:  # the server counts from a little before its reply
                 lane.dues.add(trio.current_time() + max(0.0, self.grace - idle_ms / 1000))
-            self.outbox.forget_returned(name, len(ids))
 
     # Closing
 

@@ -1,18 +1,23 @@
 """What a sink has decided about events and not yet told the server. No Redis here.
 
 Acknowledgements wait for the next read's write, or for the next look of the
-claims' loop, whichever comes first; events that failed wait for the latter. A
-failed send puts them back. The outbox is no record: what never leaves it, as
+claims' loop, whichever comes first; events that failed wait for the latter. Who
+sends takes them out first, so that no two send the same; a failed send puts them
+back. The outbox is no record: what never leaves it, as
 in a crash, is pending on the server and comes back by a claim.
 """
 
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import islice, takewhile
+from typing import TypeAlias
 
 import attrs
 
 from terzetto.streaming._event import Event
+
+Return: TypeAlias = tuple[Event, int]
+"""An event that is handed back, and the idle time that it gets, in milliseconds."""
 
 
 @attrs.define
@@ -26,9 +31,7 @@ class Outbox:
     """
 
     acknowledged: dict[str, list[str]] = attrs.field(factory=dict[str, list[str]])
-    returned: dict[str, deque[tuple[Event, int]]] = attrs.field(
-        factory=dict[str, deque[tuple[Event, int]]]
-    )
+    returned: dict[str, deque[Return]] = attrs.field(factory=dict[str, deque[Return]])
 
     def streams(self) -> set[str]:
         """Return the names of the streams that something waits for."""
@@ -48,23 +51,24 @@ class Outbox:
             return {}
         return {name: self.acknowledged.pop(name) for name in streams if name in self.acknowledged}
 
-    def next_returned(self, stream: str, limit: int) -> list[str]:
-        """Return the ids of the first events of a stream that get the same idle time."""
+    def take_returned(self, stream: str, limit: int) -> list[Return]:
+        """Take the first returns of a stream that give their events the same idle time."""
         returned = self.returned.get(stream)
         if not returned:
             return []
         alike = takewhile(lambda waiting: waiting[1] == returned[0][1], returned)
-        return [event.id for event, _ in islice(alike, limit)]
-
-    def forget_returned(self, stream: str, count: int) -> None:
-        """Take the first events off those of a stream; the server has them."""
-        returned = self.returned[stream]
-        for _ in range(count):
+        taken = list(islice(alike, limit))
+        for _ in taken:
             returned.popleft()
         if not returned:
             del self.returned[stream]
+        return taken
 
     def put_back(self, acknowledged: dict[str, list[str]]) -> None:
         """Keep acknowledgements that could not be sent; sending them twice does no harm."""
         for stream, event_ids in acknowledged.items():
             self.acknowledge(stream, event_ids)
+
+    def put_back_returned(self, stream: str, taken: Sequence[Return]) -> None:
+        """Keep returns that could not be sent, before those that came meanwhile."""
+        self.returned.setdefault(stream, deque()).extendleft(reversed(taken))
