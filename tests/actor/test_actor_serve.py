@@ -122,6 +122,32 @@ async def test_a_tree_that_fails_gives_1_and_its_crash_is_logged(
     assert str(caplog.records[-1].exc_info[1]) == "doomed"
 
 
+class Broken(logging.Handler):
+    """Cannot write that a signal has come."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("closing"):
+            raise OSError("no room is left")
+
+
+async def test_what_fails_beside_the_tree_closes_it_and_gives_1(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    journal = Journal()
+    tree = Tree(name="shop", children=(Child(partial(Signalling, journal)),))
+    log, broken = logging.getLogger("terzetto.actor"), Broken()
+    caplog.set_level(logging.INFO, log.name)
+    log.addHandler(broken)
+    try:
+        assert await serve(tree) == 1
+    finally:
+        log.removeHandler(broken)
+    assert journal.kinds() == ["started", "stopping"]
+    assert last_line(caplog) == "service failed service='shop'"
+    assert caplog.records[-1].exc_info is not None
+    assert "no room is left" in str(getattr(caplog.records[-1].exc_info[1], "exceptions", ()))
+
+
 async def test_a_tree_that_cannot_start_gives_1() -> None:
     plan = CrashPlan().crash("started")
     assert await serve(Tree(children=(Child(inject(Probe, plan)),))) == 1

@@ -48,13 +48,18 @@ async def serve(
     logger = logger or default_logger("actor")
     begun = trio.current_time()
     steering = _Steering(tree.name, root_of(tree, logger=logger, observers=observers), logger)
+    error: BaseException | None = None
+    reason = ""
     async with AsyncExitStack() as stack:
         window = None if inspect is None else await stack.enter_async_context(open_window(inspect))
         signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        nursery.start_soon(steering.obey, signals)
-        error, reason = await _run(steering, window, nursery)
-        nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(steering.obey, signals)
+                error, reason = await _run(steering, window, nursery)
+                nursery.cancel_scope.cancel()
+        except Exception as failure:  # noqa: BLE001 - what runs beside the tree failed, and closed it
+            error = error or failure
     seconds = round(trio.current_time() - begun, 3)
     if error is not None:
         if not isinstance(error, Exception):
