@@ -9,6 +9,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from redis.exceptions import ResponseError
 
 from terzetto.redis import LinkClosedError, LinkLostError, Redis, connect
 from terzetto.server import EmbeddedServer
@@ -122,6 +123,33 @@ async def test_a_dequeue_whose_reply_was_lost_finds_what_it_took(setting: Settin
     assert ids(await take(setting.witness, limit=9)) == ["t4", "t5"]
     for lease in leases:
         assert await setting.broker.complete(lease)
+
+
+async def test_a_dequeue_that_redis_refuses_midway_returns_what_it_took(setting: Setting) -> None:
+    await setting.witness.enqueue([entry("t")])
+    await setting.witness.redis.execute("SET", "asynq:{broken}:pending", "no list")
+    (lease,) = await take(setting.broker, "q", "broken", limit=9)
+    assert await setting.broker.complete(lease)
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await take(setting.broker, "q", "broken", limit=9)
+
+
+async def test_a_dequeue_that_is_cancelled_midway_hands_back_what_it_took(
+    setting: Setting,
+) -> None:
+    await setting.witness.enqueue([entry(f"t{n}") for n in range(3)])
+    await take(setting.broker, "other")  # the client knows that the server knows the script
+    rule = setting.proxy.on(
+        "EVALSHA", Fault.HOLD, where=lambda words: b"asynq:{other}:pending" in words
+    )
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(setting.broker.dequeue, ["q", "other"], 9)
+            await rule.wait_hit()
+            assert await state_of(setting.witness, "t0") is TaskState.ACTIVE
+            nursery.cancel_scope.cancel()
+            rule.release()
+    assert ids(await take(setting.witness, limit=9)) == ["t0", "t1", "t2"]
 
 
 async def test_a_take_over_whose_reply_was_lost_finds_what_it_took(

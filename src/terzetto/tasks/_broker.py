@@ -298,6 +298,9 @@ class Broker(Protocol):
         Paused queues have none. The oldest come first. Returns at once, if need be
         with nothing. The lock of a unique task is made to last as long as the lease.
         An id in pending without a task is dropped.
+
+        What Redis refuses after some were taken is logged, and those are returned.
+        Cancelling hands back what was taken; what Redis is about to give lapses.
         """
         ...
 

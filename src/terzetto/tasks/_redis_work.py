@@ -1,12 +1,15 @@
 """The part of `RedisBroker` that producers and workers use: enqueue, dequeue, outcomes."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import attrs
-from redis.exceptions import NoScriptError
+import trio
+from redis.exceptions import NoScriptError, RedisError
 
-from terzetto.redis import Arg, LinkLostError, Reply, Script
+from terzetto._shared._texts import describe_error
+from terzetto.redis import Arg, LinkClosedError, LinkLostError, Reply, Script
 from terzetto.tasks import _scripts
 from terzetto.tasks._broker import (
     LEASE_SECONDS,
@@ -34,6 +37,7 @@ from terzetto.tasks._redis_base import (
 _CHUNK: Final = 200  # tasks of one script, so that others are not kept waiting
 _DELETED: Final = ("", b"")  # what stands for a task that is not kept
 _NO_RESULT: Final = ("0", b"")
+_PARTING: Final = 1.0  # seconds for handing back what a cancelled dequeue has taken
 _TICK_DAYS: Final = 90  # days after which a schedule that has not ticked is forgotten
 
 
@@ -196,9 +200,27 @@ class RedisWork(RedisBase):
         self, queues: Sequence[str], limit: int, *, lease_for: float = LEASE_SECONDS
     ) -> list[Lease]:
         """See `Broker.dequeue`."""
-        now = await self._time()
-        end = int(now + lease_for)
         leases: list[Lease] = []
+        try:
+            await self._take(queues, limit, lease_for, leases)
+        except RedisError as error:
+            if not leases or isinstance(error, LinkClosedError):
+                raise
+            self._logger.warning(
+                "Redis refused to give more tasks", taken=len(leases), error=describe_error(error)
+            )
+        except trio.Cancelled:
+            with trio.move_on_after(_PARTING, shield=True), suppress(RedisError):
+                for lease in reversed(leases):  # so that the oldest is the next to be taken
+                    await self.requeue(lease)
+            raise
+        return leases
+
+    async def _take(
+        self, queues: Sequence[str], limit: int, lease_for: float, leases: list[Lease]
+    ) -> None:
+        """Add the leases of up to `limit` tasks to `leases`, of each script as it answers."""
+        end = int(await self._time() + lease_for)
         for queue in queues:
             keys = self.keys(queue)
             while len(leases) < limit:
@@ -213,7 +235,6 @@ class RedisWork(RedisBase):
                 leases += await self.taken(keys, reply, token, end)
                 if len(reply) < 2 * wanted:
                     break
-        return leases
 
     async def taken(
         self, keys: QueueKeys, reply: Sequence[bytes], token: str, end: int
