@@ -1,13 +1,16 @@
 """``terzetto pool``, ``stream`` and ``map`` on a real server."""
 
+import io
 import json
 import subprocess
 import sys
+from contextlib import redirect_stdout
 
 import pytest
 import trio
 
 from terzetto import pool, rmap, streaming
+from terzetto.cli import main
 from terzetto.pool import Job
 from terzetto.redis import Redis
 from terzetto.server import EmbeddedServer
@@ -196,6 +199,16 @@ async def test_values_of_maps_are_set_and_shown(command: Command, redis: Redis) 
     assert (missing.code, missing.err) == (1, "error: map 'config' has no key 'none'\n")
     (row,) = (await command("map", "ls", "--json")).json
     assert (row["name"], row["keys"], row["revision"]) == ("config", 2, 3)
+
+
+async def test_what_goes_on_needs_no_descriptor_to_write_to(
+    server: EmbeddedServer, redis: Redis
+) -> None:
+    await streaming.Stream("users", redis).add("made", b"")
+    words = ["stream", "tail", "users", "--oldest", "--count", "1", "--url", server.url]
+    with redirect_stdout(io.StringIO()) as shown:
+        assert await trio.to_thread.run_sync(main, words) == 0
+    assert "made" in shown.getvalue()
 
 
 async def test_every_change_of_a_map_is_in_its_history(command: Command, redis: Redis) -> None:

@@ -24,11 +24,21 @@ async def while_read() -> AsyncGenerator[None]:
 
 
 async def _watch(block: trio.CancelScope) -> None:
-    output = sys.stdout.fileno()
-    if sys.platform != "linux" or not stat.S_ISFIFO(os.fstat(output).st_mode):
+    output = _pipe()
+    if output is None:
         return
     await trio.lowlevel.wait_readable(output)  # which an end for writing never is, but by an error
     poll = select.poll()
     poll.register(output, 0)
     if poll.poll(0):
         block.cancel()
+
+
+def _pipe() -> int | None:
+    """Return standard output's descriptor, if that is a pipe that tells of its reader's end."""
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # none, as of a StringIO, or closed
+        return None
+    is_pipe = sys.platform == "linux" and stat.S_ISFIFO(os.fstat(output).st_mode)
+    return output if is_pipe else None
