@@ -35,11 +35,13 @@ class Program:
 
 
 _HERE: Final = Path(__file__).parent
+PULSE_PEER: Final = Program(_HERE / "peer", "goa.design/pulse v1.6.5")
+ASYNQ_PEER: Final = Program(_HERE / "asynq_peer", "github.com/hibiken/asynq v0.26.0")
 ASYNQ_COMMAND: Final = "github.com/hibiken/asynq/tools"
 """The module of the command `asynq`, which has no numbered versions."""
 
-PULSE_PEER: Final = Program(_HERE / "peer", "goa.design/pulse v1.6.5")
-ASYNQ_PEER: Final = Program(_HERE / "asynq_peer", "github.com/hibiken/asynq v0.26.0")
+_ASYNQ_COMMAND_VERSION: Final = "v0.0.0-20260203063626-d704b68a426d"
+"""What the module was in asynq v0.26.0, which is the version of our peer."""
 
 
 class PeerMissingError(Exception):
@@ -82,23 +84,26 @@ def install_command(binary: Path) -> None:
     go = shutil.which("go")
     if go is None:
         raise PeerMissingError("no go on PATH")
-    words = ["install", f"{ASYNQ_COMMAND}/asynq@latest"]
+    words = ["install", f"{ASYNQ_COMMAND}/asynq@{_ASYNQ_COMMAND_VERSION}"]
     what = f"the command asynq of the Go module {ASYNQ_COMMAND} cannot be built"
     _run_go(go, words, what, binary.parent, GOBIN=str(binary.parent))
 
 
 def _run_go(go: str, words: Sequence[str], what: str, directory: Path, **variables: str) -> None:
-    """Run Go; raise `PeerMissingError` with `what` was wrong if it fails."""
-    done = subprocess.run(  # noqa: S603 - Go, on our own source or a module's
-        [go, *words],
-        cwd=directory,
-        env={**os.environ, "GOWORK": "off", **variables},
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=BUILD_PATIENCE,
-        check=False,
-    )
+    """Run Go; raise `PeerMissingError` with `what` was wrong if it fails or takes too long."""
+    try:
+        done = subprocess.run(  # noqa: S603 - Go, on our own source or a module's
+            [go, *words],
+            cwd=directory,
+            env={**os.environ, "GOWORK": "off", **variables},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=BUILD_PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise PeerMissingError(f"{what} within {BUILD_PATIENCE:g} seconds") from error
     if done.returncode:
         raise PeerMissingError(f"{what}: {' '.join(done.stderr.split())[-500:]}")
 

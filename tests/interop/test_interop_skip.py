@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.interop import gopeer
 from tests.interop.gopeer import PULSE_PEER, PeerMissingError, build_peer, install_command
 
 
@@ -40,6 +41,22 @@ def test_without_the_module_of_asynqs_command_the_reason_names_it(
     assert str(caught.value) == (
         "the command asynq of the Go module github.com/hibiken/asynq/tools cannot be built:"
         " not found"
+    )
+
+
+def test_where_a_build_takes_too_long_the_reason_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = tmp_path / "go"
+    go.write_text("#!/bin/sh\nexec sleep 60\n")
+    go.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(gopeer, "BUILD_PATIENCE", 0.1)
+    with pytest.raises(PeerMissingError) as caught:
+        install_command(tmp_path / "asynq")
+    assert str(caught.value) == (
+        "the command asynq of the Go module github.com/hibiken/asynq/tools cannot be built"
+        " within 0.1 seconds"
     )
 
 
