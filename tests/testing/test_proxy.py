@@ -206,18 +206,19 @@ async def test_a_reply_is_late(proxy: Proxy) -> None:
 
 
 async def test_everything_is_late_and_many_no_later_than_one(proxy: Proxy) -> None:
-    proxy.delay = 0.1
+    proxy.delay = 0.5
     async with await connect(proxy) as stream:
         started = trio.current_time()
-        for _ in range(20):
+        for _ in range(16):
             await stream.send_all(b"PING\r\n")
             await trio.sleep(0.001)  # so that the pings come in pieces of their own
         received = b""
-        while len(received) < 20 * len(b"+PONG\r\n"):
+        while len(received) < 16 * len(b"+PONG\r\n"):
             received += await stream.receive_some()
         took = trio.current_time() - started
-    assert took >= 0.2
-    assert took < 20 * 0.2, "delays add up"
+    assert took >= 2 * 0.5
+    # Delays that add up make 8 s of the pings alone; a machine that stalls has 4 s for that.
+    assert took < 5, "delays add up"
 
 
 async def test_rules_choose_their_commands(proxy: Proxy) -> None:
