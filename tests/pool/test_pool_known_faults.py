@@ -234,6 +234,10 @@ async def test_workers_that_come_and_go_leave_no_entry_behind(redis: Redis) -> N
             [int(await redis.execute("HLEN", key)) for key in kept]
         )
 
+    async def is_tidy() -> bool:
+        """Tell whether no guard of a dispatch waits to be released."""
+        return not await redis.execute("KEYS", "terzetto:pool:p:claim:*")
+
     async with pool.open_node("p", redis, worker_ttl=30) as node:
         sizes: list[int] = []
         for number in range(20):
@@ -242,6 +246,7 @@ async def test_workers_that_come_and_go_leave_no_entry_behind(redis: Redis) -> N
             await node.stop_job(str(number))
             await until(partial(is_idle, worker))
             await worker.close()
+            await eventually(is_tidy)
             sizes.append(await size())
         assert sizes[-1] == sizes[1]
 
