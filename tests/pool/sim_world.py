@@ -320,7 +320,11 @@ class Stream:
         content = dict(zip(fields[::2], fields[1::2], strict=True))
         name = content[b"n"].decode()
         return Event(
-            id=text_of(entry_id).decode(), stream=self.name, name=name, payload=content[b"p"]
+            id=text_of(entry_id).decode(),
+            stream=self.name,
+            name=name,
+            payload=content[b"p"],
+            topic=content.get(b"t", b"").decode(),
         )
 
 

@@ -38,7 +38,7 @@ def verdict(event: PoolEvent, known: Fleet) -> Deliver | Verdict:
 
 
 def test_events_are_read_and_others_refused() -> None:
-    assert start("a").job == JobBody("a", "node", b"", 1, requeued=False)
+    assert start("a").job == JobBody("a", "node", b"", 1, requeued=False, event_id=f"{NOW_MS}-0")
     assert stop("b").key == "b"
     assert read_event("1-0", "n", encode_notification("c", b"x")).key == "c"
     with pytest.raises(MalformedBodyError):

@@ -87,9 +87,13 @@ class Story:
         changes: list[object] = []
         for _ in range(self.chance.randint(1, 3)):
             kind = self.chance.choice(["own", "own", "end", "keep", "fine", "requeue", "bury"])
-            dead = self.chance.choice(["", *WORKERS]) if kind == "own" else ""
-            changes += [kind, self.key(), b"\x00payload\xff", dead]
-        args = [*channels(*told), worker, FIXED, 3, *changes]
+            more = ""
+            if kind == "own":
+                more = self.chance.choice(["", *WORKERS])
+            elif kind in {"end", "requeue", "bury"}:
+                more = self.chance.choice(["", f"entry {self.chance.randrange(60)}"])
+            changes += [kind, self.key(), b"\x00payload\xff", more]
+        args = [*channels(*told), worker, FIXED, 3, "events", *changes]
         return _scripts.LEDGER, [*keys, self.own("failures")], args
 
     def bury(self) -> Call:

@@ -32,13 +32,17 @@ def decode_text(data: bytes) -> str:
 
 @attrs.frozen
 class JobBody:
-    """A job as it travels: what to run, who asked for it, and when (Unix ns)."""
+    """A job as it travels: what to run, who asked for it, and when (Unix ns).
+
+    `event_id` is the pool's event that brought it, where that is known; it is not in the body.
+    """
 
     key: str
     node_id: str
     payload: bytes
     created_ns: int
     requeued: bool = False
+    event_id: str = ""
 
 
 @attrs.frozen
@@ -90,8 +94,8 @@ def encode_job(job: JobBody) -> bytes:
     )
 
 
-def decode_job(data: bytes) -> JobBody:
-    """Read the body of a start event.
+def decode_job(data: bytes, event_id: str = "") -> JobBody:
+    """Read the body of a start event, of which the id may be known.
 
     A missing last byte (peers of v1.6.4) is "not requeued"; a payload of
     negative length is none, as Go reads it.
@@ -112,6 +116,7 @@ def decode_job(data: bytes) -> JobBody:
         payload=payload,
         created_ns=created_ns,
         requeued=requeued not in {b"", b"\x00"},
+        event_id=event_id,
     )
 
 

@@ -14,7 +14,8 @@ updates_channel = lru_cache(1024)(make_updates_channel)
 stream_key = lru_cache(1024)(make_stream_key)
 
 
-def add_if_exists(stream: str, name: str, body: bytes) -> tuple[Arg, ...]:
+def add_if_exists(stream: str, name: str, body: bytes, topic: str = "") -> tuple[Arg, ...]:
     """Return the command that adds an event to a node's or worker's stream, if it is there."""
     trimmed = ("MAXLEN", "~", STREAM_MAX_LEN)
-    return ("XADD", stream_key(stream), "NOMKSTREAM", *trimmed, "*", "n", name, "p", body)
+    about = ("t", topic) if topic else ()
+    return ("XADD", stream_key(stream), "NOMKSTREAM", *trimmed, "*", "n", name, "p", body, *about)

@@ -56,9 +56,12 @@ class Ledger:
         """
         return await self._apply("take" if sent_again else "own", key, payload, dead_owner)
 
-    async def end(self, key: str) -> bool:
-        """Take a job off, payload and all; False if it was not owned."""
-        return await self._apply("end", key) == 1
+    async def end(self, key: str, event_id: str = "") -> bool:
+        """Take a job off, payload and all; False if it was not owned.
+
+        With the id of the event that started it that one is over too, as in the next two.
+        """
+        return await self._apply("end", key, more=event_id) == 1
 
     async def fail(self, key: str, letter: bytes, *, rest: float) -> bool:
         """Take a job off that did not start although it was accepted before.
@@ -78,13 +81,13 @@ class Ledger:
         """Note that a job that was sent again has started."""
         await self._apply("fine", key)
 
-    async def requeue(self, key: str, body: bytes) -> bool:
+    async def requeue(self, key: str, body: bytes, event_id: str) -> bool:
         """Take a job off and send it to the pool again; False if it was not owned."""
-        return await self._apply("requeue", key, body) == 1
+        return await self._apply("requeue", key, body, event_id) == 1
 
-    async def bury(self, key: str, letter: bytes) -> bool:
+    async def bury(self, key: str, letter: bytes, event_id: str) -> bool:
         """Take a job off and make a dead letter of it; False if it was not owned."""
-        return await self._apply("bury", key, letter) == _BURIED
+        return await self._apply("bury", key, letter, event_id) == _BURIED
 
     async def run(self) -> None:
         """Write the changes that have waited, for ever."""

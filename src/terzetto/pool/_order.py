@@ -5,6 +5,7 @@ inside the worker; the outcome goes back through the order's replies, which
 never wait.
 """
 
+import re
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -13,6 +14,8 @@ import attrs
 from terzetto.pool._codec import JobBody, decode_job, decode_job_key, decode_notification
 from terzetto.pool._errors import MalformedBodyError
 from terzetto.pool._names import NOTIFY, START, STOP
+
+_EVENT_ID: Final = re.compile("[0-9]{1,20}-[0-9]{1,20}")
 
 RETRY: Final = None
 """The answer that is none: not here, or not now; ask again."""
@@ -49,7 +52,9 @@ REASSERT: Final = "reassert"
 ENDED: Final = "ended"
 
 
-def read_order(name: str, body: bytes, reply: Reply, known: JobBody | None = None) -> Order:
+def read_order(
+    name: str, body: bytes, reply: Reply, known: JobBody | None = None, *, event_id: str = ""
+) -> Order:
     """Return the order of an event's name and body, as both roads bring them.
 
     Args:
@@ -57,12 +62,16 @@ def read_order(name: str, body: bytes, reply: Reply, known: JobBody | None = Non
         body: its body.
         reply: who is answered.
         known: the job of a start, if it has been read.
+        event_id: the id of the pool's event, if whoever sent it here said so; what is
+            none is left alone.
 
     Raises:
         MalformedBodyError: the body is broken, or the name is unknown.
     """
     if name == START:
-        job = decode_job(body) if known is None else known
+        job = known
+        if job is None:
+            job = decode_job(body, event_id if _EVENT_ID.fullmatch(event_id) else "")
         return Order(START, job.key, job=job, replies=[reply])
     if name == STOP:
         return Order(STOP, decode_job_key(body), replies=[reply])

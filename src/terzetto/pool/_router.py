@@ -63,7 +63,7 @@ def read_event(event_id: str, name: str, body: bytes) -> PoolEvent:
         MalformedBodyError: the body is broken, or the event's name is unknown.
     """
     if name == START:
-        job = decode_job(body)
+        job = decode_job(body, event_id)
         return PoolEvent(event_id, name, job.key, body, job)
     if name == STOP:
         return PoolEvent(event_id, name, decode_job_key(body), body)

@@ -115,7 +115,7 @@ class Router:
 
     def take(self, bid: Bid, claim: Claim) -> None:
         """See a start to the worker that kept its place; it was read when it was sent."""
-        job = bid.job
+        job = attrs.evolve(bid.job, event_id=claim.event_id)
         event = PoolEvent(claim.event_id, START, job.key, bid.body, job)
         if bid.keeper is None:
             return
@@ -251,7 +251,11 @@ class Router:
         names, node_id = self.core.names, self.core.node_id
         commands: list[Sequence[Arg]] = [
             add_if_exists(
-                names.worker_stream(worker_id), event.name, encode_envelope(node_id, event.body)
+                names.worker_stream(worker_id),
+                event.name,
+                encode_envelope(node_id, event.body),
+                # A worker of ours acknowledges a start for a router that is gone by its end.
+                topic=event.event_id if event.name == START else "",
             )
             for event, worker_id in there
         ]

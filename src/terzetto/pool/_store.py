@@ -172,6 +172,7 @@ class Store:
                 worker_id,
                 created,
                 MAX_FAILED_STARTS,
+                SINK,
                 *(part for change in changes for part in change),
             ],
         )

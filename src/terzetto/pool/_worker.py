@@ -285,7 +285,7 @@ class WorkerActor(Actor):
                 self.core.answer(envelope.sender, self.worker_id, Ack(event.id, outcome))
 
         try:
-            order = read_order(event.name, envelope.body, reply)
+            order = read_order(event.name, envelope.body, reply, event_id=event.topic)
         except MalformedBodyError as error:
             self.core.report("dead_letter", worker_id=self.worker_id, text=str(error))
             reply(error_text(error))
@@ -395,20 +395,21 @@ class WorkerActor(Actor):
         return ""
 
     async def _stopped(self, key: str) -> None:
-        await self._ledger.end(key)
+        job = None if key in self._starting else self._jobs.get(key)
+        await self._ledger.end(key, "" if job is None else job.event_id)
         self._jobs.pop(key, None)
         self.core.report("job_stopped", key=key, worker_id=self.worker_id)
 
     async def _end(self, key: str, crash: str) -> None:
         """Note that a job has ended by itself: well, or by a crash that is the last."""
-        if key not in self._jobs:
+        if (job := self._jobs.get(key)) is None:
             await trio.lowlevel.checkpoint()
             return
         if crash:
-            await self._ledger.bury(key, encode_letter(self._jobs[key], crash))
+            await self._ledger.bury(key, encode_letter(job, crash), job.event_id)
             self.core.report("dead_letter", key=key, worker_id=self.worker_id, text=crash)
         else:
-            await self._ledger.end(key)
+            await self._ledger.end(key, job.event_id)
             self.core.report("job_ended", key=key, worker_id=self.worker_id)
         self._jobs.pop(key, None)
 
@@ -453,7 +454,7 @@ class WorkerActor(Actor):
             await self._give_up(job)
             return
         body = encode_job(attrs.evolve(job, requeued=True))
-        moved = await self._ledger.requeue(key, body)
+        moved = await self._ledger.requeue(key, body, job.event_id)
         self._jobs.pop(key, None)  # it may have ended while Redis was asked
         if moved:
             self.core.report("job_moved", key=key, worker_id=self.worker_id)

@@ -4,19 +4,20 @@
 --       5 dead-letters hash, 6 pending-jobs hash, 7 hash of failed starts by job key
 -- ARGV: 1 to 4 channels of jobs, job-payloads, dead-letters and pending-jobs,
 --       5 worker id, 6 its creation time, 7 how often a start may fail,
---       then for each change four:
+--       8 name of the pool's sink, then for each change four:
 --       "own", key, payload, an owner that is known to be dead or '':
 --         becomes the owner of a job that it is about to start
 --       "take", key, payload, the same: becomes the owner of a job that was accepted before
 --         and is sent again, unless that has ended meanwhile
---       "end", key, '', '': the job has ended; the payload goes too
+--       "end", key, '', the id of the event that started it or '': the job has ended; the
+--         payload goes too, and so does the event, for whoever routed it may be gone
 --       "fail", key, letter, how long it rests in us: the job did not start, and was sent
 --         again before; the payload stays, and it will be sent again, later each time;
 --         if it failed too often it becomes a dead letter
 --       "keep", key, '', '': the same without counting it: its event is still pending
 --       "fine", key, '', '': the job has started after all
---       "requeue", key, start event's body, '': the job goes elsewhere
---       "bury", key, letter, '': the job is given up, and becomes a dead letter
+--       "requeue", key, start event's body, an event's id as above: the job goes elsewhere
+--       "bury", key, letter, the same: the job is given up, and becomes a dead letter
 -- Returns for each change 1 done, 2 done and a dead letter, 3 the job has ended, 0 not done
 -- (the worker is no longer in the pool, or does not own the job), or the id of the other
 -- worker that owns the key
@@ -71,7 +72,14 @@ local function bury(key, letter)
   return 2
 end
 
-local function let_go(kind, key, value, rest)
+-- Ends an event for good. Its id may be anybody's text: one that is none ends nothing.
+local function settle(event)
+  if event == '' then return end
+  redis.pcall('XACK', KEYS[4], ARGV[8], event)
+  redis.pcall('XDEL', KEYS[4], event)
+end
+
+local function let_go(kind, key, value, more)
   if not place[key] then return 0 end
   items[place[key]] = false
   place[key] = nil
@@ -79,22 +87,25 @@ local function let_go(kind, key, value, rest)
   if kind == 'end' then
     map_del(KEYS[3], ARGV[2], key)
     redis.call('HDEL', KEYS[7], key)
+    settle(more)
   elseif kind == 'requeue' then
     redis.call('XADD', KEYS[4], '*', 'n', 'j', 'p', value)
+    settle(more)
   elseif kind == 'bury' then
+    settle(more)
     return bury(key, value)
   elseif kind == 'fail' then
     local failures = redis.call('HINCRBY', KEYS[7], key, 1)
     if failures >= tonumber(ARGV[7]) then return bury(key, value) end
     -- The guard keeps the orphan from being sent again before its rest is over.
-    local wait = tonumber(rest) * 2 ^ (failures - 1)
+    local wait = tonumber(more) * 2 ^ (failures - 1)
     map_set(KEYS[6], ARGV[4], key, decimal(now_us() + wait) .. '000')
   end
   return 1
 end
 
 local replies = {}
-for i = 8, #ARGV, 4 do
+for i = 9, #ARGV, 4 do
   local kind, key, value, more = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if kind == 'take' and has_ended(key) then
     replies[#replies + 1] = 3
