@@ -14,6 +14,7 @@ import trio
 
 from terzetto.server import open_embedded
 from terzetto.server._guardian import listener_pid, read_state
+from terzetto.server._process import LEAVE_GRACE
 from terzetto.testing import Program, open_program
 
 # Says where its server is, then runs commands until its standard input ends.
@@ -51,6 +52,52 @@ class Holder:
         assert await self.program.read_line() == "left"
         assert await self.program.wait() == 0
 
+
+# Opens a server again and again, in children that Ctrl-C strikes at one line of the
+# package or of what it calls: at the first, the sixth, and so on behind the last.
+# Says where, and "clean" when the child and its files are gone.
+STRICKEN = """
+import os, pathlib, shutil, signal, sys, tempfile, time, trio
+from terzetto.server import _locks, _process, open_embedded
+
+FILES = {module.__file__ for module in (_locks, _process, shutil, tempfile)}
+
+def strike_at(number):
+    passed = 0
+
+    def trace_line(frame, event, argument):
+        nonlocal passed
+        passed += event == "line"
+        if event == "line" and passed == number:
+            print(pathlib.Path(frame.f_code.co_filename).name, frame.f_lineno, flush=True)
+            signal.raise_signal(signal.SIGINT)
+        return trace_line
+
+    sys.settrace(lambda frame, *_: trace_line if frame.f_code.co_filename in FILES else None)
+
+async def open_once(number):
+    strike_at(number)
+    async with open_embedded():
+        pass
+
+def is_struck(number):
+    try:
+        trio.run(open_once, number)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+number, struck = 1, True
+while struck:
+    child = os.fork()
+    if not child:
+        os._exit(is_struck(number))
+    struck = os.waitpid(child, 0)[1]
+    while os.listdir(os.environ["TMPDIR"]):
+        time.sleep(0.01)
+    print("clean" if struck else "done", flush=True)
+    number += 5
+"""
 
 StartHolder = Callable[..., Awaitable[Holder]]
 
@@ -218,6 +265,18 @@ async def test_ctrl_c_at_any_moment_leaves_nothing(tmp_path: Path) -> None:
         for number in range(12):
             nursery.start_soon(interrupt, number / 5)
     await until(lambda: not list(tmp_path.iterdir()))
+
+
+async def test_ctrl_c_at_any_line_leaves_nothing(tmp_path: Path) -> None:
+    places: list[str] = []
+    async with open_program(STRICKEN, environment={"TMPDIR": str(tmp_path)}) as program:
+        while (place := await program.read_line()) != "done":
+            places.append(place)
+            # Who leaves only when the grace is over has waited for itself.
+            with trio.move_on_after(LEAVE_GRACE - 1) as patience:
+                assert await program.read_line() == "clean"
+            assert not patience.cancelled_caught, f"Ctrl-C at {place} leaves its files"
+    assert len(places) > 30, places
 
 
 async def test_signals_for_the_guardian_do_not_end_it(start_holder: StartHolder) -> None:

@@ -14,8 +14,8 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -176,6 +176,7 @@ class EmbeddedServer:
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def open_embedded(
     directory: str | os.PathLike[str] | None = None,
     *,
@@ -219,30 +220,42 @@ async def open_embedded(
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def open_process(
     launch: Launch, directory: str | os.PathLike[str] | None = None
 ) -> AsyncGenerator[EmbeddedServer, None]:
-    """Run the server of `launch` while the block is open, as `open_embedded` says."""
-    private = directory is None
-    if directory is None:
-        path = Path(tempfile.mkdtemp(prefix=_guardian.TEMPORARY_PREFIX))
-    else:
-        path = _prepare(directory)
-    locks = _Locks.of(path)
-    membership = _Membership(directory=path, private=private, launch=launch, locks=locks)
-    try:
-        state = await membership.join()
-        yield EmbeddedServer(
-            directory=path, socket_path=Path(state.socket), port=state.port, locks=locks
+    """Run the server of `launch` while the block is open, as `open_embedded` says.
+
+    Ctrl-C strikes where this waits, never between a step and what undoes it. The
+    body of the block, which is the caller's, is struck anywhere.
+    """
+    with _place(directory) as path, closing(_Locks.of(path)) as locks:
+        membership = _Membership(
+            directory=path, private=directory is None, launch=launch, locks=locks
         )
+        try:
+            state = await membership.join()
+            yield EmbeddedServer(
+                directory=path, socket_path=Path(state.socket), port=state.port, locks=locks
+            )
+        finally:
+            # "Left" means that the server is gone, also for who is cancelled; the
+            # guardian needs no help if this gives up.
+            with trio.move_on_after(LEAVE_GRACE, shield=True):
+                await membership.leave()
+
+
+@contextmanager
+def _place(directory: str | os.PathLike[str] | None) -> Generator[Path, None, None]:
+    """Have `directory` ready, or a temporary one that is removed when the block is left."""
+    if directory is not None:
+        yield _prepare(directory)
+        return
+    path = Path(tempfile.mkdtemp(prefix=_guardian.TEMPORARY_PREFIX))
+    try:
+        yield path
     finally:
-        # "Left" means that the server is gone, also for who is cancelled; the
-        # guardian needs no help if this gives up.
-        with trio.move_on_after(LEAVE_GRACE, shield=True):
-            await membership.leave()
-        locks.close()
-        if private:
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -319,6 +332,12 @@ class _Membership:
         """Start a guardian, hand it the lock, and return the stream of its report."""
         if not sys.executable:
             raise ServerStartError("this program has no Python interpreter to run a guardian with")
+        # One step for Ctrl-C and for who cancels: they come before it or behind it.
+        report = await trio.to_thread.run_sync(self._launch_and_reap)
+        return trio.lowlevel.FdStream(report)
+
+    def _launch_and_reap(self) -> int:
+        """Start the launcher, which forks the guardian and ends; return what to read from."""
         spec = {
             "directory": str(self.directory),
             "private": self.private,
@@ -328,14 +347,14 @@ class _Membership:
             "port": self.launch.port,
             "rewrites": self.launch.rewrites,
         }
-        # The whole text fits into the pipe, so it is there before anybody could cancel.
+        # The whole text fits into the pipe, so the launcher has it however slow it is.
         read_end, write_end = os.pipe()
         with os.fdopen(write_end, "wb") as pipe:
             pipe.write(json.dumps(spec).encode())
         lock = self.locks.guardian.hand_over()
         try:
             with _guardian.open_log(self.directory) as log:
-                launcher = await trio.lowlevel.open_process(
+                launcher = subprocess.Popen(  # noqa: S603 - this interpreter, a file of ours
                     [sys.executable, "-I", "-S", _guardian.__file__],
                     stdin=read_end,
                     stdout=subprocess.PIPE,
@@ -348,11 +367,12 @@ class _Membership:
         finally:
             os.close(lock)
             os.close(read_end)
-        # It forks and ends. To leave it unreaped would leave a zombie.
-        with trio.move_on_after(LAUNCH_GRACE, shield=True):
-            await launcher.wait()
         assert launcher.stdout is not None  # noqa: S101 - it was asked for
-        return launcher.stdout
+        with launcher.stdout as report:
+            # To leave it unreaped would leave a zombie.
+            with suppress(subprocess.TimeoutExpired):
+                launcher.wait(LAUNCH_GRACE)
+            return os.dup(report.fileno())
 
 
 async def _poll(succeeds: Callable[[], bool]) -> None:

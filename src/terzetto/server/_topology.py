@@ -142,6 +142,7 @@ class SentinelGroup:
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def open_cluster(
     *,
     masters: int = 3,
@@ -197,6 +198,7 @@ async def open_cluster(
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def open_sentinel(
     *,
     service: str = "main",
