@@ -42,6 +42,10 @@ async def redis(server: EmbeddedServer) -> AsyncIterator[Redis]:
 def pytest_configure(config: pytest.Config) -> None:
     if _LINUX:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A job in a shell's background ignores Ctrl-C, and the programs that tests strike
+        # with it would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
