@@ -440,7 +440,8 @@ class Stream:
             no_ack: take events as acknowledged when they are read: each comes
                 once at most.
             max_deliveries: after so many deliveries without an acknowledgement
-                an event goes to the dead letters; None never gives up.
+                an event goes to the dead letters; None never gives up. What a
+                process had read when it was killed was delivered, too.
             retry_base: how long an event rests that failed once in `process`,
                 in seconds; it doubles with each delivery, up to the grace period.
             close_grace: how long closing waits for `process` blocks to end, in
