@@ -213,7 +213,7 @@ class Subscription(AsyncIterator[Message | Gap]):
         if take is not None:
             try:  # as `_hand` does it, without the call
                 take(message)
-            except Exception as error:  # noqa: BLE001 - as there
+            except Exception as error:  # noqa: BLE001 - the taker's: `deliver` raises it
                 self._fail(error)
             return
         if len(self._items) >= self._buffer_size:
