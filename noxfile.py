@@ -45,7 +45,7 @@ def tests(session: nox.Session) -> None:
     install(session, "test", "examples")
     session.run(
         "pytest",
-        "--numprocesses=2",
+        "--numprocesses=3",  # on two cores: most tests wait for servers more than they compute
         "--dist=worksteal",
         "--ignore=tests/faults",
         "--ignore=tests/types",
