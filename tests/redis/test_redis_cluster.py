@@ -133,6 +133,13 @@ async def test_scripts_are_known_where_they_run(masters: Cluster) -> None:
             client = await stack.enter_async_context(connect(member.url))
             assert await client.script_exists(script.sha) == [True]
         assert await redis.evalsha(script.sha, 1, "a", 10) == 13
+        heard: list[int] = []
+        for key in keys:
+            assert redis.post_script(script.script, [key], [10], heard.append)
+        with trio.fail_after(20):
+            while len(heard) < len(keys):  # noqa: ASYNC110 - what is told is a list
+                await trio.sleep(0.001)
+        assert sorted(heard) == [13, 13, 13, 14]
 
 
 async def test_one_seed_of_several_is_enough(masters: Cluster) -> None:

@@ -4,9 +4,10 @@ from random import Random
 
 import pytest
 import trio
+from redis.exceptions import NoScriptError
 
 from terzetto.actor import Actor, Stop, open_supervisor
-from terzetto.redis import LinkLostError, Redis, Script, connect
+from terzetto.redis import LinkLostError, Redis, Reply, Script, connect
 from terzetto.redis._link import Link
 from terzetto.server import EmbeddedServer
 from terzetto.testing import Fault, open_proxy
@@ -49,6 +50,46 @@ async def test_a_lost_script_says_so(server: EmbeddedServer) -> None:
         with pytest.raises(LinkLostError):
             await redis.run_script(script, keys=["n"])
         assert await redis.run_script(script, keys=["n"]) == 3
+
+
+async def test_the_reply_to_a_posted_script_is_heard_of_whatever_becomes_of_it(
+    server: EmbeddedServer,
+) -> None:
+    script = Script("count", "return redis.call('INCR', KEYS[1])")
+    heard: list[Reply] = []
+    async with open_proxy(server.url) as proxy, connect(proxy.url) as redis:
+
+        async def post() -> Reply:
+            assert redis.post_script(script, ["n"], [], heard.append)
+            with trio.fail_after(PATIENCE):
+                while not heard:  # noqa: ASYNC110 - what is told is a list
+                    await trio.sleep(0.001)
+            return heard.pop()
+
+        assert isinstance(await post(), NoScriptError)
+        await redis.run_script(script, keys=["n"])
+        assert await post() == 2
+        proxy.on("EVALSHA", Fault.DROP_REPLY)
+        assert isinstance(await post(), LinkLostError)
+        assert not redis.post_script(script, ["n"], [], heard.append), "there is no connection"
+        await redis.wait_connected()
+        assert await post() == 4
+    assert heard == []
+
+
+async def test_posted_scripts_are_run_in_order_with_all_that_is_sent(
+    server: EmbeddedServer,
+) -> None:
+    script = Script("list", "return redis.call('RPUSH', KEYS[1], ARGV[1])")
+    heard: list[Reply] = []
+    async with connect(server.url) as redis:
+        await redis.run_script(script, keys=["l"], args=["0"])
+        async with trio.open_nursery() as nursery:
+            for number in range(1, 5):
+                assert redis.post_script(script, ["l"], [number], heard.append)
+                nursery.start_soon(redis.execute, "PING")
+        assert await redis.execute("LRANGE", "l", 0, -1) == [b"0", b"1", b"2", b"3", b"4"]
+    assert heard == [2, 3, 4, 5]
 
 
 async def test_a_held_reply_holds_up_only_its_own_connection(server: EmbeddedServer) -> None:

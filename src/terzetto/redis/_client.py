@@ -9,9 +9,9 @@ link's reader resumes it. No mailbox, no lock, no task is between.
 """
 
 import math
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Final, Literal, TypeVar, cast
 
 import attrs
@@ -26,27 +26,26 @@ from redis.exceptions import (
     ReadOnlyError,
     RedisError,
     ResponseError,
-    WatchError,
 )
 
 from terzetto.errors import InvalidOptionError
 from terzetto.redis._actors import Keeper
+from terzetto.redis._clock import measure_offset
 from terzetto.redis._commands import Road, check_unit, road_of, shared
 from terzetto.redis._dedicated import Dedicated
-from terzetto.redis._errors import LinkLostError
 from terzetto.redis._leases import Leases
 from terzetto.redis._link import Link
 from terzetto.redis._lock import Lock, open_lock
 from terzetto.redis._pipeline import Pipeline, Transaction
-from terzetto.redis._pubsub import Hub, Kind, Subscription
+from terzetto.redis._pubsub import Hub, Subscription, topics_of
 from terzetto.redis._refusals import named_by, refusal_of
 from terzetto.redis._request import LinkStatistics, LinkStatus, State, lost, replies_of
 from terzetto.redis._script import RegisteredScript, Script
 from terzetto.redis._shape import Shaper, words
 from terzetto.redis._shards import Shards
 from terzetto.redis._url import Endpoint, Options
-from terzetto.redis._watching import Watching
-from terzetto.redis._wire import Arg, Reply, pack, pack_common, plain
+from terzetto.redis._watching import Watching, transact
+from terzetto.redis._wire import Arg, Reply, pack, pack_common
 
 T = TypeVar("T")
 
@@ -236,6 +235,35 @@ class Redis(AsyncCoreCommands):
             reply = await self._again(whole, reply, repeatable=False)
         return reply
 
+    def post_script(
+        self,
+        script: Script,
+        keys: Sequence[Arg],
+        args: Sequence[Arg],
+        on_reply: Callable[[Reply], None],
+    ) -> bool:
+        """Send a Lua script by its digest at once, and have its reply handed to `on_reply`.
+
+        That is a plain function that should not take long: it runs in the task that reads
+        everybody's replies. It is handed errors too, such as that the server does not know
+        the script; None and `LinkLostError` say that the connection was lost, and the script
+        may have run. Returns whether it was sent: not while there is no connection.
+
+        Raises:
+            InvalidPayloadError: a key or an argument cannot be sent.
+        """
+        link = self._link_now(keys)
+        if link is None:
+            return False
+        notice = link.notify(script.pack_call(keys, args))
+        notice.on_reply = on_reply
+        return not notice.done.is_set()
+
+    def _link_now(self, keys: Sequence[Arg]) -> Link | None:
+        """Return the shared link to the server that has these keys, if it is known."""
+        del keys
+        return self._link
+
     def register_script(self, script: str | bytes) -> RegisteredScript:  # type: ignore[override] # redis-py's wants a client of its own
         """Return a script that is called like a function: ``await script(keys=[...], args=[...])``.
 
@@ -388,18 +416,7 @@ class Redis(AsyncCoreCommands):
             LinkLostError: `may_have_run` says whether the writes may have been done.
             Exception: what `change` raised; nothing was written then.
         """
-        while True:
-            try:
-                async with self.watch_keys(*keys) as now:
-                    then = now.transaction()
-                    result = await change(now, then)
-                    await then.execute()
-                    return result
-            except WatchError:
-                continue
-            except LinkLostError as error:
-                if error.may_have_run:
-                    raise
+        return await transact(partial(self.watch_keys, *keys), change)
 
     def open_lock(self, name: str, *, ttl: float = 30.0) -> AbstractAsyncContextManager[Lock]:
         """Hold a lock for the time of a block, among all processes that name it.
@@ -424,14 +441,7 @@ class Redis(AsyncCoreCommands):
 
         The sample with the shortest way counts; it is right to half its round trip.
         """
-        found: list[tuple[float, float]] = []
-        for _ in range(max(1, samples)):
-            before = time.time()
-            seconds, microseconds = await self.execute("TIME")
-            after = time.time()
-            offset = int(seconds) + int(microseconds) / 1e6 - (before + after) / 2
-            found.append((after - before, offset))
-        return min(found)[1]
+        return await measure_offset(self.execute, samples)
 
     @asynccontextmanager
     async def open_dedicated(
@@ -469,17 +479,11 @@ class Redis(AsyncCoreCommands):
             redis.exceptions.RedisError: the server refuses it (such as NoPermissionError).
             LinkClosedError: the client's block has been left.
         """
-        kind = Kind.SHARD if sharded else Kind.CHANNEL
-        keys = [(kind, _channel(channel)) for channel in channels]
-        keys += [(Kind.PATTERN, _channel(pattern)) for pattern in patterns]
-        if not keys:
-            raise InvalidOptionError("subscribe() to nothing: name a channel or a pattern")
+        keys = topics_of(channels, patterns, sharded=sharded)
         if buffer_size < 1:
             raise InvalidOptionError(f"buffer_size is {buffer_size}: it has to be 1 or more")
-        if sharded and patterns:
-            raise InvalidOptionError("subscribe() to patterns with sharded=True: Redis has none")
         hub = await self._sharded_hub() if sharded else await self._hub()
-        async with hub.subscribe(list(dict.fromkeys(keys)), buffer_size) as subscription:
+        async with hub.subscribe(keys, buffer_size) as subscription:
             yield subscription
 
     async def _hub(self) -> Hub:
@@ -494,7 +498,3 @@ class Redis(AsyncCoreCommands):
     async def _sharded_hub(self) -> Hub | Shards:
         """Return what looks after sharded subscriptions; without a cluster, the same."""
         return await self._hub()
-
-
-def _channel(channel: str | bytes) -> bytes:
-    return cast("bytes", plain(channel))

@@ -205,6 +205,10 @@ class ClusterRedis(Redis):
         except NoScriptError:
             return await self.execute("EVAL", script.source, len(keys), *keys, *args)
 
+    def _link_now(self, keys: Sequence[Arg]) -> Link | None:
+        """Return the shared link to the owner of the keys' slot, if it is known."""
+        return self._topology.slots[self._slot(keys)]
+
     async def scan_iter(  # type: ignore[override] # redis-py's is `async def` too, but untyped
         self,
         match: bytes | str | None = None,

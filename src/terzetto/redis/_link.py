@@ -64,16 +64,11 @@ from terzetto.redis._request import (
 )
 from terzetto.redis._url import Options
 from terzetto.redis._watch import watch
-from terzetto.redis._wire import NEED_MORE, Push, Reply, bounded
+from terzetto.redis._wire import NEED_MORE, Push, Reply, bounded, drop_push
 
 _REFUSED_PAUSE: Final = 30.0  # seconds until credentials that were refused are tried unasked
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 _BATCH: Final = 50  # requests that do not wait for the turn's end: at 300 bytes, a server's read
-
-
-def _drop_push(_: list[Reply]) -> bool:
-    """Drop what the server says unasked: this link has subscribed to nothing."""
-    return True
 
 
 class Link:
@@ -85,7 +80,7 @@ class Link:
         name: str,
         *,
         first: Connection | None = None,
-        on_push: Callable[[list[Reply]], bool] = _drop_push,
+        on_push: Callable[[list[Reply]], bool] = drop_push,
     ) -> None:
         self.options, self.name, self.first = options, name, first
         self.on_status: Callable[[], None] | None = None
@@ -207,10 +202,13 @@ class Link:
         return await wait_task_rescheduled(request.abort)
 
     def notify(self, data: bytes) -> Notice:
-        """Send a packed command whose reply nobody needs, if there is a connection."""
+        """Send a packed command whose reply nobody waits for, if there is a connection."""
         notice = Notice(data)
+        send = self._send_now
         if self._transport is None or self._closed:
             notice.done.set()
+        elif send is not None and not (self._written or self._queue or self._notices):
+            self._write_through(notice, send)
         else:
             self._notices.append(notice)
             self._wake_writer()
@@ -355,6 +353,8 @@ class Link:
                 request.resume(lost(reason_of(error), may_have_run=False, cause=error))
             elif request.task is not None:
                 self._queue.append(request)
+            else:
+                request.resume(None)  # heard by a notice; a caller has left
         for request in gone:
             request.resume(lost(reason_of(error), may_have_run=True, cause=error))
         if self._closed:

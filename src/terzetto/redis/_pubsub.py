@@ -29,11 +29,12 @@ import attrs
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule
 
+from terzetto.errors import InvalidOptionError
 from terzetto.redis._errors import AuthError, LinkClosedError
 from terzetto.redis._link import Link
 from terzetto.redis._request import replies_of
 from terzetto.redis._url import Endpoint, Options
-from terzetto.redis._wire import Arg, Reply, pack
+from terzetto.redis._wire import Arg, Reply, pack, plain
 
 T = TypeVar("T")
 
@@ -85,6 +86,24 @@ class Message(NamedTuple):
 @attrs.frozen
 class Gap:
     """Messages may be missing here: there was an outage, or the buffer was full."""
+
+
+def topics_of(
+    channels: Sequence[str | bytes], patterns: Sequence[str | bytes], *, sharded: bool
+) -> list[TopicKey]:
+    """Return what is to be subscribed to, each once.
+
+    Raises:
+        InvalidOptionError: that is nothing, or patterns among shards.
+    """
+    kind = Kind.SHARD if sharded else Kind.CHANNEL
+    keys = [(kind, cast("bytes", plain(channel))) for channel in channels]
+    keys += [(Kind.PATTERN, cast("bytes", plain(pattern))) for pattern in patterns]
+    if not keys:
+        raise InvalidOptionError("subscribe() to nothing: name a channel or a pattern")
+    if sharded and patterns:
+        raise InvalidOptionError("subscribe() to patterns with sharded=True: Redis has none")
+    return list(dict.fromkeys(keys))
 
 
 class Subscription(AsyncIterator[Message | Gap]):

@@ -5,19 +5,24 @@ all that it sends belongs to the connection on which WATCH was sent: if that is
 lost, the transaction is not carried out on another.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, TypeVar
 
 from redis.commands import AsyncCoreCommands
 from redis.event import EventDispatcher
+from redis.exceptions import WatchError
 
 from terzetto.redis._commands import check_dedicated
 from terzetto.redis._dedicated import Dedicated
+from terzetto.redis._errors import LinkLostError
 from terzetto.redis._pipeline import Transaction
 from terzetto.redis._refusals import refusal_of
 from terzetto.redis._request import lost, replies_of
 from terzetto.redis._shape import Shaper, words
 from terzetto.redis._wire import Arg, Reply, pack_many
+
+T = TypeVar("T")
 
 
 class Watching(AsyncCoreCommands):
@@ -72,3 +77,22 @@ class Watching(AsyncCoreCommands):
         if refusal is not None and await self._dedicated.leaves(refusal):
             raise lost(str(refusal), may_have_run=False)
         return replies
+
+
+async def transact(
+    watch: Callable[[], AbstractAsyncContextManager[Watching]],
+    change: Callable[[Watching, Transaction], Awaitable[T]],
+) -> T:
+    """Call `change` with what `watch` opens until nobody else has written; see `Redis.transact`."""
+    while True:
+        try:
+            async with watch() as now:
+                then = now.transaction()
+                result = await change(now, then)
+                await then.execute()
+                return result
+        except WatchError:
+            continue
+        except LinkLostError as error:
+            if error.may_have_run:
+                raise

@@ -31,6 +31,11 @@ pack_common = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 """Packs a command of bytes, str, int and float; else raises TypeError or UnicodeEncodeError."""
 
 
+def drop_push(_: list[Reply]) -> bool:
+    """Drop what the server says unasked, on a link that has subscribed to nothing."""
+    return True
+
+
 def bounded(size: int, limit: int) -> int:
     """Return the bytes that have come of a reply that is not whole yet, if they may be so many.
 
