@@ -228,3 +228,27 @@ async def test_the_block_form_of_one_child_names_it_without_a_prefix() -> None:
         assert isinstance(ref, Ref)
         assert ref.path == "only"
         assert one == 1
+
+
+async def test_a_background_task_can_be_ended_alone() -> None:
+    journal = Journal()
+    scopes: list[trio.CancelScope] = []
+
+    class Busy(Probe):
+        async def started(self, ctx: Context[Probe]) -> None:
+            scopes.extend(ctx.start_soon(self.work, number) for number in range(2))
+
+        async def work(self, number: int) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                journal.write("ended", number)
+
+    async with open_supervisor() as top:
+        ref = await top.spawn(partial(Busy, journal))
+        await trio.testing.wait_all_tasks_blocked()
+        scopes[1].cancel()
+        with trio.fail_after(10):
+            await journal.wait_for("ended", 1)
+        assert not ref.is_stopped, "it is no crash of the actor"
+    assert [entry[1] for entry in journal.entries if entry[0] == "ended"] == [1, 0]

@@ -89,8 +89,8 @@ class Context(Generic[A_co]):
         /,
         *args: Any,  # noqa: ANN401 - as trio's own
         name: str | None = None,
-    ) -> None:
-        """Start a background task of this actor.
+    ) -> trio.CancelScope:
+        """Start a background task of this actor; return a scope that ends it when cancelled.
 
         It runs until it returns, or until `Actor.stopping` has returned, then
         it is cancelled. If it raises, the actor crashes with that error.
@@ -99,7 +99,7 @@ class Context(Generic[A_co]):
             ActorStoppedError: the actor's life is over.
         """
         name = name or _name_of(async_fn)
-        self._cell.background(name).start_soon(async_fn, args, name)
+        return self._cell.background(name).start_soon(async_fn, args, name)
 
     async def start(
         self,

@@ -38,7 +38,7 @@ from terzetto.pool._job import (
 _NOTIFICATIONS = 1000
 _LONGEST_DELAY = 30.0
 
-Spawn = Callable[[Callable[[], Awaitable[None]]], None]
+Spawn = Callable[[Callable[[], Awaitable[None]]], object]
 
 
 class JobHangsError(TerzettoError):
@@ -95,18 +95,24 @@ def runner_for(
     return ObjectRunner(cast("JobHandler", handler), policy)
 
 
+def _ended_channel() -> trio.MemoryReceiveChannel[bytes]:
+    send, receive = trio.open_memory_channel[bytes](0)
+    send.close()
+    return receive
+
+
 @attrs.define
 class ObjectRunner:
     """Calls an object's methods."""
 
     handler: JobHandler
     policy: JobPolicy
+    _nothing: trio.MemoryReceiveChannel[bytes] = attrs.field(factory=_ended_channel)
+    """What the jobs have as notifications, which come to the handler itself."""
 
     async def start(self, body: JobBody) -> None:
         """Call the handler's start."""
-        send, receive = trio.open_memory_channel[bytes](0)
-        send.close()
-        await self.handler.start(read_job(body, receive))
+        await self.handler.start(read_job(body, self._nothing))
 
     async def stop(self, key: str) -> None:
         """Call the handler's stop, within the grace."""

@@ -110,7 +110,7 @@ class Lanes:
         self._loops = loops
         self._lanes: dict[int, Lane] = {}
         self._by_name: dict[str, Lane] = {}
-        self._start_soon: Callable[..., None] | None = None
+        self._start_soon: Callable[..., object] | None = None
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(tuple(self._lanes.values()))
@@ -146,7 +146,7 @@ class Lanes:
         lane.is_over = True
         lane.hurry.raise_()
 
-    def start(self, start_soon: Callable[..., None]) -> None:
+    def start(self, start_soon: Callable[..., object]) -> None:
         """Run the loops of all lanes, and of those that come, by `Context.start_soon`."""
         self._start_soon = start_soon
         for lane in self:
