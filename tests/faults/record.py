@@ -10,7 +10,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Final
 
@@ -103,3 +104,18 @@ class Follower:
             for line in complete.splitlines():
                 at, node, key, kind = json.loads(line)
                 yield Event(at, node, key, Kind(kind))
+
+
+@asynccontextmanager
+async def measure_stalls(directory: Path) -> AsyncGenerator[Callable[[], float]]:
+    """Measure for how many seconds of a block the machine does not let this process run."""
+
+    def stalled() -> float:
+        written = Follower(directory).read_new()
+        return sum(float(event.key) for event in written if event.kind is Kind.STALLED)
+
+    with closing(Recorder(directory / "stalls.events")) as recorder:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_time, recorder, "test")
+            yield stalled
+            nursery.cancel_scope.cancel()

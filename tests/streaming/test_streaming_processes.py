@@ -1,8 +1,8 @@
 """Sinks in processes of their own that are killed and paused, and the scenarios in small."""
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from terzetto.redis import Redis
 from terzetto.server import EmbeddedServer
 from terzetto.streaming import OLDEST, Event, Sink, Stream
 from terzetto.testing import Program, ProgramEndedError, open_program
-from tests.faults.record import Follower, Kind, Recorder, keep_time
+from tests.faults.record import measure_stalls
 
 Eventually = Callable[[Callable[[], Awaitable[object] | bool]], Awaitable[None]]
 GRACE = 1.0
@@ -113,21 +113,6 @@ async def test_killed_and_paused_instances_lose_nothing(
     assert told.got == ids
     assert max(told.done.values()) == 1, "only one instance acknowledges an event"
     assert len(told.done) >= len(ids) - 2, "one of the killed, one with a lost reply"
-
-
-@asynccontextmanager
-async def measure_stalls(directory: Path) -> AsyncGenerator[Callable[[], float]]:
-    """Measure for how many seconds of a block the machine does not let this process run."""
-
-    def stalled() -> float:
-        written = Follower(directory).read_new()
-        return sum(float(event.key) for event in written if event.kind is Kind.STALLED)
-
-    with closing(Recorder(directory / "test.events")) as recorder:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep_time, recorder, "test")
-            yield stalled
-            nursery.cancel_scope.cancel()
 
 
 async def test_all_that_dead_instances_had_comes_back_to_two_pools_of_one_name(
