@@ -112,6 +112,11 @@ class Keyspace:
         value, until = self.strings.get(key, (None, 0.0))
         return value if until > self.now_us() / 1000 else None
 
+    def getdel(self, key: bytes) -> Value:
+        value = self.get(key)
+        self.delete(key)
+        return value
+
     def set(self, key: bytes, value: bytes, _px: bytes, ms: bytes) -> Value:
         self.strings[key] = (value, self.now_us() / 1000 + int(ms))
         return True

@@ -79,6 +79,7 @@ class Server:
 @attrs.define(eq=False)
 class _Request:
     command: Callable[[], Value]
+    on_reply: Callable[[Value], None] | None = None
     done: trio.Event = attrs.field(factory=trio.Event)
     reply: Value = None
     is_left: bool = False
@@ -161,6 +162,8 @@ class Client:
                 if not request.is_left:
                     request.reply = self.server.run(request.command)
                     self.later(request.done.set)
+                    if request.on_reply is not None:
+                        self.later(request.on_reply, request.reply)
 
     async def _receive(self) -> None:
         while True:
@@ -181,6 +184,19 @@ class Client:
     ) -> Value:
         words, values = [*map(word, keys)], [*map(word, args)]
         return await self.ask(lambda: self.server.data.run(script.source, words, values))
+
+    def post_script(
+        self,
+        script: Script,
+        keys: Sequence[object],
+        args: Sequence[object],
+        on_reply: Callable[[Value], None],
+    ) -> bool:
+        words, values = [*map(word, keys)], [*map(word, args)]
+        run = lambda: self.server.data.run(script.source, words, values)  # noqa: E731 - as above
+        self._requests.append(_Request(run, on_reply))
+        self._asked.set()
+        return True
 
     async def execute(self, *args: object) -> Value:
         return await self.ask(lambda: self._call(args))

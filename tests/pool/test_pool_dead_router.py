@@ -13,10 +13,12 @@ import pytest
 import trio
 
 from terzetto import pool
+from terzetto.pool import _scripts
+from terzetto.pool._asking import Asked, Asking, Claim
 from terzetto.pool._codec import JobBody, encode_envelope, encode_job
 from terzetto.pool._keys import add_if_exists
 from terzetto.pool._names import SINK, START, Names
-from terzetto.pool._store import Asked, Claim, Store
+from terzetto.pool._store import Store
 from terzetto.redis import Redis, connect
 from terzetto.server import EmbeddedServer
 from terzetto.streaming import stream_key
@@ -58,7 +60,8 @@ async def route_and_die(redis: Redis, worker: pool.Worker, topic: bytes | None =
     body = encode_job(JobBody("k", "dead", b"", 1))
     # Read for the dead one in the same step, so that the living one does not route it first.
     asked = Asked("k", body, "token", "a worker of the dead", "1")
-    [claim] = await Store(redis, NAMES).claim([asked], guard_for=FAR, limit=10, consumer="dead")
+    asking = Asking([asked], guard_for=FAR, limit=10, consumer="dead")
+    [claim] = await Store(redis, NAMES).claim(asking)
     assert isinstance(claim, Claim)
     assert claim.is_read
     stream, envelope = NAMES.worker_stream(worker.id), encode_envelope("dead", body)
@@ -167,7 +170,12 @@ async def test_a_router_whose_acknowledgement_never_comes_leaves_no_event_behind
         pool.open_node("p", redis, worker_ttl=FAR, client_only=True) as client,
     ):
         await until(lambda: node.pool_workers == router.pool_workers)
-        held = proxy.on("XACK", Fault.HOLD, times=None)
+        held = proxy.on(
+            "EVALSHA",
+            Fault.HOLD,
+            times=None,
+            where=lambda words: _scripts.CLAIM.sha.encode() in words,  # it dispatches nothing
+        )
         number = 0
         with trio.fail_after(20):
             while not await routed(redis, worker):  # each is read by one of the two

@@ -12,6 +12,7 @@ import trio.testing
 from terzetto import pool
 from terzetto._shared._logging import default_logger
 from terzetto.pool import _scripts
+from terzetto.pool._asking import Asking, Claim
 from terzetto.pool._claims import Bid, Claims
 from terzetto.pool._codec import JobBody, encode_job
 from terzetto.pool._dispatch import Returns, Waiting
@@ -258,6 +259,36 @@ async def test_what_a_refused_link_left_behind_is_settled_though_no_dispatch_fol
             while await other.execute("XLEN", stream):  # noqa: ASYNC110 - a state of Redis
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
+
+
+async def test_what_is_left_behind_by_a_closed_client_is_said_once_and_tried_ever_more_seldom(
+    server: EmbeddedServer, mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries: list[float] = []
+
+    class Counted(Store):
+        async def claim(self, asking: Asking) -> list[Claim | str]:
+            tries.append(trio.current_time())
+            return await super().claim(asking)
+
+    async with connect(server.url) as redis:
+        pass
+    mock_clock.autojump_threshold = 0.0
+    claims = Claims(
+        store=Counted(redis, Names("p")),
+        log=default_logger("pool"),
+        returns=Returns(),
+        guard_for=30.0,
+        limit=0,
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(claims.run)
+        nursery.start_soon(claims.tidy)
+        claims.acknowledge("1-1")
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    assert 5 < len(tries) < 25
+    assert [record.message.partition(" ")[0] for record in caplog.records] == ["dispatches"]
 
 
 async def test_a_server_that_is_killed_and_restarted_loses_no_job(

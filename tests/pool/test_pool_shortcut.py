@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
 import attrs
 import pytest
@@ -9,6 +10,7 @@ import trio
 
 from terzetto import pool
 from terzetto.pool import _scripts
+from terzetto.pool._asking import Asked, Asking, Claim
 from terzetto.pool._assign import read_list
 from terzetto.pool._claims import Bid
 from terzetto.pool._codec import Ack, JobBody, encode_ack, encode_job
@@ -16,7 +18,7 @@ from terzetto.pool._dispatch import Waiting
 from terzetto.pool._keys import add_if_exists
 from terzetto.pool._names import RETURN, Names
 from terzetto.pool._routing import Router
-from terzetto.pool._store import Asked, Claim, Store
+from terzetto.pool._store import Store
 from terzetto.redis import Redis, connect
 from terzetto.rmap import content_key
 from terzetto.server import EmbeddedServer
@@ -92,6 +94,13 @@ async def until_read(redis: Redis) -> None:
             await trio.sleep(0.005)
 
 
+async def until_settled(redis: Redis) -> None:
+    """Wait until nothing is left behind of the dispatches that are over."""
+    with trio.fail_after(20):
+        while await redis.execute("XLEN", stream_key(NAMES.stream)):  # noqa: ASYNC110 - a state of Redis
+            await trio.sleep(0.005)
+
+
 async def claim_for(
     redis: Redis,
     consumer: str,
@@ -104,7 +113,8 @@ async def claim_for(
     """Send the start of a job as a node does, for a consumer and a worker."""
     body = encode_job(JobBody(key, node_id, b"payload", 1))
     asked = Asked(key, body, key, worker_id, created)
-    [claim] = await Store(redis, NAMES).claim([asked], guard_for=1.0, limit=10, consumer=consumer)
+    asking = Asking([asked], guard_for=1.0, limit=10, consumer=consumer)
+    [claim] = await Store(redis, NAMES).claim(asking)
     assert isinstance(claim, Claim)
     return claim
 
@@ -257,6 +267,7 @@ async def test_a_claim_that_is_asked_again_when_another_node_is_done_with_it_sta
     async with open_behind_proxy(server) as (proxy, node), connect(server.url) as redis:
         worker = await node.add_worker(handler)
         await node.dispatch("warm-up")
+        await until_settled(redis)
         await proxy.refuse()
         lost = proxy.on("EVALSHA", Fault.DROP_REPLY, where=is_claim)
         with trio.fail_after(30):
@@ -403,8 +414,7 @@ async def test_what_a_dispatch_leaves_behind_is_settled_though_no_other_follows(
         with trio.fail_after(20):
             while await redis.execute("HEXISTS", content_key(NAMES.pending), "a"):  # noqa: ASYNC110 - a state of Redis
                 await trio.sleep(0.005)
-            while await redis.execute("XLEN", stream_key(NAMES.stream)):  # noqa: ASYNC110 - a state of Redis
-                await trio.sleep(0.005)
+        await until_settled(redis)
         assert await redis.execute("KEYS", "terzetto:pool:p:claim:*") == []
 
 
@@ -443,3 +453,29 @@ async def test_a_key_is_free_when_its_dispatch_has_failed(redis: Redis) -> None:
         for each in (node, other) * 5:
             with pytest.raises(pool.JobStartError):
                 await each.dispatch("a")
+
+
+async def test_a_handler_sees_the_context_in_which_its_node_was_opened(redis: Redis) -> None:
+    """Its job may be started by the task that read a reply of Redis, or an event."""
+    place: ContextVar[str] = ContextVar("place", default="where Redis was connected")
+    seen: list[str] = []
+
+    class Looker:
+        async def start(self, job: pool.Job) -> None:
+            await trio.lowlevel.checkpoint()
+            seen.append(f"{job.key} {place.get()}")
+
+        async def stop(self, _: str) -> None:
+            await trio.lowlevel.checkpoint()
+
+    place.set("where the node was opened")
+    async with (
+        pool.open_node("p", redis) as node,
+        pool.open_node("p", redis, client_only=True) as client,
+    ):
+        place.set("where the worker was added")
+        await node.add_worker(Looker())
+        place.set("where it was dispatched")
+        await node.dispatch("here")
+        await client.dispatch("there")
+    assert seen == ["here where the node was opened", "there where the node was opened"]

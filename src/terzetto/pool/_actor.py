@@ -91,6 +91,7 @@ class NodeActor(Actor):
     async def _join_pool(self, ctx: Context["NodeActor"]) -> None:
         self._ctx = ctx
         seat = self.seat
+        ctx.start_soon(seat.returns.expire)  # those of the last life too, however long this takes
         store = Store(seat.redis, seat.names)
         self.core = core = Core(
             node_id=seat.id,

@@ -13,15 +13,20 @@ a worker of the same node waits for one round trip.
         become the owner first
     bid --and owned--> likewise, and the worker starts it at once
 
-What a dispatch leaves behind, an event to be acknowledged and a guard, rides with the next
-script, before its claims, so that nobody here meets it; it goes alone when nobody bids for
-a while. Both bear being done twice.
+What a dispatch leaves behind, an event to be acknowledged and a guard, rides with a later
+script, before its claims: with one that carries several bids, or one for the same key, so
+that nobody here meets its own guard; after a while it goes alone. Both bear being done twice.
+
+A bid that comes alone is sent from its caller's own task and answered in the task that read
+the reply, so that nothing waits for a turn of the scheduler in between. `run` sends what has
+gathered meanwhile, and asks again for what got no answer.
 
 One for each life of a node, which runs `run` and `tidy` as background tasks.
 """
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, Protocol
 
 import attrs
@@ -30,13 +35,16 @@ from redis.exceptions import RedisError, ResponseError
 
 from terzetto._shared._logging import Logger
 from terzetto._shared._texts import describe_error
+from terzetto.pool._asking import Asked, Asking, Claim
 from terzetto.pool._codec import JobBody
 from terzetto.pool._dispatch import Returns, Waiting
 from terzetto.pool._order import Order
-from terzetto.pool._store import Asked, Claim, Store
+from terzetto.pool._store import Store
 
-_REST: Final = 0.005  # seconds that what is left behind waits for a bid to ride with
-_PAUSE: Final = 0.1  # seconds after a link was closed
+_REST: Final = 0.01  # seconds that what is left behind waits for a script to ride with
+_LEFT: Final = 64  # what is left behind waits no longer when there is so much of it
+_PAUSE: Final = 0.1  # seconds after a link was closed; doubled each time
+_LONGEST_PAUSE: Final = 5.0
 _MOST: Final = 256
 _MOST_BYTES: Final = 4 * 1024 * 1024  # a script's arguments are parsed at one go
 
@@ -87,6 +95,22 @@ class Taker(Protocol):
         ...
 
 
+@attrs.define(eq=False)
+class _Load:
+    """What one script carries; `settled` is set once it is known what came of it."""
+
+    bids: Sequence[Bid] = ()
+    acks: list[str] = attrs.field(factory=list[str])
+    guards: list[tuple[str, str]] = attrs.field(factory=list[tuple[str, str]])
+    settled: trio.Event = attrs.field(factory=trio.Event)
+
+
+def _settled_load() -> _Load:
+    load = _Load()
+    load.settled.set()
+    return load
+
+
 @attrs.define(eq=False, kw_only=True)
 class Claims:
     """The bids of one life of a node."""
@@ -99,13 +123,15 @@ class Claims:
     router: "Taker | None" = None
     """The node's router, once there is one; clients have none."""
     _bids: deque[Bid] = attrs.field(factory=deque[Bid])
-    _acks: list[str] = attrs.field(factory=list[str])
-    _guards: list[tuple[str, str]] = attrs.field(factory=list[tuple[str, str]])
+    _left: _Load = attrs.field(factory=_Load)
+    """What dispatches have left behind, for a script to take along."""
+    _under_way: _Load = attrs.field(factory=_settled_load)
+    _unheard: _Load | None = None
+    """The load under way, if it was posted and got no answer."""
     _wake: trio.Event = attrs.field(factory=trio.Event)
-    _settled: trio.Event = attrs.field(factory=trio.Event)
     _left_behind: trio.Event = attrs.field(factory=trio.Event)
-    _sent: int = 0
-    """How many scripts were sent."""
+    _is_hurried: bool = False
+    _pause: float = _PAUSE
     _is_over: bool = False
 
     def put(self, bid: Bid) -> None:
@@ -114,54 +140,75 @@ class Claims:
             bid.waiting.cut()
             return
         self._bids.append(bid)
-        self._wake.set()
+        if not self._under_way.settled.is_set():
+            return  # it goes with the next script
+        if len(self._under_way.bids) > 1:
+            self._wake.set()  # there is a crowd: `run` gathers the bids of a turn
+        else:
+            self._post()
 
     def acknowledge(self, event_id: str) -> None:
         """Have an event of the pool's stream acknowledged and deleted, some time soon."""
-        self._acks.append(event_id)
+        self._left.acks.append(event_id)
         self._left_behind.set()
 
     def release(self, key: str, token: str) -> None:
         """Have the guard of a dispatch released, if it is still its own, some time soon."""
-        self._guards.append((key, token))
+        self._left.guards.append((key, token))
         self._left_behind.set()
 
     def hurry(self) -> None:
         """Have what is left behind settled now."""
-        self._wake.set()
+        self._is_hurried = True
+        if self._under_way.settled.is_set():
+            self._wake.set()
 
     async def flush(self) -> None:
         """Have what is left behind settled now, and wait for it."""
-        if not self._is_over and (self._acks or self._guards):
-            self._wake.set()
-            await self._settled.wait()
+        left = self._left
+        if not self._is_over and (left.acks or left.guards):
+            self.hurry()
+            await left.settled.wait()
 
     async def tidy(self) -> None:
         """See to it, for ever, that nothing waits for long to be settled."""
         while True:
             await self._left_behind.wait()
+            await trio.sleep(_REST)
             self._left_behind = trio.Event()
-            while self._acks or self._guards:
-                sent = self._sent
-                await trio.sleep(_REST)
-                if sent == self._sent:
-                    self._wake.set()
+            await self.flush()
 
     async def run(self) -> None:
         """Send bids, for ever; those that are open when this is cancelled are cut off."""
-        batch: Sequence[Bid] = ()
         try:
             while True:
                 await self._wake.wait()
                 self._wake = trio.Event()
-                batch = self._take_bids()
-                await self._send(batch)
-                batch = ()
+                load, self._unheard = self._unheard, None
+                if load is None and self._under_way.settled.is_set():
+                    load = self._take_load()
+                if load is not None:
+                    await self._send(load)
         finally:
             self._is_over = True
-            self._settled.set()
-            for bid in (*batch, *self._bids):
+            if not self._under_way.settled.is_set():
+                self._bids.extendleft(reversed(self._under_way.bids))
+                self._under_way.settled.set()
+            self._left.settled.set()
+            for bid in self._bids:
                 bid.waiting.cut()
+
+    def _take_load(self) -> _Load:
+        """Take the next bids, and what is left behind if it is not to wait for another script."""
+        bids, left = self._take_bids(), self._left
+        is_alone = len(bids) == 1 and not self._is_hurried and len(left.guards) < _LEFT
+        if is_alone and all(bids[0].job.key != key for key, _ in left.guards):
+            self._under_way = _Load(bids)
+        else:
+            self._left, self._is_hurried = _Load(), False
+            left.bids = bids
+            self._under_way = left
+        return self._under_way
 
     def _take_bids(self) -> Sequence[Bid]:
         """Take the next bids; those whose dispatch has left meanwhile are withdrawn."""
@@ -177,44 +224,77 @@ class Claims:
                 batch.append(bid)
             elif bid.keeper is not None:
                 bid.keeper.give_place_up(bid.job.key)
-        if self._bids:
-            self._wake.set()
         return batch
 
-    async def _send(self, batch: Sequence[Bid]) -> None:
-        acks, self._acks = self._acks, []
-        guards, self._guards = self._guards, []
-        settled, self._settled = self._settled, trio.Event()
-        self._sent += 1
-        if not (batch or acks or guards):
-            settled.set()
-            return
+    def _post(self) -> None:
+        """Send a load from the task of whoever bids."""
+        load = self._take_load()
+        asking = self._asking(load)
+        if not self.store.post_claim(asking, partial(self._hear, load, asking)):
+            self._ask_again(load)
+
+    def _hear(self, load: _Load, asking: Asking, reply: object) -> None:
+        """Take in what came of a load that was posted; called in the task that read it."""
+        if load is not self._under_way or self._is_over:
+            return  # its bids were cut
         try:
-            claims = await self.store.claim(
-                [self._asked(bid) for bid in batch],
-                acks=acks,
-                guards=guards,
-                guard_for=self.guard_for,
-                limit=self.limit,
-                consumer="" if self.router is None else self.router.consumer,
-            )
-        except RedisError as error:
-            self.log.warning("dispatches failed", error=describe_error(error))
-            for bid in batch:
-                self._give_up(bid)
-                bid.waiting.fail(error)
-            if not isinstance(error, ResponseError):
-                # A link was closed, perhaps one of a cluster's. What Redis itself refuses is
-                # let be: guards run out, and events come round again.
-                self._acks += acks
-                self._guards += guards
-                self._left_behind.set()
-                await trio.sleep(_PAUSE)
+            claims = asking.read(reply)
+        except TypeError:  # an error, or none: the link was lost
+            self._ask_again(load)
         else:
-            for bid, claim in zip(batch, claims, strict=True):
-                self._answer(bid, claim)
-        finally:
-            settled.set()
+            self._settle(load, claims)
+
+    def _ask_again(self, load: _Load) -> None:
+        self._unheard = load
+        self._wake.set()
+
+    async def _send(self, load: _Load) -> None:
+        try:
+            claims: Sequence[Claim | str] = ()
+            if load.bids or load.acks or load.guards:
+                claims = await self.store.claim(self._asking(load))
+        except RedisError as error:
+            await self._fail(load, error)
+        else:
+            self._settle(load, claims)
+
+    def _settle(self, load: _Load, claims: Sequence[Claim | str]) -> None:
+        self._pause = _PAUSE
+        for bid, claim in zip(load.bids, claims, strict=True):
+            self._answer(bid, claim)
+        self._end(load)
+
+    async def _fail(self, load: _Load, error: RedisError) -> None:
+        if load.bids or self._pause == _PAUSE:
+            self.log.warning("dispatches failed", error=describe_error(error))
+        for bid in load.bids:
+            self._give_up(bid)
+            bid.waiting.fail(error)
+        self._end(load)
+        if not isinstance(error, ResponseError):
+            # A link was closed, perhaps one of a cluster's. What Redis itself refuses is
+            # let be: guards run out, and events come round again.
+            self._left.acks += load.acks
+            self._left.guards += load.guards
+            self._left_behind.set()
+            await trio.sleep(self._pause)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def _end(self, load: _Load) -> None:
+        load.settled.set()
+        if self._bids or self._is_hurried:
+            self._wake.set()
+
+    def _asking(self, load: _Load) -> Asking:
+        return Asking(
+            [self._asked(bid) for bid in load.bids],
+            load.acks,
+            load.guards,
+            guard_for=self.guard_for,
+            # What is done and not yet acknowledged waits for nobody.
+            limit=self.limit and self.limit + len(self._left.acks),
+            consumer="" if self.router is None else self.router.consumer,
+        )
 
     def _asked(self, bid: Bid) -> Asked:
         keeper = bid.keeper

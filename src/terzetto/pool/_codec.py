@@ -44,6 +44,12 @@ class JobBody:
     requeued: bool = False
     event_id: str = ""
 
+    def brought_by(self, event_id: str) -> "JobBody":
+        """Return the same job with the event that brought it."""
+        return JobBody(
+            self.key, self.node_id, self.payload, self.created_ns, self.requeued, event_id
+        )
+
 
 @attrs.frozen
 class Ack:

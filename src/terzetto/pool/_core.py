@@ -6,6 +6,7 @@ atomic.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -18,9 +19,8 @@ from terzetto.pool._checks import check_bool, check_count, check_seconds
 from terzetto.pool._claims import Claims, Keeper
 from terzetto.pool._codec import Ack, JobBody, encode_ack, encode_envelope
 from terzetto.pool._fleet import Fleet
-from terzetto.pool._keys import add_if_exists
 from terzetto.pool._names import ACK, Names
-from terzetto.pool._observe import Kind, NodeEvent, Watchers
+from terzetto.pool._observe import Kind, Watchers
 from terzetto.pool._order import Order
 from terzetto.pool._store import Store
 from terzetto.redis import Arg
@@ -68,43 +68,63 @@ class ServerClock:
 
 @attrs.define(eq=False)
 class Outbox:
-    """Commands whose replies nobody needs, sent in order and many at a time.
+    """Answers, whose givers wait for no reply of Redis.
 
-    Answers go this road: those who give them do not wait for Redis. Commands
-    are sent again after a lost reply, so each must bear that.
+    An answer goes at once, from the task that gives it. One that could not be sent, or was
+    not heard of, is sent by `run` until it is: it may come twice, which harms nobody.
     """
 
     store: Store
     log: Logger
     _commands: list[Sequence[Arg]] = attrs.field(factory=list[Sequence[Arg]])
+    _unheard: int = 0
+    """How many answers are on their way."""
+    _is_sending: bool = False
     _wake: trio.Event = attrs.field(factory=trio.Event)
     _idle: trio.Event = attrs.field(factory=trio.Event)
 
-    def put(self, *commands: Sequence[Arg]) -> None:
-        """Queue commands."""
-        if not commands:
-            return
-        self._commands += commands
+    def answer(self, stream: str, name: str, body: bytes) -> None:
+        """Add an event to a node's stream, if that is there."""
+        if self.store.post_answer(stream, name, body, partial(self._hear, stream, name, body)):
+            self._unheard += 1
+        else:
+            self._repeat(stream, name, body)
+
+    def _hear(self, stream: str, name: str, body: bytes, reply: object) -> None:
+        self._unheard -= 1
+        if not isinstance(reply, int):  # an error, or the link was lost
+            self._repeat(stream, name, body)
+        self._rest()
+
+    def _repeat(self, stream: str, name: str, body: bytes) -> None:
+        self._commands.append(self.store.answer_command(stream, name, body))
         self._wake.set()
 
+    def _rest(self) -> None:
+        if not (self._commands or self._unheard or self._is_sending):
+            self._idle.set()
+            self._idle = trio.Event()
+
     async def run(self) -> None:
-        """Send what is queued, for ever; cancelling it loses what is not yet sent."""
+        """Send what has to be sent again, for ever; cancelling it loses what is not yet sent."""
         while True:
             if not self._commands:
-                self._idle.set()
                 await self._wake.wait()
             self._wake = trio.Event()
-            self._idle = trio.Event()
             batch, self._commands = self._commands[:500], self._commands[500:]
+            self._is_sending = True
             try:
                 await self.store.execute_many(batch)
             except RedisError as error:
                 # A refused answer is an answer lost: the event comes round again.
                 self.log.warning("an answer was refused by Redis", error=describe_error(error))
+            finally:
+                self._is_sending = False
+            self._rest()
 
     async def flush(self) -> None:
-        """Wait until all that was queued has been sent."""
-        if self._commands:
+        """Wait until every answer has been sent."""
+        if self._commands or self._unheard or self._is_sending:
             await self._idle.wait()
 
 
@@ -180,7 +200,7 @@ class Core:
         error: BaseException | None = None,
     ) -> None:
         """Tell the watchers and the log what happened; the log gets the error's traceback."""
-        self.watchers.report(NodeEvent(kind, key, worker_id, text))
+        self.watchers.report(kind, key, worker_id, text)
         fields = {"key": key, "worker_id": worker_id, "text": text, "exc_info": error}
         shown = {name: value for name, value in fields.items() if value}
         if kind in {"dead_letter", "worker_evicted", "job_restarted", "job_crashed"}:
@@ -204,4 +224,4 @@ class Core:
     def answer(self, sender: str, worker_id: str, ack: Ack) -> None:
         """Send a worker's answer to the node that routed the event to it."""
         body = encode_envelope(worker_id, encode_ack(ack))
-        self.outbox.put(add_if_exists(self.names.node_stream(sender), ACK, body))
+        self.outbox.answer(self.names.node_stream(sender), ACK, body)

@@ -10,8 +10,6 @@ node. Its guard is released by the node, so that a cancelled caller leaves at on
 """
 
 from collections import OrderedDict
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Final
 
 import attrs
@@ -35,8 +33,10 @@ class Waiting:
     """Whether the node was closed before anybody answered."""
     event_id: str = ""
     """What the event is called, once it is known to be sent."""
-    patience: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    """For the caller to wait in; it has a deadline from when the event was sent."""
+    deadline: float = float("inf")
+    """Until when it waits, once the event was sent, by `trio.current_time()`."""
+    is_late: bool = False
+    """Whether nobody answered by then."""
     is_over: bool = False
     """Whether nobody waits any more."""
 
@@ -48,6 +48,11 @@ class Waiting:
     def fail(self, error: Exception) -> None:
         """Note that nobody knows, because Redis refused to say."""
         self.failure = error
+        self.event.set()
+
+    def expire(self) -> None:
+        """Note that the time of waiting is over."""
+        self.is_late = True
         self.event.set()
 
     def cut(self) -> None:
@@ -63,24 +68,40 @@ class Returns:
 
     _open: set[Waiting] = attrs.field(factory=set[Waiting])
     _sent: dict[str, Waiting] = attrs.field(factory=dict[str, Waiting])
+    """In the order in which they were sent, and so in that of their deadlines."""
     _early: OrderedDict[str, str] = attrs.field(factory=OrderedDict[str, str])
+    _news: trio.Event = attrs.field(factory=trio.Event)
 
     def __len__(self) -> int:
         return len(self._open)
 
-    @contextmanager
-    def waiting(self) -> Generator[Waiting]:
-        """Wait for the outcome of a dispatch, for the time of a block."""
+    def open(self) -> Waiting:
+        """Wait for the outcome of a dispatch, until `close`."""
         waiting = Waiting()
         self._open.add(waiting)
-        try:
-            yield waiting
-        finally:
-            waiting.is_over = True
-            self._open.discard(waiting)
-            self._sent.pop(waiting.event_id, None)
-            if not self._open:
-                self._early.clear()
+        return waiting
+
+    def close(self, waiting: Waiting) -> None:
+        """Wait no more."""
+        waiting.is_over = True
+        self._open.discard(waiting)
+        self._sent.pop(waiting.event_id, None)
+        if not self._open:
+            self._early.clear()
+
+    async def expire(self) -> None:
+        """Wake those who have waited for too long, for ever; run by each life of the node."""
+        while True:
+            oldest = next(iter(self._sent.values()), None)
+            if oldest is None:
+                self._news = trio.Event()
+                await self._news.wait()
+            elif oldest.deadline > trio.current_time():
+                await trio.sleep_until(oldest.deadline)  # it may be over by then
+            else:
+                del self._sent[oldest.event_id]
+                if not oldest.event.is_set():
+                    oldest.expire()
 
     def sent(self, waiting: Waiting, event_id: str, *, patience: float) -> None:
         """Note the event of a dispatch, which waits for so many seconds from now on.
@@ -90,8 +111,9 @@ class Returns:
         if waiting.is_over:
             return
         waiting.event_id = event_id
-        waiting.patience.deadline = trio.current_time() + patience
+        waiting.deadline = trio.current_time() + patience
         self._sent[event_id] = waiting
+        self._news.set()
         early = self._early.pop(event_id, None)
         if early is not None:
             self.returned(event_id, early)

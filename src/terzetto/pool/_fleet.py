@@ -43,6 +43,7 @@ class Fleet:
     )
     _ring: tuple[Member, ...] | None = None
     _ring_until: float = 0.0
+    _placed: tuple[str, tuple[Member, ...], str | None] = ("", (), None)
 
     def observe_workers(
         self,
@@ -104,7 +105,13 @@ class Fleet:
 
     def place(self, key: str, now: float) -> str | None:
         """Return the active worker that `key` belongs to, if there is any."""
-        return place(key, self.ring(now))
+        ring = self.ring(now)
+        known_key, known_ring, known = self._placed
+        if key == known_key and ring is known_ring:
+            return known  # who dispatches a job asks, and soon who starts it
+        worker_id = place(key, ring)
+        self._placed = key, ring, worker_id
+        return worker_id
 
     def is_active(self, worker_id: str, now: float) -> bool:
         """Tell whether a worker is on the ring."""

@@ -5,11 +5,13 @@ there are none. Keys are independent, so a slow start holds up nobody but those 
 of the same job.
 
 A place can be reserved for a job whose dispatch is still on its way to Redis: a lane
-without a task, where orders wait until the job comes or the place is given up.
+where orders wait until the job comes or the place is given up. Its task is there already,
+so that it gets ready while Redis is asked.
 """
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
 
 import attrs
 import trio
@@ -17,7 +19,7 @@ import trio
 from terzetto.pool._names import START
 from terzetto.pool._order import RETRY, Order
 
-Spawn = Callable[..., object]
+Spawn = Callable[..., trio.CancelScope]
 
 
 @attrs.define(eq=False)
@@ -26,8 +28,10 @@ class Lane:
 
     key: str
     orders: deque[Order] = attrs.field(factory=deque[Order])
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    is_reserved: bool = False
+    scope: trio.CancelScope = attrs.field(init=False)
+    """The scope of its task."""
+    reserved: trio.Event | None = None
+    """What its task waits for, if it is a place that is kept."""
 
 
 @attrs.define(eq=False)
@@ -39,6 +43,10 @@ class Lanes:
     broken_off: list[Order] = attrs.field(factory=list[Order])
     """Starts that were broken off: whoever asked is to be told once the job has ended here,
     lest it be started elsewhere while it still runs."""
+    abandoned: list[str] = attrs.field(factory=list[str])
+    """Keys whose places were kept when the lanes ended: their jobs may be this worker's by now."""
+    _context: Context = attrs.field(factory=copy_context)
+    """What handlers see of context variables, whatever task brings an order."""
     _lanes: dict[str, Lane] = attrs.field(factory=dict[str, Lane])
     _done: trio.Event = attrs.field(factory=trio.Event)
 
@@ -51,7 +59,7 @@ class Lanes:
         if lane is None:
             lane = self._lanes[order.key] = Lane(order.key)
             lane.orders.append(order)
-            self.spawn(self._run, lane)
+            self._start(lane)
         elif order.name == START and lane.orders and lane.orders[-1].name == START:
             lane.orders[-1].replies += order.replies
         else:
@@ -66,29 +74,28 @@ class Lanes:
         """Keep the place of a key that nobody speaks of; False if somebody does."""
         if key in self._lanes:
             return False
-        self._lanes[key] = Lane(key, is_reserved=True)
+        lane = self._lanes[key] = Lane(key, reserved=trio.Event())
+        self._start(lane)
         return True
 
     def is_reserved(self, key: str) -> bool:
         """Tell whether the place of a key is kept."""
         lane = self._lanes.get(key)
-        return lane is not None and lane.is_reserved
+        return lane is not None and lane.reserved is not None
 
     def fill(self, order: Order) -> None:
         """Put the order into the place that was kept for it, before all that wait there."""
         lane = self._lanes[order.key]
         lane.orders.appendleft(order)
-        self._open(lane)
+        _open(lane)
 
     def give_up(self, key: str) -> None:
         """Keep a place no longer."""
         lane = self._lanes.get(key)
-        if lane is None or not lane.is_reserved:
-            return
-        if lane.orders:
-            self._open(lane)
-        else:
-            self._remove(lane)
+        if lane is not None and lane.reserved is not None:
+            if not lane.orders:
+                self._remove(lane)
+            _open(lane)
 
     async def end(self) -> None:
         """End every lane: a start is broken off, a stop or a move is let finish.
@@ -96,10 +103,12 @@ class Lanes:
         Orders that wait are asked again, elsewhere.
         """
         for lane in list(self._lanes.values()):
-            while len(lane.orders) > (0 if lane.is_reserved else 1):
+            while len(lane.orders) > (1 if lane.reserved is None else 0):
                 lane.orders.pop().reply(RETRY)
-            if lane.is_reserved:
+            if lane.reserved is not None:
+                self.abandoned.append(lane.key)
                 self._remove(lane)
+                _open(lane)
             elif lane.orders[0].name == START:
                 lane.scope.cancel()
         while self._lanes:
@@ -107,22 +116,30 @@ class Lanes:
                 self._done = trio.Event()
             await self._done.wait()
 
-    def _open(self, lane: Lane) -> None:
-        lane.is_reserved = False
-        self.spawn(self._run, lane)
+    def _start(self, lane: Lane) -> None:
+        lane.scope = self._context.run(self.spawn, self._run, lane, lane.reserved)
 
-    async def _run(self, lane: Lane) -> None:
+    async def _run(self, lane: Lane, opened: trio.Event | None) -> None:
         try:
-            with lane.scope:
-                while lane.orders:
-                    await self.carry_out(lane.orders[0])
-                    lane.orders.popleft()
+            if opened is not None:
+                await opened.wait()
+            while lane.orders:
+                await self.carry_out(lane.orders[0])
+                lane.orders.popleft()
         finally:
             if lane.orders:
                 self.broken_off.append(lane.orders[0])
-            self._remove(lane)
+            if self._lanes.get(lane.key) is lane:  # a place that was given up is none any more
+                self._remove(lane)
 
     def _remove(self, lane: Lane) -> None:
         del self._lanes[lane.key]
         if not self._lanes:
             self._done.set()
+
+
+def _open(lane: Lane) -> None:
+    """Let the task of a place that was kept go on."""
+    if lane.reserved is not None:
+        lane.reserved.set()
+        lane.reserved = None

@@ -14,6 +14,7 @@ import trio
 
 from terzetto.actor import Child, open_child
 from terzetto.errors import ClosedError, InvalidOptionError, TerzettoError
+from terzetto.pool._asking import ENDING, FULL, RUNNING
 from terzetto.pool._assign import parse_time
 from terzetto.pool._checks import check_count, check_handler
 from terzetto.pool._codec import JobBody, encode_job_key, encode_notification
@@ -32,7 +33,6 @@ from terzetto.pool._observe import Kind, Watch
 from terzetto.pool._runner import JobPolicy
 from terzetto.pool._schedule import Plan, Schedule, ScheduleActor, ScheduleState
 from terzetto.pool._seat import Seat, WorkerSeat
-from terzetto.pool._store import ENDING, FULL, RUNNING
 from terzetto.pool._ticker import Ticker, Ticks
 from terzetto.pool._ticks import Cadence, cadence_of, full_name
 from terzetto.redis import LinkLostError
@@ -177,23 +177,23 @@ class Node:
         life = await self._seat.wait_up()
         claims, token = life.core.claims, self._seat.new_token()
         job = JobBody(key, self.id, payload, life.core.clock.now_ns())
-        with self._seat.returns.waiting() as waiting:
+        waiting = self._seat.returns.open()
+        try:
             life.dispatch(job, token, waiting)
-            try:
-                with waiting.patience:
-                    await waiting.event.wait()
-            finally:
-                if not waiting.refusal:
-                    claims.release(key, token)
-                    if not waiting.event.is_set():
-                        claims.hurry()  # nothing else holds the key: it is to be free
+            await waiting.event.wait()
+        finally:
+            self._seat.returns.close(waiting)
+            if not waiting.refusal:
+                claims.release(key, token)
+                if waiting.is_late or not waiting.event.is_set():
+                    claims.hurry()  # nothing else holds the key: it is to be free
         if waiting.refusal:
             raise self._refusal(waiting.refusal, key)
         if waiting.failure is not None:
             raise waiting.failure
-        if waiting.error or not waiting.event.is_set():
+        if waiting.error or waiting.is_late:
             await claims.flush()  # likewise
-        if waiting.is_cut or not waiting.event.is_set():
+        if waiting.is_cut or waiting.is_late:
             within = f"within {self._seat.patience} s"
             when = "before its node was closed" if waiting.is_cut else within
             raise DispatchUnknownError(

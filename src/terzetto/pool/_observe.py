@@ -84,9 +84,12 @@ class Watchers:
     )
     _is_closed: bool = False
 
-    def report(self, event: NodeEvent) -> None:
-        """Count the event, and tell everybody."""
-        self.counts[event.kind] += 1
+    def report(self, kind: Kind, key: str, worker_id: str, text: str) -> None:
+        """Count an event, and tell everybody."""
+        self.counts[kind] += 1
+        if not self._watches:
+            return
+        event = NodeEvent(kind, key, worker_id, text)
         for watch, send in self._watches:
             try:
                 send.send_nowait(event)

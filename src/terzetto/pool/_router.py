@@ -212,9 +212,9 @@ class Routes:
         """Whether anything waits for another try."""
         return any(route.is_held for route in self._routes.values())
 
-    def kept_here(self) -> list[str]:
-        """Return the ids of the events that are with a worker of this node, or held."""
-        return [key for key, route in self._routes.items() if route.is_held or route.local]
+    def kept_here(self) -> list[PoolEvent]:
+        """Return the events that are with a worker of this node, or held."""
+        return [route.event for route in self._routes.values() if route.is_held or route.local]
 
     def lose(self, event_id: str) -> None:
         """Note that another node has an event now; a worker of ours may still answer for it."""

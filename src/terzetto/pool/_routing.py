@@ -14,6 +14,7 @@ import trio
 from redis.exceptions import RedisError, ResponseError
 
 from terzetto.errors import ClosedError
+from terzetto.pool._asking import Claim
 from terzetto.pool._claims import Bid
 from terzetto.pool._codec import (
     Ack,
@@ -27,8 +28,8 @@ from terzetto.pool._codec import (
 )
 from terzetto.pool._core import Core, LocalWorker
 from terzetto.pool._errors import MalformedBodyError
-from terzetto.pool._keys import add_if_exists, content_key, stream_key
-from terzetto.pool._names import NOTIFY, RETURN, SINK, START, STOP
+from terzetto.pool._keys import add_if_exists, content_key
+from terzetto.pool._names import NOTIFY, RETURN, START, STOP
 from terzetto.pool._order import Order, Reply, read_order
 from terzetto.pool._router import (
     TOO_OLD,
@@ -39,7 +40,6 @@ from terzetto.pool._router import (
     decide,
     read_event,
 )
-from terzetto.pool._store import Claim
 from terzetto.redis import Arg
 from terzetto.streaming import Event
 
@@ -76,7 +76,6 @@ class Router:
     source: Source
     returned: Callable[[str, str], None]
     _routes: Routes = attrs.field(factory=Routes)
-    _entries: dict[str, Event] = attrs.field(factory=dict[str, Event])
     _wake: trio.Event = attrs.field(factory=trio.Event)
 
     def __len__(self) -> int:
@@ -94,7 +93,6 @@ class Router:
             for entry in batch:
                 event = await self._read(entry)
                 if event is not None and self._routes.arrive(event, now):
-                    self._entries[entry.id] = entry
                     events.append(event)
             await self._forward(events)
             if self._routes.has_held:
@@ -115,20 +113,17 @@ class Router:
 
     def take(self, bid: Bid, claim: Claim) -> None:
         """See a start to the worker that kept its place; it was read when it was sent."""
-        job = attrs.evolve(bid.job, event_id=claim.event_id)
-        event = PoolEvent(claim.event_id, START, job.key, bid.body, job)
-        if bid.keeper is None:
+        event_id, keeper = claim.event_id, bid.keeper
+        if keeper is None:
             return
+        job = bid.job.brought_by(event_id)
+        event = PoolEvent(event_id, START, job.key, bid.body, job)
         if not self._routes.arrive(event, trio.current_time()):
-            bid.keeper.give_place_up(job.key)  # it has come round by itself, and waits behind
+            keeper.give_place_up(job.key)  # it has come round by itself, and waits behind
             return
-        self._entries[event.event_id] = Event(
-            id=event.event_id, stream=self.core.names.stream, name=START, payload=bid.body
-        )
-        self._routes.deliver_here(event.event_id, bid.keeper.worker_id)
-        replies = [self._reply_to(event.event_id)]
-        order = Order(START, job.key, job=job, replies=replies, is_owned=claim.is_owned)
-        bid.keeper.fill_place(order)
+        self._routes.deliver_here(event_id, keeper.worker_id)
+        replies = [self._reply_to(event_id)]
+        keeper.fill_place(Order(START, job.key, job=job, replies=replies, is_owned=claim.is_owned))
 
     async def retry(self) -> None:
         """Route again what nobody could take, for ever."""
@@ -147,16 +142,11 @@ class Router:
         """
         while True:
             await trio.sleep(self.core.options.ack_grace_period / 3)
-            self._entries = {
-                event_id: entry
-                for event_id, entry in self._entries.items()
-                if self._routes.get(event_id) is not None
-            }
-            for event_id in self._routes.kept_here()[:_KEPT]:
-                entry = self._entries.get(event_id)
+            for event in self._routes.kept_here()[:_KEPT]:
+                entry = Event(event.event_id, self.core.names.stream, event.name, event.body)
                 try:
-                    if entry is not None and not await self.source.extend(entry):
-                        self._routes.lose(event_id)
+                    if not await self.source.extend(entry):
+                        self._routes.lose(event.event_id)
                 except RedisError as error:
                     self.core.log.debug("an event could not be kept", error=str(error))
 
@@ -184,7 +174,7 @@ class Router:
         if entry.name not in _KNOWN:
             # Peers of another version may know it; nobody needs it for ever.
             if self.core.clock.now_ms() - int(entry.id.partition("-")[0]) > TOO_OLD * 1000:
-                self._acknowledge(entry.id)
+                self.core.claims.acknowledge(entry.id)
             return None
         try:
             return read_event(entry.id, entry.name, entry.payload)
@@ -210,7 +200,7 @@ class Router:
             elif decision is Verdict.DROP:
                 self.core.report("dead_letter", key=event.key, text=f"{event.name}: too old")
                 self._routes.end(event.event_id)
-                self._acknowledge(event.event_id)
+                self.core.claims.acknowledge(event.event_id)
             else:
                 self._routes.hold(event.event_id, now)
         if there or asked:
@@ -278,7 +268,7 @@ class Router:
                 self._routes.hold(event.event_id, now)
             else:
                 self._routes.end(event.event_id)
-                self._acknowledge(event.event_id)
+                self.core.claims.acknowledge(event.event_id)
 
     def _conclude(self, event_id: str, error: str) -> None:
         """End an event that a worker answered for."""
@@ -286,17 +276,9 @@ class Router:
         if route is None:
             return
         job = route.event.job
+        self.core.claims.acknowledge(event_id)
         if job is not None and job.node_id == self.core.node_id:
-            self._entries.pop(event_id, None)
-            self.core.claims.acknowledge(event_id)
             self.returned(event_id, error)
-            return
-        if job is not None:
+        elif job is not None:
             stream = self.core.names.node_stream(job.node_id)
-            self.core.outbox.put(add_if_exists(stream, RETURN, encode_ack(Ack(event_id, error))))
-        self._acknowledge(event_id)
-
-    def _acknowledge(self, event_id: str) -> None:
-        self._entries.pop(event_id, None)
-        stream = stream_key(self.core.names.stream)
-        self.core.outbox.put(("XACK", stream, SINK, event_id), ("XDEL", stream, event_id))
+            self.core.outbox.answer(stream, RETURN, encode_ack(Ack(event_id, error)))

@@ -31,6 +31,7 @@ WIPE: Final = _script("wipe")
 TICK: Final = _script("tick")
 FORGET: Final = _script("forget")
 HUSH: Final = _script("hush")
+ANSWER: Final = _script("answer")
 
 
 ALL: Final = (
@@ -48,5 +49,6 @@ ALL: Final = (
     WIPE,
     FORGET,
     HUSH,
+    ANSWER,
     TICK,
 )

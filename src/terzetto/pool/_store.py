@@ -10,16 +10,17 @@ Called by the node, its workers and its dispatches; it keeps no state but names.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, cast
 
 import attrs
 
 from terzetto.pool import _scripts
+from terzetto.pool._asking import Asking, Claim
 from terzetto.pool._assign import read_list
 from terzetto.pool._codec import decode_text, encode_text
-from terzetto.pool._keys import content_key, stream_key, updates_channel
+from terzetto.pool._keys import content_key, own_key, stream_key, updates_channel
 from terzetto.pool._names import SINK, STREAM_MAX_LEN, Names
 from terzetto.pool._replies import items_of, number_of, text_of
 from terzetto.redis import Arg, LinkLostError, Redis, Script
@@ -30,43 +31,6 @@ _CREATED = struct.Struct("<q")
 _KEEPALIVES: Final = f"sink:{SINK}:keepalive"  # a map of all pools of the database
 MAX_FAILED_STARTS: Final = 5
 """How often a job that was accepted may fail to start again before it is given up."""
-
-RUNNING: Final = "running"
-PENDING: Final = "pending"
-FULL: Final = "full"
-ENDING: Final = "ending"
-_REFUSALS: Final = {2: PENDING, 3: RUNNING, 6: FULL, 7: ENDING}
-_OWNED: Final = 5
-_READ: Final = frozenset({4, _OWNED})
-
-
-@attrs.frozen
-class Asked:
-    """A key that a dispatch asks for, and the start event that is to be sent.
-
-    `token` is a name of this dispatch alone, under which it is known when asked again.
-    With a worker of this node, named by id and creation time, the event is read for this
-    node in the same step, if none waits before it, and the worker becomes the owner.
-    """
-
-    key: str
-    body: bytes
-    token: str
-    worker_id: str = ""
-    created: str = ""
-
-
-@attrs.frozen
-class Claim:
-    """A key that a dispatch holds, and the event with which it was sent.
-
-    If it is read, no sink brings it before the grace period is over; if it is owned, the
-    job is its worker's already.
-    """
-
-    event_id: str
-    is_read: bool
-    is_owned: bool
 
 
 @attrs.frozen
@@ -94,55 +58,34 @@ class Store:
             with suppress(LinkLostError):  # when asked again it waits for the next connection
                 return await self.redis.run_script(script, keys=keys, args=args)
 
-    async def claim(
-        self,
-        asked: Sequence[Asked],
-        *,
-        acks: Sequence[str] = (),
-        guards: Sequence[tuple[str, str]] = (),
-        guard_for: float,
-        limit: int,
-        consumer: str = "",
-    ) -> list[Claim | str]:
+    async def claim(self, asking: Asking) -> list[Claim | str]:
         """Settle dispatches that are over, then claim keys and send their start events.
 
-        Args:
-            asked: the keys.
-            acks: the ids of events of the pool's stream to be acknowledged and deleted.
-            guards: the guards (key, token) to be released that are still their dispatch's.
-            guard_for: how long the keys stay guarded, in seconds.
-            limit: the greatest number of events that may wait; 0 for any.
-            consumer: this node's consumer of the pool's sink; ``""`` if it has none.
-
         Returns:
-            For each key the claim, or `RUNNING`, `PENDING`, `FULL` or `ENDING`.
+            For each key the claim, or why it was refused.
         """
-        names = self.names
-        maps = (names.payloads, names.pending, names.jobs)
-        reply = await self._run(
-            _scripts.CLAIM,
-            [
-                *map(content_key, maps),
-                content_key(names.workers),
-                content_key(names.shutdown),
-                stream_key(names.stream),
-                *(self._claim_key(token) for _, token in guards),
-                *(self._claim_key(each.token) for each in asked),
-            ],
-            [
-                *map(updates_channel, maps),
-                round(guard_for * 1e6),
-                limit,
-                SINK,
-                consumer,
-                len(acks),
-                len(guards),
-                *acks,
-                *(key for key, _ in guards),
-                *(part for each in asked for part in _parts_of(each)),
-            ],
-        )
-        return [_claim_of(each) for each in items_of(reply, len(asked))]
+        return asking.read(await self._run(_scripts.CLAIM, *asking.call(self.names)))
+
+    def post_claim(self, asking: Asking, hear: Callable[[object], None]) -> bool:
+        """Send the same at once, if there is a connection, and have the reply handed to `hear`.
+
+        As `Redis.post_script`: a reply that is none, or an error, has to be asked for again.
+        """
+        return self.redis.post_script(_scripts.CLAIM, *asking.call(self.names), hear)
+
+    def post_answer(
+        self, stream: str, name: str, body: bytes, hear: Callable[[object], None]
+    ) -> bool:
+        """Add an event to a node's stream, if that is there, as `post_claim` sends a claim.
+
+        The reply is an int.
+        """
+        args = (STREAM_MAX_LEN, name, body)
+        return self.redis.post_script(_scripts.ANSWER, (stream_key(stream),), args, hear)
+
+    def answer_command(self, stream: str, name: str, body: bytes) -> Sequence[Arg]:
+        """Return the command that does the same, also where the script is not known yet."""
+        return ("EVAL", _scripts.ANSWER.source, 1, stream_key(stream), STREAM_MAX_LEN, name, body)
 
     async def change_jobs(
         self, worker_id: str, created: str, changes: Sequence[tuple[str, str, bytes, str]]
@@ -480,20 +423,6 @@ class Store:
             with suppress(LinkLostError):
                 return await self.redis.execute(*args)
 
-    def _claim_key(self, token: str) -> str:
-        return self._own_key(f"claim:{token}")
-
     def _own_key(self, what: str) -> str:
         """Return a key that only nodes of ours know."""
-        return f"terzetto:pool:{self.names.pool}:{what}"
-
-
-def _parts_of(asked: Asked) -> tuple[Arg, ...]:
-    return asked.key, asked.body, asked.worker_id, asked.created
-
-
-def _claim_of(reply: object) -> Claim | str:
-    status, event_id = items_of(reply, 2)
-    if status in _REFUSALS:
-        return _REFUSALS[number_of(status)]
-    return Claim(text_of(event_id), is_read=status in _READ, is_owned=status == _OWNED)
+        return own_key(self.names, what)

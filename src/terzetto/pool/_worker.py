@@ -79,8 +79,6 @@ class WorkerActor(Actor):
     _runner: Runner = attrs.field(init=False)
     _jobs: dict[str, JobBody] = attrs.field(factory=dict[str, JobBody])
     _starting: set[str] = attrs.field(factory=set[str])
-    _awaited: dict[str, JobBody] = attrs.field(factory=dict[str, JobBody])
-    """The jobs whose dispatch is on its way, and may make this worker their owner."""
     _lanes: Lanes = attrs.field(init=False)
     _leaving: bool = False
     _evicted: bool = False
@@ -181,10 +179,7 @@ class WorkerActor(Actor):
         """Keep the place of a job that is being dispatched; False if that cannot be now."""
         if self._leaving or self._drained is not None or job.key in self._jobs:
             return False
-        is_kept = self._lanes.reserve(job.key)
-        if is_kept:
-            self._awaited[job.key] = job
-        return is_kept
+        return self._lanes.reserve(job.key)
 
     def keeps_place(self, key: str) -> bool:
         """Tell whether the place of a job is still kept."""
@@ -192,9 +187,7 @@ class WorkerActor(Actor):
 
     def give_place_up(self, key: str) -> None:
         """Let other orders for a key go on: the job does not come."""
-        if self._lanes.is_reserved(key):
-            del self._awaited[key]
-            self._lanes.give_up(key)
+        self._lanes.give_up(key)
 
     def fill_place(self, order: Order) -> None:
         """Give the start of the job that a place was kept for; if it is no more, try again."""
@@ -203,7 +196,6 @@ class WorkerActor(Actor):
         elif self._leaving or self._drained is not None:
             self._lanes.broken_off.append(order)  # it is given up with those that run
         else:
-            del self._awaited[order.key]
             self._lanes.fill(order)
 
     def running(self) -> list[str]:
@@ -325,7 +317,8 @@ class WorkerActor(Actor):
             # of that yet: to say that the job runs would lose it.
             return "" if await self._own(self._jobs[job.key]) == 1 else RETRY
         try:
-            check_key(job.key)
+            if not is_owned:  # or its dispatch has looked
+                check_key(job.key)
         except InvalidNameError as error:
             return error_text(error)
         # From here on the key may be ours in Redis, whatever we hear of it.
@@ -356,6 +349,8 @@ class WorkerActor(Actor):
     def _check_place(self, key: str) -> None:
         """Let a job go that came here while its place changed: no further change will tell."""
         fleet, now = self.core.fleet, trio.current_time()
+        if fleet.place(key, now) == self.worker_id:
+            return
         if fleet.is_whole(now) and fleet.misplaced([key], self.worker_id, now):
             self._accept(Order(RELEASE, key))
 
@@ -491,10 +486,10 @@ class WorkerActor(Actor):
         async with trio.open_nursery() as nursery:
             for key in list(self._jobs):
                 nursery.start_soon(one, end, key)
-            for key in () if self._evicted else self._awaited:
+            for key in () if self._evicted else self._lanes.abandoned:
                 # It may be ours by now. It has not begun, and its event comes again.
                 nursery.start_soon(one, self._ledger.end, key)
-        self._awaited.clear()
+        self._lanes.abandoned.clear()
         for order in self._lanes.broken_off:
             order.reply(RETRY)
         self._lanes.broken_off.clear()

@@ -7,21 +7,21 @@ local function decimal(number)
   return string.format('%.0f', number)
 end
 
-local function next_rev(hash, kind)
-  redis.call('HSET', hash, '=kind', kind)
+local function next_rev(hash)
   return decimal(redis.call('HINCRBY', hash, '=rev', 1))
 end
 
 local function map_set(hash, channel, key, value)
-  redis.call('HSET', hash, key, value)
-  local rev = next_rev(hash, 'set')
+  redis.call('HSET', hash, key, value, '=kind', 'set')
+  local rev = next_rev(hash)
   redis.call('PUBLISH', channel,
     'set:' .. struct.pack('<ic0ic0ic0', #key, key, #value, value, #rev, rev))
 end
 
 local function map_del(hash, channel, key)
   if redis.call('HDEL', hash, key) == 0 then return false end
-  local rev = next_rev(hash, 'del')
+  redis.call('HSET', hash, '=kind', 'del')
+  local rev = next_rev(hash)
   redis.call('PUBLISH', channel, 'del:' .. struct.pack('<ic0ic0', #key, key, #rev, rev))
   return true
 end
@@ -59,24 +59,30 @@ local function list_remove(hash, channel, field, key)
   return true
 end
 
--- Adds keys to a list that holds none of them. What our scripts wrote is not parsed for it.
-local function list_add(hash, channel, field, keys)
-  local stored = redis.call('HGET', hash, field)
-  local ours = stored and string.match(stored, '^(%[".*")%]$')
+-- Adds keys to a list, as it is stored, that holds none of them. What our scripts wrote is
+-- not parsed for it.
+local function list_add(hash, channel, field, stored, keys)
+  local ours = stored and string.sub(stored, 1, 2) == '["' and string.sub(stored, -2) == '"]'
   local items = stored and not ours and list_items(stored) or {}
   for _, key in ipairs(keys) do items[#items + 1] = key end
   local text = cjson.encode(items)
-  map_set(hash, channel, field, ours and ours .. ',' .. string.sub(text, 2) or text)
+  if ours then text = string.sub(stored, 1, -2) .. ',' .. string.sub(text, 2) end
+  map_set(hash, channel, field, text)
+end
+
+-- The lists of all workers, by id.
+local function lists_of(hash)
+  local lists, flat = {}, redis.call('HGETALL', hash)
+  for i = 1, #flat, 2 do
+    if string.sub(flat[i], 1, 1) ~= '=' then lists[flat[i]] = flat[i + 1] end
+  end
+  return lists
 end
 
 -- The id of a worker other than `but` whose list holds `key`, or nil.
-local function owner_of(hash, key, but)
-  local flat = redis.call('HGETALL', hash)
-  for i = 1, #flat, 2 do
-    local field = flat[i]
-    if field ~= but and string.sub(field, 1, 1) ~= '=' and list_has(flat[i + 1], key) then
-      return field
-    end
+local function owner_in(lists, key, but)
+  for worker, stored in pairs(lists) do
+    if worker ~= but and list_has(stored, key) then return worker end
   end
   return nil
 end

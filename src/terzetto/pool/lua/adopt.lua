@@ -5,7 +5,7 @@
 -- Returns 1, or 0 if it is no orphan (any more)
 
 local payload = redis.call('HGET', KEYS[2], ARGV[2])
-if not payload or owner_of(KEYS[1], ARGV[2], '') then return 0 end
+if not payload or owner_in(lists_of(KEYS[1]), ARGV[2], '') then return 0 end
 if guard_holds(redis.call('HGET', KEYS[3], ARGV[2])) then return 0 end
 map_set(KEYS[3], ARGV[1], ARGV[2], decimal(now_us() + tonumber(ARGV[5])) .. '000')
 redis.call('XADD', KEYS[4], '*', 'n', 'j', 'p', requeued_job(ARGV[2], ARGV[3], payload, ARGV[4]))

@@ -13,13 +13,14 @@ if (redis.call('HGET', KEYS[3], ARGV[5]) or '') ~= ARGV[7] then return {0, 0} en
 local moved, kept, limit = 0, {}, tonumber(ARGV[10])
 local stored = redis.call('HGET', KEYS[4], ARGV[5])
 local keys = stored and list_items(stored) or {}
+local lists = lists_of(KEYS[4])
 for i, key in ipairs(keys) do
   if i > limit then
     kept[#kept + 1] = key
   else
     -- Another worker may have taken the job over already: then it is not sent again.
     local payload = redis.call('HGET', KEYS[5], key)
-    if payload and not owner_of(KEYS[4], key, ARGV[5]) then
+    if payload and not owner_in(lists, key, ARGV[5]) then
       redis.call('XADD', KEYS[6], '*', 'n', 'j',
         'p', requeued_job(key, ARGV[8], payload, ARGV[9]))
       moved = moved + 1

@@ -29,9 +29,8 @@ end
 next_arg = next_arg + acked
 
 for i = 0, released - 1 do
-  local known, key = redis.call('GET', KEYS[next_key + i]), ARGV[next_arg + i]
+  local known, key = redis.call('GETDEL', KEYS[next_key + i]), ARGV[next_arg + i]
   if known then
-    redis.call('DEL', KEYS[next_key + i])
     if redis.call('HGET', pending, key) == string.match(known, '^%d+') then
       map_del(pending, ARGV[2], key)
     end
@@ -77,17 +76,20 @@ local function is_consumer(name)
   return consumers[name]
 end
 
+-- The lists are read once; no key is claimed twice in between, for its payload is there then.
+local lists
 local owned = {}
-local function own(key, body, worker, created)
+local function own(key, body, worker, created, is_new)
   if redis.call('HGET', workers, worker) ~= created then return false end
-  if owner_of(jobs, key, worker) then return false end
+  lists = lists or lists_of(jobs)
+  if owner_in(lists, key, worker) then return false end
   local _, _, payload = struct.unpack('<ic0ic0ic0', body)
-  local stored = redis.call('HGET', jobs, worker)
+  local stored = lists[worker]
   if not (stored and list_has(stored, key)) then
     owned[worker] = owned[worker] or {}
     table.insert(owned[worker], key)
   end
-  if redis.call('HGET', payloads, key) ~= payload then
+  if is_new or redis.call('HGET', payloads, key) ~= payload then
     map_set(payloads, ARGV[1], key, payload)
   end
   return true
@@ -126,7 +128,7 @@ local function claim(claim_key, key, body, worker, created)
       'PX', math.ceil(tonumber(ARGV[4]) / 1000))
   end
   if read == '0' or worker == '' then return {read == '0' and 1 or 4, id} end
-  return {own(key, body, worker, created) and 5 or 4, id}
+  return {own(key, body, worker, created, not known) and 5 or 4, id}
 end
 
 local replies = {}
@@ -135,5 +137,5 @@ for i = next_key, #KEYS do
     claim(KEYS[i], ARGV[next_arg], ARGV[next_arg + 1], ARGV[next_arg + 2], ARGV[next_arg + 3])
   next_arg = next_arg + 4
 end
-for worker, keys in pairs(owned) do list_add(jobs, ARGV[3], worker, keys) end
+for worker, keys in pairs(owned) do list_add(jobs, ARGV[3], worker, lists[worker], keys) end
 return replies
