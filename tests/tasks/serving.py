@@ -8,7 +8,8 @@ from typing import Any, Final
 import trio
 
 from terzetto.tasks import Router, Server, TaskInfo, TaskMessage, TaskState, open_server
-from terzetto.tasks._broker import Broker, Enqueue
+from terzetto.tasks._broker import Broker
+from terzetto.tasks._broker_values import Enqueue
 from tests.tasks.conftest import AnyBroker
 
 QUICK: Final[dict[str, Any]] = {

@@ -19,7 +19,7 @@ import trio
 
 from terzetto.redis import connect
 from terzetto.tasks import Router, TaskContext, open_server
-from terzetto.tasks._broker import Completion, Lease
+from terzetto.tasks._broker_values import Completion, Lease
 from terzetto.tasks._redis_broker import RedisBroker
 
 QUICK: Final[dict[str, Any]] = {

@@ -3,16 +3,8 @@
 import attrs
 import pytest
 
-from terzetto.tasks._broker import (
-    Broker,
-    Conflict,
-    Duplicate,
-    Enqueue,
-    Lease,
-    Placed,
-    Tick,
-    Ticked,
-)
+from terzetto.tasks._broker import Broker
+from terzetto.tasks._broker_values import Conflict, Duplicate, Enqueue, Lease, Placed, Tick, Ticked
 from terzetto.tasks._message import TaskState
 from tests.tasks.conftest import START, AnyBroker, ManualClock
 from tests.tasks.work import PENDING, entry, ids, state_of, take, take_one, task, unique

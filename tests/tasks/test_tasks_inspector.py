@@ -17,7 +17,7 @@ from terzetto.tasks import (
     TaskStateError,
     WorkerInfo,
 )
-from terzetto.tasks._broker import Enqueue, Lease
+from terzetto.tasks._broker_values import Enqueue, Lease
 from terzetto.tasks._inspection import Move
 from terzetto.tasks._memory_broker import MemoryBroker
 from terzetto.tasks._redis_broker import RedisBroker

@@ -22,7 +22,7 @@ from terzetto.tasks import (
     Task,
     TaskState,
 )
-from terzetto.tasks._broker import CancelRequest, Enqueue, Lease, Tick
+from terzetto.tasks._broker_values import CancelRequest, Enqueue, Lease, Tick
 from terzetto.tasks._redis_base import TOKENS
 from terzetto.tasks._redis_broker import RedisBroker
 from terzetto.testing import Fault, Proxy, Rule, open_proxy

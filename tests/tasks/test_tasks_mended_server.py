@@ -26,7 +26,8 @@ from terzetto.tasks import (
     open_scheduler,
     open_server,
 )
-from terzetto.tasks._broker import Broker, Lease
+from terzetto.tasks._broker import Broker
+from terzetto.tasks._broker_values import Lease
 from terzetto.tasks._redis_broker import RedisBroker
 from terzetto.tasks.testing import MemoryBroker
 from tests.tasks.serving import put, reaches, serving, task, until, until_true

@@ -10,7 +10,7 @@ import trio
 
 from terzetto.redis import Redis, connect
 from terzetto.tasks import TaskState, TaskStateError
-from terzetto.tasks._broker import Batch, Enqueue, Lease, Tick
+from terzetto.tasks._broker_values import Batch, Enqueue, Lease, Tick
 from terzetto.tasks._inspection import Move
 from terzetto.tasks._memory_broker import MemoryBroker
 from terzetto.tasks._redis_broker import RedisBroker

@@ -11,7 +11,7 @@ import trio
 from terzetto.redis import Redis, connect
 from terzetto.server import EmbeddedServer
 from terzetto.tasks import Router, TaskContext, TaskState
-from terzetto.tasks._broker import Enqueue
+from terzetto.tasks._broker_values import Enqueue
 from terzetto.tasks._redis_broker import RedisBroker
 from terzetto.testing import Program, open_program, open_proxy
 from tests.tasks.serving import put, reaches, serving, task, until_true

@@ -1,7 +1,5 @@
 """A server and its tasks: how they are run, how they end, and what is written of them."""
 
-import contextvars
-
 import pytest
 import trio
 import trio.lowlevel
@@ -18,7 +16,7 @@ from terzetto.tasks import (
     TaskState,
     open_server,
 )
-from terzetto.tasks._broker import CancelRequest
+from terzetto.tasks._broker_values import CancelRequest
 from tests.tasks.conftest import AnyBroker
 from tests.tasks.serving import put, reaches, serving, task, until, until_true
 
@@ -292,20 +290,21 @@ async def test_a_paused_queue_gives_nothing_until_it_goes_on(place: AnyBroker) -
         await until_true(lambda: len(ran) == 4)
 
 
-async def test_each_attempt_has_context_variables_of_its_own(place: AnyBroker) -> None:
-    router, seen = Router(), list[str]()
-    variable = contextvars.ContextVar("variable", default="fresh")
+async def test_a_function_that_waits_holds_up_none_that_was_taken_with_it(place: AnyBroker) -> None:
+    router, running, finish = Router(), list[bytes](), trio.Event()
 
     @router.task("x")
     async def work(payload: bytes) -> None:
-        seen.append(variable.get())
-        variable.set("used")
-        await trio.lowlevel.checkpoint()
+        running.append(payload)
+        if payload == b"waits":
+            await finish.wait()
 
-    await put(place, *(task() for _ in range(10)))
-    async with serving(place, router, concurrency=1):
-        await until_true(lambda: len(seen) == 10)
-    assert seen == ["fresh"] * 10
+    kinds = [b"waits" if number % 3 else b"does not" for number in range(64)]
+    await put(place, *(task(payload=kind) for kind in kinds))
+    async with serving(place, router, concurrency=64):
+        await until_true(lambda: len(running) == 64)
+        assert running == kinds  # in their order
+        finish.set()
 
 
 async def test_closing_lets_tasks_finish_and_hands_back_those_that_do_not(

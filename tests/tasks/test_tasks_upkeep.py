@@ -2,7 +2,7 @@
 
 import trio
 
-from terzetto.tasks._broker import CancelRequest, Conflict, Enqueue, Outcome, Placed
+from terzetto.tasks._broker_values import CancelRequest, Conflict, Enqueue, Outcome, Placed
 from terzetto.tasks._message import TaskState
 from tests.tasks.conftest import START, AnyBroker, ManualClock
 from tests.tasks.work import PATIENCE, PENDING, entry, state_of, take, take_one, task

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context, Stop
 from terzetto.redis import LinkClosedError
-from terzetto.tasks._broker import Batch, Enqueue, Placed
+from terzetto.tasks._broker_values import Batch, Enqueue, Placed
 from terzetto.tasks._client import DEFAULT_MAX_PAYLOAD
 from terzetto.tasks._core import Core
 from terzetto.tasks._options import Grouping

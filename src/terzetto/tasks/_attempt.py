@@ -19,7 +19,8 @@ import attrs
 import trio
 
 from terzetto.errors import InvalidPayloadError
-from terzetto.tasks._broker import Broker, Lease
+from terzetto.tasks._broker import Broker
+from terzetto.tasks._broker_values import Lease
 from terzetto.tasks._message import TaskMessage
 from terzetto.tasks._retry import AttemptError, LeaseLostError
 
@@ -38,14 +39,12 @@ class HandedBackError(AttemptError):
 
 def attempt_deadline(task: TaskMessage, now: float) -> float:
     """Return until when (Unix seconds) an attempt may run that begins now."""
-    limits = [_LAST_MOMENT]
+    end = _LAST_MOMENT
     if task.timeout > 0:
-        limits.append(now + task.timeout)
-    if task.deadline > 0:
-        limits.append(float(task.deadline))
-    if task.timeout <= 0 and task.deadline <= 0:
-        limits.append(now + DEFAULT_TIMEOUT)
-    return min(limits)
+        end = min(end, now + task.timeout)
+    elif task.deadline <= 0:
+        end = now + DEFAULT_TIMEOUT
+    return min(end, task.deadline) if task.deadline > 0 else end
 
 
 @attrs.define(eq=False, slots=True)

@@ -14,8 +14,8 @@ from terzetto._shared._logging import Logger
 from terzetto.codec import Codec
 from terzetto.errors import InvalidOptionError
 from terzetto.redis import Redis
-from terzetto.tasks._broker import (
-    Broker,
+from terzetto.tasks._broker import Broker
+from terzetto.tasks._broker_values import (
     CancelRequest,
     Conflict,
     Duplicate,

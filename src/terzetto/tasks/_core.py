@@ -6,15 +6,25 @@ it lives in one trio run, so its methods that do not await are atomic.
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, Protocol
 
 import attrs
 import trio
+from trio.lowlevel import (
+    Abort,
+    RaiseCancelT,
+    Task,
+    checkpoint,
+    current_task,
+    reschedule,
+    wait_task_rescheduled,
+)
 
 from terzetto._shared._logging import Logger
 from terzetto.tasks._attempt import Attempt
-from terzetto.tasks._broker import Broker, Lease
+from terzetto.tasks._broker import Broker
+from terzetto.tasks._broker_values import Lease
 from terzetto.tasks._message import ServerInfo, WorkerInfo
 from terzetto.tasks._options import ServerOptions
 from terzetto.tasks._queues import QueueOrder
@@ -51,24 +61,43 @@ class Bell:
     """Wakes one task that waits; a ring that nobody waits for is kept."""
 
     def __init__(self) -> None:
-        self._event = trio.Event()
+        self._is_rung = False
+        self._sleeper: Task | None = None
 
     def ring(self) -> None:
         """Wake whoever waits, or the next who does."""
-        self._event.set()
+        sleeper = self._sleeper
+        if sleeper is None:
+            self._is_rung = True
+        else:
+            self._sleeper = None
+            reschedule(sleeper)
 
     async def wait(self, seconds: float = math.inf) -> None:
         """Wait for a ring, at most so long."""
-        with trio.move_on_after(seconds):
-            await self._event.wait()
-        self._event = trio.Event()
+        if self._is_rung:
+            await checkpoint()
+        elif seconds == math.inf:
+            await self._sleep()
+        else:
+            with trio.move_on_after(seconds):
+                await self._sleep()
+        self._is_rung = False  # rings until the sleeper was awake are one
+
+    async def _sleep(self) -> None:
+        self._sleeper = current_task()
+        await wait_task_rescheduled(self._leave)
+
+    def _leave(self, _: RaiseCancelT) -> Abort:
+        self._sleeper = None
+        return Abort.SUCCEEDED
 
 
 class Crew(Protocol):
     """What the fetcher needs of who runs tasks."""
 
-    def begin(self, lease: Lease) -> None:
-        """Start an attempt."""
+    def begin(self, leases: Sequence[Lease]) -> None:
+        """Start an attempt with each, in their order."""
         ...
 
 

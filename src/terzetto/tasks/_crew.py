@@ -1,9 +1,10 @@
 """Runs task functions, judges how they ended, and has the outcome written.
 
 Theory of operation. The crew is an actor whose hands are background tasks. A hand
-takes one lease after the other: it runs the function, gives the slot back, writes
-the outcome, and lies down until the fetcher has something for it, who then
-resumes it directly: no mailbox and no new task are on a task's way. Each attempt
+takes one waiting lease after the other: it runs the function, gives the slot back,
+writes the outcome, and lies down when none waits; the fetcher, and hands that leave
+some waiting, resume others directly: no mailbox and no new task are on a task's way,
+and for functions that wait for nothing not even a turn of the scheduler. Each attempt
 has a context (in the sense of `contextvars`) of its own all the same.
 
 Successes are written by one more background task, all at once that have come up
@@ -20,22 +21,30 @@ Nothing that a function raises crashes the crew, but for KeyboardInterrupt.
 
 import contextvars
 import math
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeAlias, cast
 
 import attrs
-import outcome
 import trio
 from redis.exceptions import RedisError
-from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule
+from trio.lowlevel import (
+    Abort,
+    RaiseCancelT,
+    Task,
+    cancel_shielded_checkpoint,
+    current_task,
+    reschedule,
+    wait_task_rescheduled,
+)
 
 from terzetto._shared._logging import Logger
 from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context, Stop
 from terzetto.redis import LinkClosedError
 from terzetto.tasks._attempt import Attempt, HandedBackError, attempt_deadline
-from terzetto.tasks._broker import Completion, Lease
+from terzetto.tasks._broker_values import Completion, Lease
 from terzetto.tasks._context import TaskContext
 from terzetto.tasks._core import Bell, Core
 from terzetto.tasks._limiter import Limiter
@@ -45,6 +54,7 @@ from terzetto.tasks._trace import follow_trace
 LAST_WORDS: Final = 5.0
 """Seconds that outcomes and hand-backs have to be written when a life ends."""
 
+_CALLED: Final = 2  # hands that one hand calls
 _HOOK_PATIENCE: Final = 10.0  # seconds that the user's error handler may take
 _FIRST_PAUSE: Final = 0.1  # seconds before a refused outcome is written again
 _LONGEST_PAUSE: Final = 5.0
@@ -65,12 +75,13 @@ class CrewActor(Actor):
     core: Core
     limiter: Limiter
     _ctx: Context["CrewActor"] = attrs.field(init=False)
+    _waiting: deque[Lease] = attrs.field(factory=deque[Lease])
+    """What no hand has taken yet; while there is any, a hand has been called."""
     _resting: list[Task] = attrs.field(factory=list[Task])
     _succeeded: list[tuple[Attempt, Completion]] = attrs.field(
         factory=list[tuple[Attempt, Completion]]
     )
     _success: Bell = attrs.field(factory=Bell)
-    _fresh: contextvars.Context = attrs.field(factory=contextvars.copy_context)
 
     async def started(self, ctx: Context["CrewActor"]) -> None:
         """Be there for the fetcher."""
@@ -90,28 +101,42 @@ class CrewActor(Actor):
         with trio.move_on_after(LAST_WORDS):
             await core.wait_quiet()
 
-    def begin(self, lease: Lease) -> None:
-        """Start an attempt; the slot has been taken for it."""
-        if self._resting:
-            reschedule(self._resting.pop(), outcome.Value(lease))
-        else:
-            self._ctx.start_soon(self._work, lease, name="hand")
+    def begin(self, leases: Sequence[Lease]) -> None:
+        """Start an attempt with each; slots have been taken for them."""
+        self._call_hand()
+        self._waiting.extend(leases)
 
-    async def _work(self, lease: Lease) -> None:
+    def _call_hand(self) -> None:
+        """Have one more hand look for leases that wait."""
+        if self._resting:
+            reschedule(self._resting.pop())
+        else:
+            self._ctx.start_soon(self._work, name="hand")
+
+    async def _work(self) -> None:
         """Be one hand, for ever."""
-        task = current_task()
+        task, waiting, resting = current_task(), self._waiting, self._resting
+        fresh = task.context.copy()
 
         def leave(_: RaiseCancelT) -> Abort:
-            self._resting.remove(task)
+            resting.remove(task)
             return Abort.SUCCEEDED
 
         while True:
-            await self._attempt(lease)
-            # Whatever a function did to its context ends with it; this takes effect
-            # when the hand is resumed.
-            task.context = self._fresh.copy()
-            self._resting.append(task)
-            lease = await trio.lowlevel.wait_task_rescheduled(leave)
+            # Functions that wait for nothing are run by this hand alone, one after the other.
+            # In case that the first does wait: those who are called call others in turn, so
+            # that all are begun within a few turns of the scheduler.
+            for _ in range(min(len(waiting) - 1, _CALLED)):
+                self._call_hand()
+            while waiting:
+                await self._attempt(waiting.popleft())
+                if not _are_equal(task.context, fresh):
+                    # Whatever a function did to its context ends with it; this takes
+                    # effect when the hand is resumed.
+                    task.context = fresh.copy()
+                    await cancel_shielded_checkpoint()
+            resting.append(task)
+            await wait_task_rescheduled(leave)
 
     async def _attempt(self, lease: Lease) -> None:
         core = self.core
@@ -308,6 +333,13 @@ class CrewActor(Actor):
         return self.core.log.bind(
             task_id=message.id, task_type=message.type, queue=attempt.lease.queue
         )
+
+
+def _are_equal(context: contextvars.Context, other: contextvars.Context) -> bool:
+    try:
+        return context == other
+    except Exception:  # noqa: BLE001 - a boundary of user code: values compare as they like
+        return False
 
 
 def _own_error(raised: BaseException) -> BaseException:

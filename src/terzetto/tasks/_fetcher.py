@@ -10,6 +10,7 @@ A request that is under way when the server stops is let come back, so that no t
 is taken that nobody knows of; what it brings is handed back.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -19,7 +20,7 @@ from redis.exceptions import RedisError
 from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, ActorStoppedError, Context, Stop
 from terzetto.redis import LinkClosedError
-from terzetto.tasks._broker import Lease
+from terzetto.tasks._broker_values import Lease
 from terzetto.tasks._core import Core
 
 _PARTING: Final = 3.0  # seconds for a request that is under way when the server stops
@@ -77,21 +78,21 @@ class FetcherActor(Actor):
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 if not core.is_fetching:
                     return 0
-        for lease in leases:
-            if not self._begin(lease):
+        if leases and not self._begin(leases):
+            for lease in reversed(leases):  # so that the oldest is the next to be taken
                 await core.broker.requeue(lease)
         return len(leases)
 
-    def _begin(self, lease: Lease) -> bool:
-        """Have the crew start an attempt; False if the server stops or the crew has crashed."""
+    def _begin(self, leases: Sequence[Lease]) -> bool:
+        """Have the crew start attempts; False if the server stops or the crew has crashed."""
         core = self.core
         if core.crew is None or not core.is_fetching:
             return False
         try:
-            core.crew.begin(lease)
+            core.crew.begin(leases)
         except ActorStoppedError:
             return False
-        core.busy += 1
+        core.busy += len(leases)
         return True
 
     async def _listen(self) -> None:

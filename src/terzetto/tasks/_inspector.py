@@ -12,7 +12,7 @@ from terzetto._shared._logging import Logger
 from terzetto.codec import Codec
 from terzetto.errors import InvalidOptionError
 from terzetto.redis import Redis
-from terzetto.tasks._broker import CancelRequest
+from terzetto.tasks._broker_values import CancelRequest
 from terzetto.tasks._errors import QueueNotFoundError, TaskNotFoundError
 from terzetto.tasks._inspection import (
     ClusterNode,

@@ -16,9 +16,8 @@ from contextlib import asynccontextmanager, suppress
 import attrs
 import trio
 
-from terzetto.tasks._broker import (
-    BATCH,
-    LEASE_SECONDS,
+from terzetto.tasks._broker import BATCH, LEASE_SECONDS, OutcomeWatch, Wakeups
+from terzetto.tasks._broker_values import (
     Batch,
     CancelRequest,
     Completion,
@@ -28,11 +27,9 @@ from terzetto.tasks._broker import (
     Forwarded,
     Lease,
     Outcome,
-    OutcomeWatch,
     Placed,
     Placement,
     Ticked,
-    Wakeups,
 )
 from terzetto.tasks._clock import Clock
 from terzetto.tasks._memory_inspection import MemoryInspection

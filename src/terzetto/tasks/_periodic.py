@@ -18,7 +18,7 @@ import attrs
 from terzetto._shared._cron import Every, Schedule, parse_schedule
 from terzetto._shared._durations import format_duration
 from terzetto.errors import InvalidOptionError
-from terzetto.tasks._broker import Enqueue, Tick
+from terzetto.tasks._broker_values import Enqueue, Tick
 from terzetto.tasks._client import DEFAULT_MAX_PAYLOAD
 from terzetto.tasks._task import Settled, Task, TaskOptions, check_known, merge, settle
 

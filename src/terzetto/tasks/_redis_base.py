@@ -14,6 +14,7 @@ from terzetto.tasks._clock import Clock, ServerClock
 from terzetto.tasks._keys import STATISTICS_DAYS, QueueKeys
 
 DAY: Final = 86_400
+CHUNK: Final = 200  # tasks of one script, so that others are not kept waiting
 TOKENS: Final = "lease-"
 """How all tokens of ours start; the field is a number where asynq has set it."""
 
@@ -106,16 +107,19 @@ class RedisBase:
 
         Raises the first error reply.
         """
+        replies = await self.replies(commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    async def replies(self, commands: Sequence[Sequence[Arg]]) -> list[Reply]:
+        """Run commands as `commands` does; error replies are among those that are returned."""
         while True:
             try:
-                replies = await self.redis.execute_many(commands)
+                return await self.redis.execute_many(commands)
             except LinkLostError:
                 await trio.sleep(_PAUSE)
-                continue
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise reply
-            return replies
 
 
 def new_token() -> str:

@@ -1,7 +1,7 @@
 """Tasks in Redis, in asynq's layout: on a single server, behind Sentinel and on a cluster.
 
-`RedisBroker` is put together from its parts: producers and workers
-(`_redis_work.py`), upkeep (`_redis_upkeep.py`), inspection
+`RedisBroker` is put together from its parts: producers (`_redis_producing.py`),
+workers (`_redis_work.py`), upkeep (`_redis_upkeep.py`), inspection
 (`_redis_inspection.py`), and what stands here: signals, servers, schedulers and
 limits. It keeps no state but caches, so that any number of brokers may serve the
 same queues.
@@ -19,7 +19,8 @@ import attrs
 from terzetto._shared._logging import Logger
 from terzetto.redis import Arg, Gap, Message, Redis, Subscription
 from terzetto.tasks import _scripts
-from terzetto.tasks._broker import CancelRequest, Outcome, OutcomeWatch, Wakeups
+from terzetto.tasks._broker import OutcomeWatch, Wakeups
+from terzetto.tasks._broker_values import CancelRequest, Outcome
 from terzetto.tasks._clock import Clock
 from terzetto.tasks._keys import (
     CANCEL_CHANNEL,

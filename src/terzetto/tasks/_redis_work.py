@@ -1,4 +1,4 @@
-"""The part of `RedisBroker` that producers and workers use: enqueue, dequeue, outcomes."""
+"""The part of `RedisBroker` that workers use: dequeue, leases, outcomes."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -6,26 +6,21 @@ from typing import Final
 
 import attrs
 import trio
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
 from terzetto._shared._texts import describe_error
-from terzetto.redis import Arg, LinkClosedError, LinkLostError, Reply, Script
+from terzetto.redis import Arg, LinkClosedError
 from terzetto.tasks import _scripts
-from terzetto.tasks._broker import (
-    LEASE_SECONDS,
+from terzetto.tasks._broker import LEASE_SECONDS
+from terzetto.tasks._broker_values import (
     Completion,
-    Conflict,
-    Duplicate,
-    Enqueue,
     Lease,
-    Placed,
-    Placement,
-    Ticked,
 )
-from terzetto.tasks._errors import MessageError, NotReplicatedError
-from terzetto.tasks._keys import MAX_ARCHIVED, QUEUES, STATISTICS_DAYS, QueueKeys
-from terzetto.tasks._message import TaskMessage, TaskState
+from terzetto.tasks._errors import MessageError
+from terzetto.tasks._keys import MAX_ARCHIVED, STATISTICS_DAYS, QueueKeys
+from terzetto.tasks._message import TaskMessage
 from terzetto.tasks._redis_base import (
+    CHUNK,
     DAY,
     RedisBase,
     due,
@@ -34,167 +29,13 @@ from terzetto.tasks._redis_base import (
     own_lock,
 )
 
-_CHUNK: Final = 200  # tasks of one script, so that others are not kept waiting
 _DELETED: Final = ("", b"")  # what stands for a task that is not kept
 _NO_RESULT: Final = ("0", b"")
 _PARTING: Final = 1.0  # seconds for handing back what a cancelled dequeue has taken
-_TICK_DAYS: Final = 90  # days after which a schedule that has not ticked is forgotten
-
-
-@attrs.frozen
-class _Call:
-    """A script to be run, and which of the entries it is for."""
-
-    script: Script
-    keys: list[Arg]
-    args: list[Arg]
-    places: list[int]
-
-    def command(self, *, whole: bool) -> list[Arg]:
-        name, source = ("EVAL", self.script.source) if whole else ("EVALSHA", self.script.sha)
-        return [name, source, len(self.keys), *self.keys, *self.args]
 
 
 class RedisWork(RedisBase):
-    """Enqueues, dequeues and writes outcomes."""
-
-    # ------------------------------------------------------------ producers
-
-    async def enqueue(
-        self, entries: Sequence[Enqueue], *, replicas: int = 0, within: float = 1.0
-    ) -> list[Placement]:
-        """See `Broker.enqueue`."""
-        now = await self._time()
-        calls = self._plan(entries, now)
-        queues = dict.fromkeys(entry.message.queue for entry in entries)
-        if replicas and queues:
-            await self.command("SADD", QUEUES, *queues)
-            return await self._enqueue_replicated(calls, entries, now, replicas, within)
-        commands: list[list[Arg]] = [["SADD", QUEUES, *queues]] if queues else []
-        commands += [call.command(whole=False) for call in calls]
-        try:
-            replies = (await self.redis.execute_many(commands))[1:]
-            missing = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-            if missing:
-                whole = [calls[n].command(whole=True) for n in missing]
-                for n, reply in zip(missing, await self.redis.execute_many(whole), strict=True):
-                    replies[n] = reply
-        except LinkLostError as error:
-            if not error.may_have_run:
-                raise
-            return await self._read_back(entries, error)
-        placements: list[Placement] = [Conflict()] * len(entries)
-        for call, reply in zip(calls, replies, strict=True):
-            if isinstance(reply, Exception):
-                raise reply
-            _note(call, reply, entries, placements, now)
-        return placements
-
-    async def _enqueue_replicated(
-        self,
-        calls: Sequence[_Call],
-        entries: Sequence[Enqueue],
-        now: float,
-        replicas: int,
-        within: float,
-    ) -> list[Placement]:
-        """Enqueue, queue by queue, and have replicas confirm what was written there."""
-        placements: list[Placement] = [Conflict()] * len(entries)
-        by_queue: dict[str, list[_Call]] = {}
-        for call in calls:
-            by_queue.setdefault(entries[call.places[0]].message.queue, []).append(call)
-        short: list[str] = []
-        for queue, some in by_queue.items():
-            replies, reached = await self.redis.execute_replicated(
-                [call.command(whole=True) for call in some], replicas=replicas, within=within
-            )
-            for call, reply in zip(some, replies, strict=True):
-                if isinstance(reply, Exception):
-                    raise reply
-                _note(call, reply, entries, placements, now)
-            if reached < replicas:
-                short.append(f"{reached} have those of queue {queue!r}")
-        if short:
-            raise NotReplicatedError(
-                f"{replicas} replicas were to have the tasks within {within} s, but"
-                f" {', '.join(short)}: they are enqueued, and a fail-over now may lose them"
-            )
-        return placements
-
-    def _plan(self, entries: Sequence[Enqueue], now: float) -> list[_Call]:
-        """Return the scripts that enqueue `entries`; plain ones of a queue go together."""
-        calls: list[_Call] = []
-        open_calls: dict[str, _Call] = {}
-        now_ns = nanoseconds(now)
-        for place, entry in enumerate(entries):
-            message = entry.message
-            queue = message.queue
-            keys = self.keys(queue)
-            body = message.encode()
-            state = entry.state_at(now)
-            if state is not TaskState.PENDING or message.unique_key or entry.tick:
-                args = self.place_args(keys, entry, body, now)
-                calls.append(_Call(_scripts.PLACE, self.place_keys(keys, entry), args, [place]))
-                open_calls.pop(queue, None)
-                continue
-            call = open_calls.get(queue)
-            if call is None or len(call.places) >= _CHUNK:
-                call = _Call(
-                    _scripts.ENQUEUE,
-                    [keys.pending],
-                    [now_ns, len(keys.tasks.encode()), keys.wake_channel],
-                    [],
-                )
-                open_calls[queue] = call
-                calls.append(call)
-            call.keys.append(keys.tasks + message.id)
-            call.args.append(body)
-            call.places.append(place)
-        return calls
-
-    def place_keys(self, keys: QueueKeys, entry: Enqueue) -> list[Arg]:
-        """Return the keys of `place` in Lua."""
-        message = entry.message
-        task = keys.task(message.id)
-        group = keys.group(message.group) if message.group else task
-        lock = own_lock(keys, message.unique_key) or task
-        return [task, keys.pending, keys.scheduled, keys.groups, group, lock, keys.ticks]
-
-    def place_args(self, keys: QueueKeys, entry: Enqueue, body: bytes, now: float) -> list[Arg]:
-        """Return the arguments of `place` in Lua."""
-        message, tick = entry.message, entry.tick
-        score, due_ms = due(entry.due_at(now))
-        return [
-            message.id,
-            body,
-            entry.state_at(now).value,
-            nanoseconds(now),
-            int(now),
-            score,
-            due_ms,
-            message.group,
-            entry.lock_seconds(now),
-            tick.schedule if tick else "",
-            round(tick.at * 1000) if tick else 0,
-            keys.wake_channel,
-            int(now) + _TICK_DAYS * DAY,
-        ]
-
-    async def _read_back(self, entries: Sequence[Enqueue], lost: LinkLostError) -> list[Placement]:
-        """Look for tasks whose enqueueing was not answered; raise if one is not there."""
-        commands = [
-            ["HMGET", self.keys(entry.message.queue).task(entry.message.id), "msg", "state"]
-            for entry in entries
-        ]
-        placements: list[Placement] = []
-        for entry, reply in zip(entries, await self.commands(commands), strict=True):
-            body, state = reply
-            if body is None or not _is_same(body, entry.message):
-                raise lost
-            placements.append(Placed(TaskState(state.decode())))
-        return placements
-
-    # -------------------------------------------------------------- workers
+    """Dequeues, keeps leases and writes outcomes."""
 
     async def dequeue(
         self, queues: Sequence[str], limit: int, *, lease_for: float = LEASE_SECONDS
@@ -224,7 +65,7 @@ class RedisWork(RedisBase):
         for queue in queues:
             keys = self.keys(queue)
             while len(leases) < limit:
-                wanted = min(limit - len(leases), _CHUNK)
+                wanted = min(limit - len(leases), CHUNK)
                 token = new_token()
                 reply = await self.run(
                     _scripts.DEQUEUE,
@@ -274,8 +115,8 @@ class RedisWork(RedisBase):
             by_queue.setdefault(lease.queue, []).append(lease)
         for queue, held in by_queue.items():
             keys = self.keys(queue)
-            for start in range(0, len(held), _CHUNK):
-                chunk = held[start : start + _CHUNK]
+            for start in range(0, len(held), CHUNK):
+                chunk = held[start : start + CHUNK]
                 gone: list[int] = await self.run(
                     _scripts.EXTEND,
                     [keys.lease, *(keys.task(lease.message.id) for lease in chunk)],
@@ -305,8 +146,8 @@ class RedisWork(RedisBase):
             places.setdefault(each.lease.message.queue, []).append(place)
         written = [False] * len(completions)
         for queue, those in places.items():
-            for start in range(0, len(those), _CHUNK):
-                chunk = those[start : start + _CHUNK]
+            for start in range(0, len(those), CHUNK):
+                chunk = those[start : start + CHUNK]
                 replies = await self._complete(queue, [completions[n] for n in chunk], now)
                 for place, reply in zip(chunk, replies, strict=True):
                     written[place] = bool(reply)
@@ -324,19 +165,34 @@ class RedisWork(RedisBase):
             keys.processed_on(day),
             keys.processed,
         ]
-        args: list[Arg] = [len(keys.tasks.encode()), expire_at, keys.outcome_channel(""), "0"]
-        for each in completions:
+        args: list[Arg] = [
+            len(keys.tasks.encode()),
+            expire_at,
+            keys.outcome_channel(""),
+            "0",
+            len(completions),
+        ]
+        locks: list[Arg] = []
+        more: list[Arg] = []
+        for number, each in enumerate(completions, 1):
             message, result = each.lease.message, each.result
-            task = keys.tasks + message.id
-            names.append(task)
-            names.append((message.unique_key and own_lock(keys, message.unique_key)) or task)
+            names.append(keys.tasks + message.id)
             args.append(each.lease.token)
-            if each.retain and message.retention > 0:
-                args.append(int(now) + message.retention)
-                args.append(attrs.evolve(message, completed_at=int(now)).encode())
-            else:
-                args += _DELETED
-            args += _NO_RESULT if result is None else ("1", result)
+            is_kept = each.retain and message.retention > 0
+            lock = own_lock(keys, message.unique_key) if message.unique_key else None
+            if is_kept or lock or result is not None:
+                more.append(number)
+                if is_kept:
+                    more.append(int(now) + message.retention)
+                    more.append(attrs.evolve(message, completed_at=int(now)).encode())
+                else:
+                    more += _DELETED
+                more += _NO_RESULT if result is None else ("1", result)
+                more.append("1" if lock else "0")
+                if lock:
+                    locks.append(lock)
+        names += locks
+        args += more
         replies: Sequence[int] = await self.run(_scripts.COMPLETE, names, args, again=3)
         return replies
 
@@ -437,52 +293,3 @@ class RedisWork(RedisBase):
             [lease.message.id, lease.token, data],
         )
         return bool(written)
-
-
-def _note(
-    call: _Call,
-    reply: Reply,
-    entries: Sequence[Enqueue],
-    placements: list[Placement],
-    now: float,
-) -> None:
-    """Note what a script said of its tasks."""
-    if call.script is _scripts.ENQUEUE:
-        refused = set(reply)
-        for number, place in enumerate(call.places, 1):
-            if number not in refused:
-                placements[place] = _PENDING
-    else:
-        (place,) = call.places
-        placements[place] = placement_of(reply, entries[place].state_at(now))
-
-
-_PENDING: Final = Placed(TaskState.PENDING)
-
-
-def placement_of(reply: Reply, state: TaskState) -> Placement:
-    """Return what `place` in Lua said."""
-    match reply:
-        case [1]:
-            return Placed(state)
-        case [0]:
-            return Conflict()
-        case [-1, holder]:
-            return Duplicate(holder.decode("utf-8", "replace"))
-        case _:
-            return Ticked()
-
-
-def _is_same(body: bytes, message: TaskMessage) -> bool:
-    """Tell whether a task that is there is the one that was enqueued, whatever befell it since."""
-    try:
-        found = TaskMessage.decode(body)
-    except MessageError:
-        return False
-    return found == attrs.evolve(
-        message,
-        retried=found.retried,
-        error=found.error,
-        last_failed_at=found.last_failed_at,
-        completed_at=found.completed_at,
-    )

@@ -34,7 +34,8 @@ from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context, Ref, Stop
 from terzetto.errors import ClosedError, InvalidOptionError, TerzettoError
 from terzetto.redis import LinkClosedError
-from terzetto.tasks._broker import Broker, Duplicate, Enqueue, Placed, Placement, Ticked
+from terzetto.tasks._broker import Broker
+from terzetto.tasks._broker_values import Duplicate, Enqueue, Placed, Placement, Ticked
 from terzetto.tasks._errors import DuplicateTaskError, TaskIdConflictError
 from terzetto.tasks._message import EnqueueEvent, SchedulerEntry, TaskInfo, TaskState
 from terzetto.tasks._periodic import Periodic, Plan, plan

@@ -16,7 +16,7 @@ import attrs
 
 from terzetto.codec import Codec, json_codec
 from terzetto.errors import InvalidNameError, InvalidOptionError, InvalidPayloadError
-from terzetto.tasks._broker import Enqueue
+from terzetto.tasks._broker_values import Enqueue
 from terzetto.tasks._keys import QueueKeys
 from terzetto.tasks._message import TaskMessage
 from terzetto.tasks._queues import DEFAULT_QUEUE, check_queue

@@ -22,7 +22,8 @@ from redis.exceptions import RedisError
 from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context, Stop
 from terzetto.redis import LinkClosedError
-from terzetto.tasks._broker import BATCH, Lease
+from terzetto.tasks._broker import BATCH
+from terzetto.tasks._broker_values import Lease
 from terzetto.tasks._core import Core
 from terzetto.tasks._limiter import Limiter
 from terzetto.tasks._retry import Fate, LeaseLostError, TaskCancelledError
