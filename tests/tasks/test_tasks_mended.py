@@ -15,12 +15,23 @@ from terzetto.tasks import Client, Inspector, Task, TaskState, WorkerInfo
 from terzetto.tasks import _redis_inspection as inspection
 from terzetto.tasks import _redis_upkeep as upkeep
 from terzetto.tasks import _redis_work as work
-from terzetto.tasks._broker import Enqueue
+from terzetto.tasks._broker_values import Enqueue
 from terzetto.tasks._inspection import Move
 from terzetto.tasks._message import EnqueueEvent, ServerInfo
 from terzetto.tasks._redis_broker import RedisBroker
 from tests.tasks.conftest import START, ManualClock
-from tests.tasks.work import PENDING, entry, ids, state_of, take, take_one, task, unique
+from tests.tasks.work import (
+    PENDING,
+    entry,
+    ids,
+    server_time,
+    state_of,
+    take,
+    take_one,
+    task,
+    unique,
+    was_given,
+)
 
 LOCK = "asynq:{q}:unique:email:99914b932bd37a50b983c5e7c90ae93b"
 
@@ -43,13 +54,14 @@ def broker(redis: Redis, clock: ManualClock) -> RedisBroker:
 async def test_an_id_without_a_task_is_dropped_when_it_would_be_taken(
     broker: RedisBroker, redis: Redis
 ) -> None:
-    await broker.enqueue([entry("gone"), entry("there")])
+    await broker.enqueue([entry("gone"), entry("there"), entry("too")])
     await redis.execute("DEL", "asynq:{q}:t:gone")
     await redis.execute("LPUSH", "asynq:{q}:pending", "never")
 
-    assert ids(await take(broker, limit=5)) == ["there"]
+    assert ids(await take(broker, limit=2)) == ["there", "too"]  # as many as were asked for
+    assert await take(broker) == []
 
-    assert await redis.execute("LRANGE", "asynq:{q}:active", 0, -1) == [b"there"]
+    assert await redis.execute("LRANGE", "asynq:{q}:active", 0, -1) == [b"too", b"there"]
     assert not await redis.execute("EXISTS", "asynq:{q}:t:gone", "asynq:{q}:t:never")
 
 
@@ -85,20 +97,25 @@ async def test_a_task_that_cannot_be_read_is_archived_and_can_be_deleted(
 
 
 async def test_the_lock_of_a_running_task_is_renewed(broker: RedisBroker, redis: Redis) -> None:
-    await broker.enqueue([unique("t", lasts=5)])
+    await broker.enqueue([unique("t", lasts=20)])
+    began = await server_time(redis)
     lease = await take_one(broker)
-    assert 25 <= await redis.execute("TTL", LOCK) <= 30
-    await redis.execute("EXPIRE", LOCK, 3)
+    assert await was_given(redis, LOCK, 30, since=began)
+    await redis.execute("EXPIRE", LOCK, 20)
 
+    began = await server_time(redis)
     await broker.extend([lease])
 
-    assert 25 <= await redis.execute("TTL", LOCK) <= 30
+    assert await was_given(redis, LOCK, 30, since=began)
 
 
 async def test_a_longer_lock_is_left_alone(broker: RedisBroker, redis: Redis) -> None:
+    began = await server_time(redis)
     await broker.enqueue([unique("t", lasts=600)])
+    given = await redis.execute("PEXPIRETIME", LOCK)
     await broker.extend([await take_one(broker)])
-    assert await redis.execute("TTL", LOCK) > 590
+    assert await redis.execute("PEXPIRETIME", LOCK) == given
+    assert await was_given(redis, LOCK, 600, since=began)
 
 
 async def test_a_lock_that_went_to_another_is_not_touched(
@@ -106,13 +123,14 @@ async def test_a_lock_that_went_to_another_is_not_touched(
 ) -> None:
     await broker.enqueue([unique("t")])
     lease = await take_one(broker)
-    await redis.execute("SET", LOCK, "other", "EX", 5)
+    await redis.execute("SET", LOCK, "other", "EX", 25)
+    given = await redis.execute("PEXPIRETIME", LOCK)
 
     await broker.extend([lease])
     await broker.complete(lease)
 
     assert await redis.execute("GET", LOCK) == b"other"
-    assert await redis.execute("TTL", LOCK) <= 5
+    assert await redis.execute("PEXPIRETIME", LOCK) == given
 
 
 async def test_aggregating_releases_the_locks_of_what_it_deletes(
@@ -129,8 +147,9 @@ async def test_the_lock_of_a_later_task_counts_from_when_it_is_due(
     broker: RedisBroker, redis: Redis
 ) -> None:
     message = unique("t", lasts=10).message
+    began = await server_time(redis)
     await broker.enqueue([Enqueue(message=message, process_at=START + 100, unique_for=10)])
-    assert 105 <= await redis.execute("TTL", LOCK) <= 110
+    assert await was_given(redis, LOCK, 110, since=began)
 
 
 # ------------------------------------------------------------------ archive
@@ -307,9 +326,10 @@ async def test_a_heartbeat_writes_only_what_has_changed(broker: RedisBroker, red
     assert sorted(await redis.execute("HKEYS", key)) == [b"a", b"c"]
 
     await redis.execute("DEL", key)  # it expired
+    began = await server_time(redis)
     await broker.write_server(info, [worker("a"), worker("c")])
     assert sorted(await redis.execute("HKEYS", key)) == [b"a", b"c"]
-    assert 0 < await redis.execute("TTL", key) <= 10
+    assert await was_given(redis, key, 10, since=began)
 
 
 async def test_the_history_of_an_entry_expires(broker: RedisBroker, redis: Redis) -> None:

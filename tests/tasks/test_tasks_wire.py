@@ -8,11 +8,11 @@ import pytest
 
 from terzetto.redis import Redis, Reply, connect
 from terzetto.tasks import EnqueueEvent, SchedulerEntry, ServerInfo, TaskState, WorkerInfo
-from terzetto.tasks._broker import Enqueue
+from terzetto.tasks._broker_values import Enqueue
 from terzetto.tasks._inspection import Move
 from terzetto.tasks._redis_broker import RedisBroker
 from tests.tasks.conftest import START, ManualClock
-from tests.tasks.work import Field, entry, take_one, task, unique
+from tests.tasks.work import Field, entry, server_time, take_one, task, unique, was_given
 
 NOW = int(START)
 NS = str(NOW * 10**9)
@@ -86,6 +86,7 @@ async def test_enqueue(broker: RedisBroker, redis: Redis) -> None:
 
 async def test_enqueue_unique(broker: RedisBroker, redis: Redis) -> None:
     a = unique("a", lasts=60)
+    began = await server_time(redis)
     await broker.enqueue([a])
 
     lock = f"unique:email:{hashlib.md5(b'{}', usedforsecurity=False).hexdigest()}"
@@ -100,7 +101,7 @@ async def test_enqueue_unique(broker: RedisBroker, redis: Redis) -> None:
             "unique_key": f"asynq:{{q}}:{lock}",
         },
     }
-    assert 55 <= await redis.execute("TTL", f"asynq:{{q}}:{lock}") <= 60
+    assert await was_given(redis, f"asynq:{{q}}:{lock}", 60, since=began)
 
 
 @pytest.mark.parametrize(("seconds", "extra"), [(60.0, {}), (59.25, {"due_ms": "1800000059250"})])
@@ -263,6 +264,7 @@ async def test_servers_and_schedulers(broker: RedisBroker, redis: Redis) -> None
     )
     first, second = (SchedulerEntry(id=name, spec="@daily", task_type="t") for name in "ab")
     event = EnqueueEvent(task_id="t", enqueued_at=START + 0.5)
+    began = await server_time(redis)
     await broker.write_server(info, [worker])
     await broker.write_entries("h:1:u", [first, second])
     await broker.record_event("a", event)
@@ -277,9 +279,9 @@ async def test_servers_and_schedulers(broker: RedisBroker, redis: Redis) -> None
         "asynq:scheduler_history:a": {event.encode().decode("latin-1"): NOW},
     }
     assert await dump(redis) == plain(expected)
-    for key, most in (
+    for key, seconds in (
         ("asynq:servers:{h:1:s}", 10),
         ("asynq:workers:{h:1:s}", 10),
         ("asynq:schedulers:{h:1:u}", 20),
     ):
-        assert 0 < await redis.execute("TTL", key) <= most
+        assert await was_given(redis, key, seconds, since=began)

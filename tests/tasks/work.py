@@ -4,12 +4,15 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from terzetto.tasks._broker import Broker, Enqueue, Lease, Placed
+from terzetto.redis import Redis
+from terzetto.tasks._broker import Broker
+from terzetto.tasks._broker_values import Enqueue, Lease, Placed
 from terzetto.tasks._message import TaskMessage, TaskState
 from tests.tasks.conftest import AnyBroker
 
 Field: TypeAlias = Any  # as `TaskMessage` has them
 PATIENCE = 20.0  # seconds that a loaded machine may take
+_TICK = 0.001  # seconds between two times at which a key can end
 PENDING = Placed(TaskState.PENDING)
 
 
@@ -35,6 +38,22 @@ async def take(broker: Broker, *queues: str, limit: int = 1, lease_for: float = 
 async def take_one(broker: Broker, queue: str = "q") -> Lease:
     (lease,) = await take(broker, queue)
     return lease
+
+
+async def server_time(redis: Redis) -> float:
+    """Return the time by the server's clock, in Unix seconds."""
+    seconds, micros = await redis.execute("TIME")
+    return int(seconds) + int(micros) / 1e6
+
+
+async def was_given(redis: Redis, key: str, seconds: int, *, since: float) -> bool:
+    """Tell whether a key was made to last for so long, at some time since then.
+
+    All by the server's clock, in which a stall of ours is no part of the span.
+    """
+    end: float = await redis.execute("PEXPIRETIME", key) / 1000
+    now = await server_time(redis)
+    return end - now <= seconds <= end - since + _TICK
 
 
 async def state_of(broker: AnyBroker, task_id: str, queue: str = "q") -> TaskState | None:

@@ -4,7 +4,7 @@
 --       4 start of the tokens, 5 ms of the lease, 6 prefix of the queue's keys,
 --       7 '1' if this may have run before and its reply was lost
 -- Returns for each task its id and msg; its token is the start and its number, from 1;
---         where there was one that is gone, both are empty
+--         where there was an id whose task is gone, both are empty
 
 local found = {}
 if ARGV[7] == '1' then
@@ -24,24 +24,23 @@ end
 if redis.call('EXISTS', KEYS[2]) == 1 then return found end
 local ids = redis.call('RPOP', KEYS[1], ARGV[2])
 if not ids then return found end
-local pushed, leases = {}, {}
-for _, id in ipairs(ids) do
+local taken, leases = {}, {}
+for i, id in ipairs(ids) do
   local task = ARGV[3] .. id
   local msg, lock = unpack(redis.call('HMGET', task, 'msg', 'unique_key'))
+  found[2 * i - 1], found[2 * i] = msg and id or '', msg or ''
   if msg then
-    found[#found + 1] = id
-    found[#found + 1] = msg
-    pushed[#pushed + 1] = id
+    taken[#taken + 1] = id
     leases[#leases + 1] = ARGV[1]
     leases[#leases + 1] = id
-    redis.call('HSET', task, 'state', 'active', 'pending_since', ARGV[4] .. #found / 2)
+    redis.call('HSET', task, 'state', 'active', 'pending_since', ARGV[4] .. i)
     if lock and string.sub(lock, 1, #ARGV[6]) == ARGV[6] then renew(lock, id, ARGV[5]) end
   else
     redis.call('DEL', task)
   end
 end
-if #found > 0 then
-  redis.call('LPUSH', KEYS[3], unpack(pushed))
+if #taken > 0 then
+  redis.call('LPUSH', KEYS[3], unpack(taken))
   redis.call('ZADD', KEYS[4], unpack(leases))
 end
 return found
