@@ -17,7 +17,7 @@ from terzetto.tasks._redis_broker import RedisBroker
 from terzetto.testing import Program, open_program
 from tests.faults.fleet import scaled
 from tests.faults.record import say
-from tests.tasks.serving import put, reaches, task, until_true
+from tests.tasks.serving import put, reaches, task, until, until_true
 from tests.tasks.test_tasks_processes import PROGRAM, count, is_ready
 
 pytestmark = pytest.mark.timeout(1800)
@@ -103,13 +103,23 @@ async def test_the_task_of_a_killed_server_runs_again_within_35_seconds(
             open_program(PROGRAM, server.url, "first", QUEUE, log, "", "default")
         )
         await until_true(partial(is_ready, log, "first"))
-        await put(broker, task("sleep", b"600"))
+        (task_id,) = await put(broker, task("sleep", b"600"))
         await until_true(lambda: count(log, "start").total() == 1)
+
+        async def lease_end() -> float:
+            end: float = await redis.execute("ZSCORE", broker.keys(QUEUE).lease, task_id)
+            return end
+
+        first_end = await lease_end()
         await stack.enter_async_context(
             open_program(PROGRAM, server.url, "second", QUEUE, log, "", "default")
         )
         await until_true(partial(is_ready, log, "second"))
-        await trio.sleep(6.0)  # so that the lease has been renewed
+
+        async def is_renewed() -> bool:
+            return await lease_end() > first_end
+
+        await until(is_renewed)
         await first.kill()
         began = trio.current_time()
         await until_true(lambda: count(log, "start").total() == 2)
