@@ -331,6 +331,24 @@ async def test_top_shows_what_there_is_and_is_left_with_q(
     assert b"Pools" in screen
 
 
+async def test_top_says_when_what_it_shows_is_old(server: EmbeddedServer) -> None:
+    """A Redis that hangs must not look like one where nothing goes on."""
+
+    def hang(_pid: int, terminal: int) -> None:
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            screen = b""
+            while b"no answer for" not in screen:
+                ready, _, _ = select.select([terminal], [], [], 30)
+                assert ready, screen
+                screen += os.read(terminal, 65536)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        os.write(terminal, b"q")
+
+    await trio.to_thread.run_sync(partial(_watch_top, server.url, b"Maps", leave=hang))
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 async def test_top_puts_the_terminal_back_when_a_signal_ends_it(
     server: EmbeddedServer, sent: signal.Signals

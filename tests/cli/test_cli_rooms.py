@@ -12,8 +12,10 @@ import trio
 from terzetto import pool, rmap, streaming
 from terzetto.cli import main
 from terzetto.pool import Job
+from terzetto.pool._names import Names
 from terzetto.redis import Redis
 from terzetto.server import EmbeddedServer
+from terzetto.tasks._message import SchedulerEntry, ServerInfo
 from tests.cli.conftest import Command
 
 
@@ -258,3 +260,38 @@ async def test_changes_of_a_map_are_shown_as_they_come(
             await config.delete("a")
             assert await read_line(lines) == b"a is gone\n"
             assert await process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (("queue", "ls"), "asynq:{bad}:pending"),
+        (("pool", "ls"), rmap.content_key(Names("bad").jobs)),
+        (("server", "ls"), "asynq:servers:{bad}"),
+        (("cron", "ls"), "asynq:schedulers:{bad}"),
+    ],
+)
+async def test_a_key_that_is_something_else_hides_no_others(
+    command: Command, redis: Redis, words: tuple[str, str], key: str
+) -> None:
+    """Somebody else wrote a text where a list, a hash or the like should be."""
+    for name in ("good", "bad"):
+        await redis.execute("SADD", "asynq:queues", name)
+        await redis.execute("HSET", rmap.content_key(Names(name).node_keepalive), "=rev", "1")
+    for index in ("asynq:servers", "asynq:schedulers"):
+        await redis.execute("ZADD", index, 4e9, f"{index}:{{good}}", 4e9, f"{index}:{{bad}}")
+    server = ServerInfo(
+        host="good", pid=1, server_id="s", concurrency=1, queues={"q": 1}, started_at=0
+    )
+    await redis.execute("SET", "asynq:servers:{good}", server.encode())
+    entry = SchedulerEntry(id="good", spec="@daily", task_type="t")
+    await redis.execute("RPUSH", "asynq:schedulers:{good}", entry.encode())
+    await redis.execute("DEL", key)
+    await redis.execute("LPUSH" if "servers" in key else "SADD", key, "text")
+
+    answer = await command(*words)
+
+    assert "good" in answer.out
+    (line,) = answer.err.splitlines()
+    assert "bad" in line
+    assert "WRONGTYPE" in line

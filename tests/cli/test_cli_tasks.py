@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+from datetime import datetime
 
 import pytest
 import trio
@@ -187,7 +188,10 @@ async def test_a_running_task_is_seen_and_cancelled(command: Command, redis: Red
             await trio.lowlevel.checkpoint()  # until its next heartbeat, which nobody is told of
         assert rows[0]["tasks"] == [handle.id]
         assert rows[0]["queues"] == ["default:2", "low:1"]
-        assert "1/10" in (await command("server", "ls")).out
+        _, shown = (await command("server", "ls")).lines
+        assert "1/10" in shown
+        assert shown.endswith(" ago")
+        assert datetime.fromisoformat(rows[0]["started"]).tzinfo is not None
         said = await command("task", "cancel", handle.id)
         assert said.lines == [f"Sent cancellation signal for task {handle.id}"]
         with contextlib.suppress(tasks.TaskFailedError), trio.fail_after(30):
@@ -203,6 +207,9 @@ async def test_what_schedulers_do_is_shown(command: Command, redis: Redis) -> No
             await trio.lowlevel.checkpoint()  # until its first heartbeat
         (row,) = rows
         assert (row["spec"], row["type"], row["payload"]) == ("@every 1s", "tick", "x")
+        assert datetime.fromisoformat(row["next"]).tzinfo is not None
+        _, shown = (await command("cron", "ls")).lines
+        assert "  In " in shown or "  Now " in shown
         while not (events := (await command("cron", "history", row["id"], "--json")).json):
             await trio.lowlevel.checkpoint()  # until the first tick
         assert events[0]["entry"] == row["id"]

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from cyclopts import App
 
+from terzetto.cli._output import Due, Past
 from terzetto.cli._session import Names, Target
 from terzetto.tasks import Inspector
 
@@ -24,8 +25,8 @@ async def ls(*, target: Target = _HERE) -> None:
             "type": entry.task_type,
             "payload": entry.payload,
             "options": list(entry.options),
-            "next": _moment(entry.next_at),
-            "previous": _moment(entry.previous_at),
+            "next": _moment(Due, entry.next_at),
+            "previous": _moment(Past, entry.previous_at),
         }
         for entry in found
     ]
@@ -56,7 +57,7 @@ async def history(*entries: Names, page: int = 1, size: int = 30, target: Target
     async with target.connect() as redis:
         inspector = Inspector(redis)
         rows = [
-            {"entry": entry, "task": event.task_id, "at": _moment(event.enqueued_at)}
+            {"entry": entry, "task": event.task_id, "at": _moment(datetime, event.enqueued_at)}
             for entry in entries
             for event in await inspector.list_enqueue_events(entry, page=page, size=size)
         ]
@@ -67,5 +68,5 @@ async def history(*entries: Names, page: int = 1, size: int = 30, target: Target
     )
 
 
-def _moment(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+def _moment(kind: type[datetime], seconds: float | None) -> datetime | None:
+    return None if seconds is None else kind.fromtimestamp(seconds, UTC)

@@ -7,8 +7,8 @@ from cyclopts import App
 from rich.console import Console
 
 from terzetto.cli._audience import while_read
-from terzetto.cli._output import cell
-from terzetto.cli._session import Target
+from terzetto.cli._output import Seen, cell
+from terzetto.cli._session import Target, look_at_each
 from terzetto.errors import TerzettoError
 from terzetto.redis import Gap, Redis
 from terzetto.rmap import Update, find_maps, join, open_log, read_map
@@ -25,26 +25,27 @@ MAP_COLUMNS = {
 }
 
 
-async def count_maps(redis: Redis) -> list[dict[str, object]]:
+async def count_maps(redis: Redis) -> Seen:
     """Return the counts of all maps."""
-    found = [await read_map(name, redis) for name in await find_maps(redis)]
-    return [
-        {
-            "name": each.name,
-            "keys": len(each.values),
-            "revision": each.revision,
-            "last_op": each.last_op,
-            "expires_in": each.expires_in,
+
+    async def look(name: str) -> dict[str, object]:
+        found = await read_map(name, redis)
+        return {
+            "name": found.name,
+            "keys": len(found.values),
+            "revision": found.revision,
+            "last_op": found.last_op,
+            "expires_in": found.expires_in,
         }
-        for each in found
-    ]
+
+    return await look_at_each(await find_maps(redis), look)
 
 
 @app.command(alias="list")
-async def ls(*, target: Target = _HERE) -> None:
+async def ls(*, target: Target = _HERE) -> int:
     """List the maps there are."""
     async with target.connect() as redis:
-        target.output.show_table(MAP_COLUMNS, await count_maps(redis), "No maps")
+        return target.output.show_seen(MAP_COLUMNS, await count_maps(redis), "No maps")
 
 
 @app.command

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import singledispatch
+from time import time
 from typing import Any, Final
 
 import attrs
@@ -25,8 +26,29 @@ class Bytes(int):
     """How much memory something takes."""
 
 
+class Past(datetime):
+    """When something was; people are shown how long ago, as asynq does, and programs the date."""
+
+
+class Due(datetime):
+    """When something is to be; people are shown in what time, as asynq does."""
+
+
 Record = Mapping[str, Any]
 """A thing that is shown: its fields by name, in order."""
+
+
+@attrs.frozen
+class Seen:
+    """Things of one kind that were looked at one by one.
+
+    Attributes:
+        records: those that could be read.
+        broken: of the others, the names and what Redis says to them.
+    """
+
+    records: Sequence[Record]
+    broken: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
 
 @attrs.frozen
@@ -50,6 +72,13 @@ class Output:
             with console.capture() as drawn:
                 console.print(make_table(columns, records))
             print("\n".join(line.rstrip() for line in drawn.get().splitlines()))
+
+    def show_seen(self, columns: Mapping[str, str], seen: Seen, empty: str) -> int:
+        """Show things as `show_table` does, complain of the others; return the exit code."""
+        self.show_table(columns, seen.records, empty)
+        for name, why in seen.broken.items():
+            complain(f"{name!r} cannot be read: {why}")
+        return 1 if seen.broken else 0
 
     def show_title(self, text: str) -> None:
         """Show what comes next, to people."""
@@ -117,6 +146,17 @@ def _(value: timedelta) -> str:
 @cell.register
 def _(value: datetime) -> str:
     return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+@cell.register
+def _(value: Past) -> str:
+    return f"{duration(max(0.0, time() - value.timestamp()))} ago"
+
+
+@cell.register
+def _(value: Due) -> str:
+    left = value.timestamp() - time()
+    return f"In {duration(left)}" if left > 0 else "Now"
 
 
 @cell.register

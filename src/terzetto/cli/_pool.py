@@ -7,8 +7,16 @@ from typing import Annotated
 import attrs
 from cyclopts import App
 
-from terzetto.cli._output import Output
-from terzetto.cli._session import ALL, Payload, Target, check_chosen, do_each, read_payload
+from terzetto.cli._output import Output, Seen
+from terzetto.cli._session import (
+    ALL,
+    Payload,
+    Target,
+    check_chosen,
+    do_each,
+    look_at_each,
+    read_payload,
+)
 from terzetto.errors import TerzettoError
 from terzetto.pool import DeadLetter, Node, PoolInfo, find_pools, look_at_pool, open_node
 from terzetto.redis import Redis
@@ -44,9 +52,13 @@ def count_pool(info: PoolInfo) -> dict[str, object]:
     }
 
 
-async def count_pools(redis: Redis) -> list[dict[str, object]]:
+async def count_pools(redis: Redis) -> Seen:
     """Return the counts of all pools."""
-    return [count_pool(await look_at_pool(name, redis)) for name in await find_pools(redis)]
+
+    async def look(name: str) -> dict[str, object]:
+        return count_pool(await look_at_pool(name, redis))
+
+    return await look_at_each(await find_pools(redis), look)
 
 
 async def _look(name: str, redis: Redis) -> PoolInfo:
@@ -73,10 +85,10 @@ async def _join(name: str, target: Target, *, key: str | None = None) -> AsyncGe
 
 
 @app.command(alias="list")
-async def ls(*, target: Target = _HERE) -> None:
+async def ls(*, target: Target = _HERE) -> int:
     """List the pools there are."""
     async with target.connect() as redis:
-        target.output.show_table(POOL_COLUMNS, await count_pools(redis), "No pools")
+        return target.output.show_seen(POOL_COLUMNS, await count_pools(redis), "No pools")
 
 
 @app.command

@@ -5,9 +5,10 @@ from typing import Annotated, Any, Final
 
 import attrs
 from cyclopts import App, Parameter
+from redis.exceptions import ResponseError
 
-from terzetto.cli._output import Bytes, Output, Record
-from terzetto.cli._session import Flag, Names, Target, do_each
+from terzetto.cli._output import Bytes, Output, Record, Seen
+from terzetto.cli._session import Flag, Names, Target, do_each, look_at_each
 from terzetto.redis import Redis
 from terzetto.tasks import Inspector, QueueInfo
 
@@ -48,13 +49,22 @@ def error_rate(processed: int, failed: int) -> str:
     return f"{100 * failed / processed:.2f}%" if processed else "N/A"
 
 
-async def count_queues(redis: Redis, *, memory: bool = False) -> list[dict[str, object]]:
+async def count_queues(redis: Redis, *, memory: bool = False) -> Seen:
     """Return the counts of all queues; with `memory`, also how much each takes."""
-    return [count_queue(info) for info in await Inspector(redis).queue_infos(memory=memory)]
+    inspector = Inspector(redis)
+
+    async def look(queue: str) -> dict[str, object]:
+        return count_queue(await inspector.queue_info(queue, memory=memory))
+
+    try:
+        infos = await inspector.queue_infos(memory=memory)
+    except ResponseError:  # a key of one of them is not what it should be: each for itself
+        return await look_at_each(await inspector.list_queues(), look)
+    return Seen([count_queue(info) for info in infos])
 
 
 @app.command(alias="list")
-async def ls(*, cluster: Flag = False, target: Target = _HERE) -> None:
+async def ls(*, cluster: Flag = False, target: Target = _HERE) -> int:
     """List the queues there are.
 
     Args:
@@ -63,9 +73,9 @@ async def ls(*, cluster: Flag = False, target: Target = _HERE) -> None:
     async with target.connect() as redis:
         if cluster:
             await _show_nodes(Inspector(redis), target)
-            return
-        rows = await count_queues(redis, memory=True)
-    target.output.show_table({**QUEUE_COLUMNS, "memory": "Memory"}, rows, "No queues")
+            return 0
+        seen = await count_queues(redis, memory=True)
+    return target.output.show_seen({**QUEUE_COLUMNS, "memory": "Memory"}, seen, "No queues")
 
 
 async def _show_nodes(inspector: Inspector, target: Target) -> None:

@@ -1,13 +1,14 @@
 """``terzetto server``: the embedded server as a program, and servers that work on queues."""
 
 import signal
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated
 
 import trio
 from cyclopts import App, Parameter, validators
 
+from terzetto.cli._output import Past, Seen
 from terzetto.cli._session import Target, View
 from terzetto.redis import Redis
 from terzetto.server import open_embedded
@@ -55,9 +56,9 @@ SERVER_COLUMNS = {
 }
 
 
-async def list_servers(redis: Redis) -> list[dict[str, object]]:
+async def list_servers(redis: Redis) -> Seen:
     """Return the servers that work on task queues."""
-    return [
+    records = [
         {
             "id": each.info.server_id,
             "host": each.info.host,
@@ -70,15 +71,17 @@ async def list_servers(redis: Redis) -> list[dict[str, object]]:
                     each.info.queues.items(), key=lambda item: (-item[1], item[0])
                 )
             ],
-            "started": datetime.fromtimestamp(each.info.started_at, UTC),
+            "started": Past.fromtimestamp(each.info.started_at, UTC),
             "tasks": [worker.task_id for worker in each.workers],
         }
         for each in await Inspector(redis).list_servers()
     ]
+    return Seen(records)
 
 
 @app.command(alias="list")
-async def ls(*, target: Target = _THERE) -> None:
+async def ls(*, target: Target = _THERE) -> int:
     """List the servers that work on task queues, and how busy they are."""
     async with target.connect() as redis:
-        target.output.show_table(SERVER_COLUMNS, await list_servers(redis), "No running servers")
+        seen = await list_servers(redis)
+    return target.output.show_seen(SERVER_COLUMNS, seen, "No running servers")

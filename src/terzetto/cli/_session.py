@@ -8,8 +8,9 @@ from typing import Annotated, Final, TypeAlias
 import attrs
 import trio
 from cyclopts import CycloptsError, Parameter
+from redis.exceptions import ResponseError
 
-from terzetto.cli._output import Output, complain
+from terzetto.cli._output import Output, Record, Seen, complain
 from terzetto.errors import TerzettoError
 from terzetto.redis import LinkError, Redis, connect
 
@@ -93,6 +94,18 @@ def check_chosen(names: Collection[str], *, everything: bool) -> None:
     """
     if bool(names) == everything:
         raise CycloptsError(msg="name some, or give --all")
+
+
+async def look_at_each(names: Iterable[str], look: Callable[[str], Awaitable[Record]]) -> Seen:
+    """Look at what is called so; where a key is not what it should be, go on with the others."""
+    records: list[Record] = []
+    broken: dict[str, str] = {}
+    for name in names:
+        try:
+            records.append(await look(name))
+        except ResponseError as error:
+            broken[name] = str(error)
+    return Seen(records, broken)
 
 
 async def do_each(names: Iterable[str], act: Callable[[str], Awaitable[None]]) -> int:

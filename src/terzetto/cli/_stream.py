@@ -1,14 +1,23 @@
 """``terzetto stream``: event streams, their sinks and their dead letters."""
 
 from collections.abc import Collection
+from functools import partial
 from typing import Annotated, Any, Final
 
 import attrs
 from cyclopts import App
 
 from terzetto.cli._audience import while_read
-from terzetto.cli._output import cell, complain
-from terzetto.cli._session import ALL, Flag, Payload, Target, check_chosen, read_payload
+from terzetto.cli._output import Seen, cell, complain
+from terzetto.cli._session import (
+    ALL,
+    Flag,
+    Payload,
+    Target,
+    check_chosen,
+    look_at_each,
+    read_payload,
+)
 from terzetto.errors import TerzettoError
 from terzetto.redis import Redis
 from terzetto.streaming import (
@@ -38,12 +47,12 @@ STREAM_COLUMNS = {
 }
 
 
-async def count_streams(redis: Redis) -> list[dict[str, object]]:
+async def count_streams(redis: Redis) -> Seen:
     """Return the counts of all streams."""
-    return [await _counts(name, redis) for name in await find_streams(redis)]
+    return await look_at_each(await find_streams(redis), partial(_counts, redis))
 
 
-async def _counts(name: str, redis: Redis) -> dict[str, object]:
+async def _counts(redis: Redis, name: str) -> dict[str, object]:
     info = await Stream(name, redis).info()
     lags = [group.lag for group in info.groups]
     return {
@@ -58,10 +67,10 @@ async def _counts(name: str, redis: Redis) -> dict[str, object]:
 
 
 @app.command(alias="list")
-async def ls(*, target: Target = _HERE) -> None:
+async def ls(*, target: Target = _HERE) -> int:
     """List the streams there are."""
     async with target.connect() as redis:
-        target.output.show_table(STREAM_COLUMNS, await count_streams(redis), "No streams")
+        return target.output.show_seen(STREAM_COLUMNS, await count_streams(redis), "No streams")
 
 
 @app.command

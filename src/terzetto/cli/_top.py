@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Final, TypeAlias
 
+import attrs
 import trio
 from cyclopts import Parameter, validators
 from rich.console import Console, Group, RenderableType
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from terzetto.cli._keys import raw_keys, wait_key
 from terzetto.cli._map import MAP_COLUMNS, count_maps
-from terzetto.cli._output import Record, Terminal, make_table
+from terzetto.cli._output import Record, Seen, Terminal, duration, make_table
 from terzetto.cli._pool import POOL_COLUMNS, count_pools
 from terzetto.cli._queue import QUEUE_COLUMNS, count_queues
 from terzetto.cli._server import SERVER_COLUMNS, list_servers
@@ -24,6 +25,7 @@ from terzetto.errors import InvalidOptionError
 from terzetto.redis import Redis
 
 _HERE = Target()
+_PATIENCE: Final = 1.0  # seconds for a look, after which what is shown counts as old
 _HEAD: Final = 1  # lines above the parts
 
 Part: TypeAlias = tuple[str, dict[str, str], Sequence[Record]]
@@ -54,26 +56,67 @@ async def top(*, every: Seconds = 1.0, target: Target = _HERE) -> None:
     console = Terminal(highlight=False)
     async with target.connect() as redis:
         with raw_keys(), Live(console=console, screen=True, auto_refresh=False) as live:
+            view = _View(redis, console, live)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_refresh, redis, console, live, every)
+                nursery.start_soon(view.look_on, every)
+                nursery.start_soon(view.complain_on)
                 await wait_key("q", "Q")
                 nursery.cancel_scope.cancel()
 
 
-async def _refresh(redis: Redis, console: Console, live: Live, every: float) -> None:
-    while True:
-        parts = [(title, columns, await count(redis)) for title, columns, count in _PARTS]
-        live.update(draw(parts, redis.url, console.height), refresh=True)
-        await trio.sleep(every)
+@attrs.define(eq=False)
+class _View:
+    """What was seen last, on the screen."""
+
+    redis: Redis
+    console: Console
+    live: Live
+    _parts: Sequence[Part] = ()
+    _asked_at: float | None = None
+    """When the look began that goes on, on trio's clock; None between two looks."""
+
+    async def look_on(self, every: float) -> None:
+        """Look again and again."""
+        while True:
+            self._asked_at = trio.current_time()
+            self._parts = [
+                _part(title, columns, await count(self.redis)) for title, columns, count in _PARTS
+            ]
+            self._asked_at = None
+            self._show(0.0)
+            await trio.sleep(every)
+
+    async def complain_on(self) -> None:
+        """Say so while Redis does not answer: what is shown is old by then."""
+        while True:
+            await trio.sleep(_PATIENCE)
+            asked_at = self._asked_at
+            if asked_at is not None and (silent := trio.current_time() - asked_at) >= _PATIENCE:
+                self._show(silent)
+
+    def _show(self, silent: float) -> None:
+        picture = draw(self._parts, self.redis.url, self.console.height, silent=silent)
+        self.live.update(picture, refresh=True)
 
 
-def draw(parts: Sequence[Part], url: str, height: int) -> RenderableType:
-    """Return the picture of all parts, in `height` lines; what has no place there is counted."""
+def _part(title: str, columns: dict[str, str], seen: Seen) -> Part:
+    lacking = f" ({len(seen.broken)} cannot be read)" if seen.broken else ""
+    return title + lacking, columns, seen.records
+
+
+def draw(parts: Sequence[Part], url: str, height: int, *, silent: float = 0.0) -> RenderableType:
+    """Return the picture of all parts, in `height` lines; what has no place there is counted.
+
+    `silent`: for how many seconds Redis has not answered; 0.0 if it has.
+    """
     shown, hidden = choose(parts, height - _HEAD)
     left = height - _HEAD - sum(_frame(part) for part in shown) - bool(hidden)
     room = fit([len(rows) for _, _, rows in shown], left)
-    head = f"  {datetime.now(UTC):%H:%M:%S} UTC  q leaves  {url}"
-    drawn: list[RenderableType] = [_line(Text.assemble(("terzetto top", "bold"), head))]
+    head = Text.assemble(("terzetto top", "bold"), f"  {datetime.now(UTC):%H:%M:%S} UTC")
+    if silent:
+        head.append(f"  no answer for {duration(silent)}: what is shown is old", "bold red")
+    head.append(f"  q leaves  {url}")
+    drawn: list[RenderableType] = [_line(head)]
     for (title, columns, rows), count in zip(shown, room, strict=True):
         if not rows:
             drawn += [Text(), _line(Text.assemble((title, "bold cyan"), ("  none", "dim")))]

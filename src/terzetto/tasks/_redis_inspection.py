@@ -306,7 +306,10 @@ class RedisInspection(RedisBase):
         raise TaskStateError(f"nobody serves slot {slot}, where queue {queue!r} lives")
 
     async def _read_live(self, index: str, command: str, *words: Arg) -> list[Reply]:
-        """Read the keys that a global index names, but for those that have expired."""
+        """Read the keys that a global index names, but for those that have expired.
+
+        What is no such key is left out.
+        """
         now = int(await self._time())
         _, names = await self.commands(
             [
@@ -316,7 +319,16 @@ class RedisInspection(RedisBase):
         )
         if not names:
             return []
-        return await self.commands([[command, name, *words] for name in names])
+        replies = await self.replies([[command, name, *words] for name in names])
+        found: list[Reply] = []
+        for name, reply in zip(names, replies, strict=True):
+            if isinstance(reply, ResponseError):
+                self._logger.warning("left out what cannot be read", key=name, error=str(reply))
+            elif isinstance(reply, Exception):
+                raise reply
+            else:
+                found.append(reply)
+        return found
 
     def _readable(self, decode: Callable[[bytes], T], bodies: Iterable[bytes]) -> list[T]:
         """Decode what can be decoded; others may have written the rest."""
