@@ -31,6 +31,7 @@ from terzetto.tasks._broker_values import Lease
 from terzetto.tasks._redis_broker import RedisBroker
 from terzetto.tasks.testing import MemoryBroker
 from tests.tasks.serving import put, reaches, serving, task, until, until_true
+from tests.tasks.work import server_time
 
 QUEUE = "default"
 
@@ -89,6 +90,25 @@ async def test_any_number_of_tasks_is_taken_at_once(redis: Redis) -> None:
     assert [lease.message.id for lease in leases] == names
     assert len({lease.token for lease in leases}) == len(names)
     assert await broker.dequeue([QUEUE], 1) == []
+
+
+async def test_tasks_that_fall_due_one_after_the_other_are_moved_together(redis: Redis) -> None:
+    """A round for each would look at all that are due in the same second, again and again."""
+    broker, router, ran = RedisBroker(redis), Router(), list[bytes]()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        ran.append(payload)
+
+    began = await server_time(redis)
+    dues = [began + 0.3 + number / 200 for number in range(200)]
+    await broker.enqueue([attrs.evolve(task(), process_at=due) for due in dues])
+    await redis.execute("CONFIG", "RESETSTAT")
+    async with serving(broker, router, recover_interval=60.0, janitor_interval=60.0):
+        await until_true(lambda: len(ran) == 200)
+    looks, _ = await calls_of(redis, "zrangebyscore")
+    rounds = looks / 3  # a look at what waits for a retry, and two at what was scheduled
+    assert rounds < 30 * (await server_time(redis) - began)
 
 
 async def test_the_oldest_of_many_running_tasks_is_found_at_once(redis: Redis) -> None:

@@ -28,6 +28,7 @@ from terzetto.tasks import (
     server_child,
 )
 from terzetto.tasks._broker_values import CancelRequest, Completion, Lease
+from terzetto.tasks._core import Core
 from tests.tasks.conftest import AnyBroker
 from tests.tasks.serving import QUICK, put, reaches, serving, task, until, until_true
 
@@ -115,6 +116,45 @@ async def test_cancelling_abandons_the_thread_of_a_function(place: AnyBroker) ->
             await reaches(place, task_id, TaskState.RETRY)
     finally:
         release.set()
+
+
+# Outcomes and renewals ---------------------------------------------------------------
+
+
+async def test_a_renewal_that_comes_after_the_outcome_is_no_loss(place: AnyBroker) -> None:
+    """It finds no lease any more, and may be heard of before the outcome is."""
+    router = Router()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        pass
+
+    @attrs.define
+    class Renewed:
+        """Has the renewal of leases in between."""
+
+        place: AnyBroker
+        core: Core | None = None
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.place, name)
+
+        async def complete_many(self, completions: Sequence[Completion]) -> list[bool]:
+            written = await self.place.complete_many(completions)
+            assert self.core is not None
+            _, lost = await self.place.extend([each.lease for each in completions])
+            for token in lost:
+                self.core.running[token].lose()
+            return written
+
+    renewed: Any = Renewed(place)
+    async with serving(renewed, router) as server:
+        await until_true(lambda: server.core)
+        renewed.core = server.core
+        (task_id,) = await put(place, task())
+        await reaches(place, task_id, None)
+        await until_true(lambda: not server.statistics().unwritten)
+        assert server.statistics().lost == 0
 
 
 # Context variables ------------------------------------------------------------------

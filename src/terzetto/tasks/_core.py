@@ -123,7 +123,9 @@ class Core:
     work: Bell = attrs.field(factory=Bell)
     """Rung when there may be something to fetch, or room for it."""
     due: Bell = attrs.field(factory=Bell)
-    """Rung when a task has become due earlier than the forwarder knows."""
+    """Rung when a task has become due earlier than the forwarder looks again."""
+    forward_at: float = math.inf
+    """When the forwarder looks again, in Unix seconds; infinite while it is looking."""
     changed: Bell = attrs.field(factory=Bell)
     """Rung when the server's status has changed."""
     _is_fetcher_waiting_for_room: bool = False

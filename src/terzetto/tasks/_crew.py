@@ -206,8 +206,8 @@ class CrewActor(Actor):
         held = [pair for pair in batch if not pair[0].is_lost]
         written = await self.core.broker.complete_many([each for _, each in held])
         for (attempt, _), is_written in zip(held, written, strict=True):
-            if not is_written:
-                attempt.is_lost = True
+            # Not what a renewal says that came to Redis after this, and found no lease.
+            attempt.is_lost = not is_written
         for attempt, _ in batch:
             if attempt.is_lost:
                 self._tell_lost(attempt)
@@ -282,7 +282,8 @@ class CrewActor(Actor):
         async def retry() -> bool:
             at = core.broker.now() + delay
             kept = await core.broker.retry(attempt.lease, at=at, error=error, is_failure=is_failure)
-            core.due.ring()
+            if at < core.forward_at:
+                core.due.ring()
             return kept
 
         return retry

@@ -34,6 +34,7 @@ _FAREWELL: Final = 2.0  # seconds to delete what a server has said of itself
 _GRACE: Final = 1.0  # seconds after a lease's end before it is taken: an `extend` may be on its way
 _STUBBORN: Final = 5.0  # seconds after which a function that ignores its cancellation is named
 _SOONEST: Final = 0.01
+_GATHERED: Final = 0.05  # seconds between two rounds that move tasks
 
 
 async def repeat(
@@ -141,15 +142,20 @@ class Upkeep:
     async def forward(self) -> float:
         """Move what is due; return the time until the next is, at most the interval."""
         core = self.core
-        longest = core.options.forward_interval
+        core.forward_at = math.inf
+        longest, soonest = core.options.forward_interval, _SOONEST
         for queue in core.options.queues:
             while True:
                 forwarded = await core.broker.forward(queue)
+                if forwarded.moved:
+                    soonest = _GATHERED
                 if forwarded.moved < BATCH:
                     break
             if forwarded.next_at is not None:
                 longest = min(longest, forwarded.next_at - core.broker.now())
-        return max(longest, _SOONEST)
+        seconds = max(longest, soonest)
+        core.forward_at = core.broker.now() + seconds
+        return seconds
 
     async def recover(self) -> float:
         """Take over the tasks of servers that died."""
