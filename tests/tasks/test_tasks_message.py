@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from terzetto.tasks import (
@@ -80,6 +80,7 @@ Any5 = TaskMessage | ServerInfo | WorkerInfo | SchedulerEntry | EnqueueEvent
 
 
 @settings(max_examples=100)
+@example(EnqueueEvent(task_id="", enqueued_at=1.613104))  # not 1 + 0.613104
 @given(st.one_of(TASKS, SERVERS, WORKERS, ENTRIES, EVENTS))
 def test_what_is_written_is_read(message: Any5) -> None:
     assert type(message).decode(message.encode()) == message

@@ -25,6 +25,7 @@ from terzetto.tasks._errors import MessageError
 M = TypeVar("M", bound=Message)
 
 _YEAR_ONE: Final = -62_135_596_800  # Go's zero time, in Unix seconds: "never"
+_NANOS: Final = 1_000_000_000
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 _REFUSALS: Final = (DecodeError, EncodeError, ValueError, TypeError, OverflowError)
 
@@ -403,7 +404,8 @@ def _timestamp(seconds: float | None) -> Timestamp:
 
 
 def _seconds(timestamp: Timestamp) -> float:
-    return timestamp.seconds + timestamp.nanos / 1e9
+    # One division, rounded once: a sum with a fraction may be off by the last bit.
+    return (timestamp.seconds * _NANOS + timestamp.nanos) / _NANOS
 
 
 def _time_or_never(timestamp: Timestamp) -> float | None:
