@@ -185,6 +185,8 @@ class NodeActor(Actor):
         router = self._router
         keeper = None if router is None else router.worker_for(job)
         self.core.claims.put(Bid(job, encode_job(job), token, waiting, keeper))
+        if keeper is not None:
+            keeper.make_ready(job.key)
 
     async def add_worker(self, worker: WorkerSeat) -> None:
         """Start a worker; returns once it is in the pool."""

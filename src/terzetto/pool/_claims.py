@@ -55,6 +55,10 @@ class Keeper(Protocol):
     worker_id: str
     created: str
 
+    def make_ready(self, key: str) -> None:
+        """Get ready for the start of the job, while Redis is asked."""
+        ...
+
     def keeps_place(self, key: str) -> bool:
         """Tell whether the place is still kept: the worker may have begun to leave."""
         ...

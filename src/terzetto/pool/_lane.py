@@ -5,8 +5,8 @@ there are none. Keys are independent, so a slow start holds up nobody but those 
 of the same job.
 
 A place can be reserved for a job whose dispatch is still on its way to Redis: a lane
-where orders wait until the job comes or the place is given up. Its task is there already,
-so that it gets ready while Redis is asked.
+where orders wait until the job comes or the place is given up. Its task is made ready while
+Redis is asked, which is nothing that the question has to wait for.
 """
 
 from collections import deque
@@ -28,8 +28,8 @@ class Lane:
 
     key: str
     orders: deque[Order] = attrs.field(factory=deque[Order])
-    scope: trio.CancelScope = attrs.field(init=False)
-    """The scope of its task."""
+    scope: trio.CancelScope | None = None
+    """The scope of its task, once it has one."""
     reserved: trio.Event | None = None
     """What its task waits for, if it is a place that is kept."""
 
@@ -74,9 +74,14 @@ class Lanes:
         """Keep the place of a key that nobody speaks of; False if somebody does."""
         if key in self._lanes:
             return False
-        lane = self._lanes[key] = Lane(key, reserved=trio.Event())
-        self._start(lane)
+        self._lanes[key] = Lane(key, reserved=trio.Event())
         return True
+
+    def make_ready(self, key: str) -> None:
+        """Start the task of a place that was just reserved; else that waits until it is filled."""
+        lane = self._lanes.get(key)
+        if lane is not None and lane.reserved is not None:
+            self._start(lane)
 
     def is_reserved(self, key: str) -> bool:
         """Tell whether the place of a key is kept."""
@@ -87,7 +92,7 @@ class Lanes:
         """Put the order into the place that was kept for it, before all that wait there."""
         lane = self._lanes[order.key]
         lane.orders.appendleft(order)
-        _open(lane)
+        self._open(lane)
 
     def give_up(self, key: str) -> None:
         """Keep a place no longer."""
@@ -95,7 +100,7 @@ class Lanes:
         if lane is not None and lane.reserved is not None:
             if not lane.orders:
                 self._remove(lane)
-            _open(lane)
+            self._open(lane)
 
     async def end(self) -> None:
         """End every lane: a start is broken off, a stop or a move is let finish.
@@ -108,13 +113,21 @@ class Lanes:
             if lane.reserved is not None:
                 self.abandoned.append(lane.key)
                 self._remove(lane)
-                _open(lane)
-            elif lane.orders[0].name == START:
+                self._open(lane)
+            elif lane.orders[0].name == START and lane.scope is not None:
                 lane.scope.cancel()
         while self._lanes:
             if self._done.is_set():  # if not, others may be waiting for it
                 self._done = trio.Event()
             await self._done.wait()
+
+    def _open(self, lane: Lane) -> None:
+        """Let the task of a place that was kept go on, if there is something to do."""
+        if lane.reserved is not None:
+            lane.reserved.set()
+            lane.reserved = None
+        if lane.scope is None and lane.orders:
+            self._start(lane)
 
     def _start(self, lane: Lane) -> None:
         lane.scope = self._context.run(self.spawn, self._run, lane, lane.reserved)
@@ -136,10 +149,3 @@ class Lanes:
         del self._lanes[lane.key]
         if not self._lanes:
             self._done.set()
-
-
-def _open(lane: Lane) -> None:
-    """Let the task of a place that was kept go on."""
-    if lane.reserved is not None:
-        lane.reserved.set()
-        lane.reserved = None

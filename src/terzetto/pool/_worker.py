@@ -181,6 +181,10 @@ class WorkerActor(Actor):
             return False
         return self._lanes.reserve(job.key)
 
+    def make_ready(self, key: str) -> None:
+        """Get ready for a job whose place is kept."""
+        self._lanes.make_ready(key)
+
     def keeps_place(self, key: str) -> bool:
         """Tell whether the place of a job is still kept."""
         return self._lanes.is_reserved(key)

@@ -14,8 +14,9 @@ end
 local function map_set(hash, channel, key, value)
   redis.call('HSET', hash, key, value, '=kind', 'set')
   local rev = next_rev(hash)
-  redis.call('PUBLISH', channel,
-    'set:' .. struct.pack('<ic0ic0ic0', #key, key, #value, value, #rev, rev))
+  -- Packing a long value would copy it byte by byte; joining does it at once.
+  local before = struct.pack('<ic0i', #key, key, #value)
+  redis.call('PUBLISH', channel, 'set:' .. before .. value .. struct.pack('<ic0', #rev, rev))
 end
 
 local function map_del(hash, channel, key)

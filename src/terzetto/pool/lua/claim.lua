@@ -84,8 +84,9 @@ local function own(key, body, worker, created, is_new)
   lists = lists or lists_of(jobs)
   if owner_in(lists, key, worker) then return false end
   local _, _, payload = struct.unpack('<ic0ic0ic0', body)
+  -- A worker keeps no place for what is in its list, so a new key is not looked for there.
   local stored = lists[worker]
-  if not (stored and list_has(stored, key)) then
+  if is_new or not (stored and list_has(stored, key)) then
     owned[worker] = owned[worker] or {}
     table.insert(owned[worker], key)
   end
