@@ -161,3 +161,29 @@ async def test_a_batch_that_cannot_be_written_goes_to_the_next_connection() -> N
                         nursery.start_soon(call)
     assert got.count(b"PONG") == 119
     assert sum(isinstance(each, Exception) for each in got) == 1  # it had been written: who knows
+
+
+async def test_the_seat_of_a_caller_who_left_goes_to_nobody_while_its_reply_is_due() -> None:
+    recorder = Recorder()
+    async with running(recorder) as link:
+
+        async def call(expected: int) -> None:
+            assert await link.request(REQUEST) == expected
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(call, 1)
+                nursery.start_soon(call, 1)
+                await trio.testing.wait_all_tasks_blocked()
+                recorder.replies.send_nowait(b":1\r\n:1\r\n")
+            async with trio.open_nursery() as leaving:
+                for number in range(20):  # more than the seats of those before
+                    leaving.start_soon(call, number)
+                await trio.testing.wait_all_tasks_blocked()
+                leaving.cancel_scope.cancel()
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(call, 2)
+                await trio.testing.wait_all_tasks_blocked()
+                recorder.replies.send_nowait(b":0\r\n" * 20 + b":2\r\n" * 20)
+    assert sum(sizes(recorder)) == 2 + 20 + 20

@@ -1,22 +1,10 @@
-"""One connection to one server, kept alive, and the queue of requests on it.
+"""One connection to one server, kept alive, and the replies that come by it.
 
 Theory of operation
 -------------------
-A request lives in one of two queues. In `_queue` it has not been written; in
-`_written` it has, and its reply will come in exactly that order. Three tasks
-work on them while a connection is there:
-
-* the caller's own: it appends its request to `_queue` and sleeps. If the link is
-  idle (both queues empty) it writes it itself, one or a unit, which saves a turn;
-* the writer gathers all that was queued in one turn of the scheduler, moves it
-  to `_written`, and sends it with one system call. In a busy turn a caller does
-  so for each `_BATCH`, and the server works on it while the turn goes on;
-* the reader feeds hiredis, and resumes the caller of the oldest written request
-  for each reply, directly through `trio.lowlevel.reschedule`.
-
-A caller that is cancelled empties its request (`task` becomes None). Not yet
-written, it is never sent; written, it keeps its place and its reply is dropped,
-so replies never slip to another caller.
+Requests wait and are written as `_queue.py` says. A third task, the reader, feeds
+hiredis, and resumes the caller of the oldest written request for each reply,
+directly through `trio.lowlevel.reschedule`.
 
 `run` connects, serves until the connection is lost, and connects again, until
 `close`. At a loss, what had any byte left unsent goes back to the head
@@ -27,51 +15,27 @@ safe to run twice; everything else in `_written` fails with
 The client, dedicated links and pub/sub have one each; `_actors.py` runs them.
 """
 
-from collections import deque
 from collections.abc import Awaitable, Callable
-from sys import maxsize
-from typing import Final, cast
+from typing import Final
 
 import trio
 from redis.exceptions import RedisError
-from trio.lowlevel import (
-    Abort,
-    RaiseCancelT,
-    Task,
-    checkpoint,
-    checkpoint_if_cancelled,
-    current_task,
-    reschedule,
-    wait_task_rescheduled,
-)
+from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
 
 from terzetto.redis._connection import Connection, reconnect
 from terzetto.redis._errors import AuthError, ConnectError, LinkClosedError, ReplyError
 from terzetto.redis._io import Transport
+from terzetto.redis._queue import BROKEN, RequestQueue
 from terzetto.redis._reader import ReplyReader, malformed
-from terzetto.redis._request import (
-    Blocking,
-    LinkStatistics,
-    LinkStatus,
-    Notice,
-    Request,
-    State,
-    Unit,
-    closed,
-    lost,
-    reason_of,
-    sort_out,
-)
+from terzetto.redis._request import LinkStatus, Seat, State, lost, reason_of, sort_out
 from terzetto.redis._url import Options
 from terzetto.redis._watch import watch
 from terzetto.redis._wire import NEED_MORE, Push, Reply, bounded, drop_push
 
 _REFUSED_PAUSE: Final = 30.0  # seconds until credentials that were refused are tried unasked
-_BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
-_BATCH: Final = 50  # requests that do not wait for the turn's end: at 300 bytes, a server's read
 
 
-class Link:
+class Link(RequestQueue):
     """A kept connection; see the module's theory of operation."""
 
     def __init__(
@@ -82,30 +46,16 @@ class Link:
         first: Connection | None = None,
         on_push: Callable[[list[Reply]], bool] = drop_push,
     ) -> None:
+        super().__init__(options.max_in_flight)
         self.options, self.name, self.first = options, name, first
         self.on_status: Callable[[], None] | None = None
         self.log = options.logger.bind(link=name, url=options.url)
         self.endpoint = options.endpoint  # of the last connection
         self.client_id = 0
         self.patience = 0.0  # seconds that a blocking command may add to server_timeout
-        self.connections, self.epoch = 0, 0  # the epoch is 0 while there is none
         self._on_push = on_push
-        self._queue: deque[Request] = deque()
-        self._written: deque[Request] = deque()
-        self._room = trio.lowlevel.ParkingLot()
-        self._max = options.max_in_flight
-        self._limit = self._max  # 0 while there is a crowd, or the link is closed
-        self._closed = False
-        self._burst = False  # the last read woke several tasks: let the writer gather
-        self._rest = memoryview(b"")  # what the system would not take yet
-        self._transport: Transport | None = None
-        self._send_now: Callable[[bytes], int] | None = None  # None: the writer is to send
-        self._batch = maxsize  # `_BATCH` where callers may send what has been queued
-        self._notices: list[Request] = []
-        self._writer: Task | None = None  # the writer, while it sleeps
         self._life, self._scope = trio.CancelScope(), trio.CancelScope()  # of `run`, a connection
         self._nursery: trio.Nursery | None = None  # of the connection
-        self._loss = self._retiring = cast("Exception | None", None)
         self.reads = 0  # counted so that the watch sees whether the server says anything
         self._changed = trio.Event()
         self.status = LinkStatus(state="reconnecting", since=trio.current_time())
@@ -115,104 +65,6 @@ class Link:
             f"<Link {self.name} {self.options.url} {self.status.state}, "
             f"{len(self._queue)} queued, {len(self._written)} written>"
         )
-
-    @property
-    def owing(self) -> bool:
-        """Whether the server owes a reply."""
-        return bool(self._written)
-
-    def statistics(self) -> LinkStatistics:
-        """Return the figures of this moment."""
-        return LinkStatistics(
-            queued=len(self._queue),
-            in_flight=len(self._written),
-            crowd=len(self._room),
-            connections=self.connections,
-        )
-
-    # The caller's side
-
-    async def request(self, data: bytes, repeatable: bool = False) -> Reply:  # noqa: FBT001, FBT002 - by position, it is the hot path
-        """Send a packed command and return its reply.
-
-        Errors are returned, not raised: an error reply; `LinkLostError` if the
-        connection was lost after the request was written, unless `repeatable`
-        lets the link write it again; `LinkClosedError` if the link was closed
-        before. Cancelling withdraws what is not written yet, and leaves the rest
-        to run without a witness.
-        """
-        request = Request(current_task(), data, repeatable)
-        send = self._send_now
-        if send is not None and not self._written and not self._queue:
-            await checkpoint_if_cancelled()
-            if self._send_now is send:
-                self._write_through(request, send)
-                return await wait_task_rescheduled(request.abort)
-        queue = self._queue
-        waiting = len(queue)
-        if waiting + len(self._written) >= self._limit:
-            await self._wait_for_room()
-            if self._closed:
-                return closed()
-        elif waiting >= self._batch:
-            self._flush()  # without this request: its caller may be cancelled already
-        queue.append(request)
-        writer = self._writer
-        if writer is not None:
-            self._writer = None
-            reschedule(writer)
-        return await wait_task_rescheduled(request.abort)
-
-    async def request_unit(
-        self, data: bytes, count: int, *, repeatable: bool = False, epoch: int = 0
-    ) -> Reply:
-        """Send `count` packed commands in one piece; return the list of their replies.
-
-        Error replies stand in the list; other errors are returned in its stead, as
-        in `request`. With `epoch` the unit is for that connection only:
-        `LinkLostError(may_have_run=False)` if it is over.
-        """
-        await checkpoint_if_cancelled()
-        if len(self._queue) + len(self._written) >= self._limit:
-            await self._wait_for_room()
-            if self._closed:
-                return closed()
-        if epoch not in (0, self.epoch):
-            await checkpoint()
-            return lost("the connection that this belongs to is gone", may_have_run=False)
-        request = Unit(current_task(), data, count=count, repeatable=repeatable, epoch=epoch)
-        self._queue.append(request)
-        if self._send_now is not None and not self._written and len(self._queue) == 1:
-            self._flush()
-        else:
-            self._wake_writer()
-        return await wait_task_rescheduled(request.abort)
-
-    async def request_blocking(self, data: bytes, unblock: Callable[[Blocking], None]) -> Reply:
-        """Send a packed command that waits on the server; errors are returned as in `request`.
-
-        Cancelled once it is written, it calls `unblock` and goes on waiting, as
-        `Blocking` says; the caller of this sees to it that this comes to an end.
-        """
-        if self._closed:
-            return closed()
-        request = Blocking(current_task(), data, self._queue, unblock)
-        self._queue.append(request)
-        self._wake_writer()
-        return await wait_task_rescheduled(request.abort)
-
-    def notify(self, data: bytes) -> Notice:
-        """Send a packed command whose reply nobody waits for, if there is a connection."""
-        notice = Notice(data)
-        send = self._send_now
-        if self._transport is None or self._closed:
-            notice.done.set()
-        elif send is not None and not (self._written or self._queue or self._notices):
-            self._write_through(notice, send)
-        else:
-            self._notices.append(notice)
-            self._wake_writer()
-        return notice
 
     def start_soon(self, fn: Callable[..., Awaitable[object]], *args: object) -> None:
         """Run a function in the background, until the connection of this moment ends."""
@@ -245,28 +97,6 @@ class Link:
         """Wait for the next change of `status` and return it."""
         await self._changed.wait()
         return self.status
-
-    async def _wait_for_room(self) -> None:
-        """Wait until the queues are shorter; at once if cancelled requests can be thrown out."""
-        live = [request for request in self._queue if request.task is not None]
-        self._queue.clear()
-        self._queue.extend(live)
-        full = len(live) + len(self._written) >= self._max
-        if not self._closed and (full or self._room):
-            self._limit = 0  # whoever comes later stands behind
-            await self._room.park()
-
-    def _write_through(self, request: Request, send: Callable[[bytes], int]) -> None:
-        """Write a request from its caller's own task: nobody else waits for anything."""
-        try:
-            sent = send(request.data)
-        except OSError as error:
-            self._queue.append(request)
-            self.drop(error)
-        else:
-            self._written.append(request)
-            if sent < len(request.data):
-                self._hold(memoryview(request.data)[sent:])
 
     # The connection's life
 
@@ -363,11 +193,6 @@ class Link:
             self.log.warning("connection lost", reason=reason_of(error), lost=len(gone))
             self._set_status("reconnecting", error=error)
 
-    def _refuse_queue(self, error: Exception | None = None) -> None:
-        for request in self._queue:
-            request.resume(AuthError(str(error)) if error else closed())
-        self._queue.clear()
-
     def _set_status(self, state: State, attempts: int = 0, error: Exception | None = None) -> None:
         since = self.status.since if state == self.status.state else trio.current_time()
         self.status = LinkStatus(state=state, since=since, attempts=attempts, error=error)
@@ -376,77 +201,12 @@ class Link:
         if self.on_status is not None:
             self.on_status()
 
-    # The three tasks of a connection
-
-    async def _write(self, transport: Transport) -> None:
-        try:
-            while True:
-                if self._rest:
-                    await transport.wait_writable()
-                    self._rest = self._rest[transport.send_now(self._rest) :]
-                    if not self._rest:
-                        self._allow_send()
-                elif self._retiring or (not self._queue and not self._notices):
-                    self._writer = current_task()
-                    await wait_task_rescheduled(self._leave_writer)
-                elif transport.can_send_now:
-                    self._flush()
-                elif data := self._take():
-                    await transport.send_all(data)
-        except (OSError, *_BROKEN) as error:
-            self.drop(error)
-
-    def _flush(self) -> None:
-        """Send what is queued, from any task, as far as the system takes it."""
-        data = self._take()
-        if data and self._transport is not None:
-            self._rest = memoryview(data)  # should the send fail, all is unsent
-            try:
-                self._rest = self._rest[self._transport.send_now(data) :]
-            except OSError as error:
-                self.drop(error)
-            if self._rest:
-                self._hold(self._rest)
-
-    def _take(self) -> bytes:
-        live = [request for request in self._queue if request.task is not None]
-        self._queue.clear()
-        if self._notices:
-            live += self._notices
-            self._notices.clear()
-        self._written.extend(live)
-        return live[0].data if len(live) == 1 else b"".join([request.data for request in live])
-
-    def _hold(self, rest: memoryview) -> None:
-        """Leave unsent bytes to the writer; nobody else may send before they have gone."""
-        self._rest = rest
-        self._forbid_send()
-        self._wake_writer()
-
-    def _allow_send(self) -> None:
-        transport = self._transport
-        held = self._rest or self._loss or self._retiring or self._closed
-        if transport is not None and transport.can_send_now and not held:
-            self._send_now = None if self._burst else transport.send_now
-            self._batch = _BATCH
-
-    def _forbid_send(self) -> None:
-        self._send_now, self._batch = None, maxsize
-
-    def _wake_writer(self) -> None:
-        writer = self._writer
-        if writer is not None:
-            self._writer = None
-            reschedule(writer)
-
-    def _leave_writer(self, _: RaiseCancelT) -> Abort:
-        self._writer = None
-        return Abort.SUCCEEDED
+    # The reader
 
     async def _read(self, transport: Transport, reader: ReplyReader) -> None:
         try:
             await self._read_replies(transport, reader)
-        except (OSError, RedisError, MemoryError, *_BROKEN) as error:
+        except (OSError, RedisError, MemoryError, *BROKEN) as error:
             self.drop(error)
         except (TypeError, LookupError) as error:  # a map with keys of lists, a push without parts
             self.drop(malformed(error))
@@ -474,9 +234,9 @@ class Link:
                     if not written:
                         raise ReplyError("the server sent a reply that nobody asked for")
                     request = written[0]
-                    if type(request) is Request:
+                    if type(request) is Seat:
                         drop_first()
-                        # As Request.resume does it, without the call.
+                        # As Seat.resume does it, without the call.
                         task = request.task
                         if task is not None:
                             request.task = None
@@ -493,8 +253,3 @@ class Link:
                 self._make_room()
             if self._retiring and not written:
                 self.drop(self._retiring)
-
-    def _make_room(self) -> None:
-        self._room.unpark(count=max(0, self._max - len(self._written) - len(self._queue)))
-        if not self._room:
-            self._limit = self._max

@@ -1,18 +1,19 @@
 """A request on its way: what is sent, who waits, how the waiting ends; and a link's condition.
 
-Made by `Link.request` and `Link.request_unit`; resumed by the link's reader
+Made by `RequestQueue`, the caller's side of a link; resumed by the link's reader
 with a reply, or by the link with an error when the connection or the link ends.
 """
 
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Generator
+from types import coroutine
 from typing import Literal, TypeAlias, cast
 
 import attrs
 import outcome
 import trio
 from redis.exceptions import RedisError
-from trio.lowlevel import Abort, RaiseCancelT, Task, reschedule
+from trio.lowlevel import Abort, RaiseCancelT, Task, reschedule, wait_task_rescheduled
 
 from terzetto.redis._errors import LinkClosedError, LinkLostError
 from terzetto.redis._wire import Reply
@@ -96,6 +97,37 @@ class Request:
 
     def restart(self) -> None:
         """Forget what came of it: it is sent again."""
+
+
+class Seat(Request):
+    """A place for a plain command, which one caller takes after the other.
+
+    What `wait_task_rescheduled` says to trio is kept with it: it only names `abort`, so it
+    can be said for every wait. To say it anew would take a sixth of a busy client's time.
+    """
+
+    __slots__ = ("plea",)
+
+    def __init__(self) -> None:
+        super().__init__(None, b"", repeatable=False)
+        self.plea: object = wait_task_rescheduled(self.abort).send(None)  # noqa: ASYNC105 - asked, not waited for
+
+
+@coroutine
+def sleep(
+    seat: Seat, spare: deque[Seat]
+) -> Generator[object, "Seat | outcome.Outcome[Reply]", Reply]:
+    """Sleep until a seat has its reply; return that, and leave the seat to others in `spare`.
+
+    Cancelling leaves it where it stands: it may be in a queue, and nobody else can have it.
+    """
+    woken_with = yield seat.plea
+    if woken_with is not seat:
+        return woken_with.unwrap()
+    reply = seat.value
+    seat.data, seat.value = b"", None
+    spare.append(seat)
+    return reply
 
 
 class Unit(Request):

@@ -5,6 +5,7 @@ swallows packets, is not. The watch only compares a counter now and then, so it
 costs the link's hot path nothing. Run by `Link` beside reader and writer.
 """
 
+from collections.abc import Awaitable
 from typing import Final, NoReturn, Protocol
 
 import trio
@@ -30,7 +31,7 @@ class Watched(Protocol):
         """Whether the server owes a reply."""
         ...
 
-    async def request(self, data: bytes, /) -> Reply:
+    def request(self, data: bytes, /) -> Awaitable[Reply]:
         """Send a packed command."""
         ...
 

@@ -1,0 +1,308 @@
+"""The requests of a link: how they wait, how they are written, and who does so.
+
+Theory of operation
+-------------------
+A request lives in one of two queues. In `_queue` it has not been written; in
+`_written` it has, and its reply will come in exactly that order. Two tasks
+work on them while a connection is there:
+
+* the caller's own: it appends its request to `_queue` and sleeps. If the link is
+  idle (both queues empty) it writes it itself, one or a unit, which saves a turn;
+* the writer gathers all that was queued in one turn of the scheduler, moves it
+  to `_written`, and sends it with one system call. In a busy turn a caller does
+  so for each `_BATCH`, and the server works on it while the turn goes on.
+
+A caller that is cancelled empties its request (`task` becomes None). Not yet
+written, it is never sent; written, it keeps its place and its reply is dropped,
+so replies never slip to another caller. A plain command's request is a `Seat`:
+once its reply has been taken, the next caller has it.
+
+`Link` is the queue with a connection: it reads the replies, and says by
+`_transport`, `_loss`, `_retiring` and `_closed` what may be written.
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable
+from sys import maxsize
+from typing import Final, cast
+
+import trio
+from trio.lowlevel import (
+    Abort,
+    RaiseCancelT,
+    Task,
+    checkpoint,
+    checkpoint_if_cancelled,
+    current_task,
+    reschedule,
+    wait_task_rescheduled,
+)
+
+from terzetto.redis._errors import AuthError
+from terzetto.redis._io import Transport
+from terzetto.redis._request import (
+    Blocking,
+    LinkStatistics,
+    Notice,
+    Request,
+    Seat,
+    Unit,
+    closed,
+    lost,
+    sleep,
+)
+from terzetto.redis._wire import Reply
+
+BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+"""What a transport raises when the connection is lost, beside OSError."""
+
+_BATCH: Final = 50  # requests that do not wait for the turn's end: at 300 bytes, a server's read
+_MOST_SPARE: Final = 1000  # seats that are kept for later callers
+
+
+class RequestQueue(ABC):
+    """What callers ask of a link, in order; see the module's theory of operation."""
+
+    def __init__(self, max_in_flight: int) -> None:
+        """Let as many requests wait, written or not; whoever comes later stands in a crowd."""
+        self.connections: int = 0
+        self.epoch: int = 0  # 0 while there is no connection
+        self._queue: deque[Request] = deque()
+        self._written: deque[Request] = deque()
+        self._spare: deque[Seat] = deque(maxlen=_MOST_SPARE)
+        self._room = trio.lowlevel.ParkingLot()
+        self._max = max_in_flight
+        self._limit = self._max  # 0 while there is a crowd, or the link is closed
+        self._closed = False
+        self._burst = False  # the last read woke several tasks: let the writer gather
+        self._rest = memoryview(b"")  # what the system would not take yet
+        self._transport: Transport | None = None
+        self._send_now: Callable[[bytes], int] | None = None  # None: the writer is to send
+        self._batch = maxsize  # `_BATCH` where callers may send what has been queued
+        self._notices: list[Request] = []
+        self._writer: Task | None = None  # the writer, while it sleeps
+        self._loss = self._retiring = cast("Exception | None", None)
+
+    @abstractmethod
+    def drop(self, error: Exception) -> None:
+        """Give the connection up, as if it had been lost by `error`."""
+
+    @property
+    def owing(self) -> bool:
+        """Whether the server owes a reply."""
+        return bool(self._written)
+
+    def statistics(self) -> LinkStatistics:
+        """Return the figures of this moment."""
+        return LinkStatistics(
+            queued=len(self._queue),
+            in_flight=len(self._written),
+            crowd=len(self._room),
+            connections=self.connections,
+        )
+
+    def request(self, data: bytes, repeatable: bool = False) -> Awaitable[Reply]:  # noqa: FBT001, FBT002 - by position, it is the hot path
+        """Send a packed command; its reply is to be awaited at once.
+
+        Errors are returned, not raised: an error reply; `LinkLostError` if the
+        connection was lost after the request was written, unless `repeatable`
+        lets the link write it again; `LinkClosedError` if the link was closed
+        before. Cancelling withdraws what is not written yet, and leaves the rest
+        to run without a witness.
+        """
+        queue = self._queue
+        waiting = len(queue)
+        if waiting + len(self._written) >= self._limit:
+            return self._request_later(data, repeatable=repeatable)
+        send = self._send_now
+        if send is not None and not waiting and not self._written:
+            return self._request_alone(data, send, repeatable=repeatable)
+        if waiting >= self._batch:
+            self._flush()  # without this request: its caller may be cancelled already
+        # As in `_take_seat`, without the call.
+        spare = self._spare
+        seat = spare.pop() if spare else Seat()
+        seat.task = current_task()
+        seat.data = data
+        seat.repeatable = repeatable
+        queue.append(seat)
+        writer = self._writer
+        if writer is not None:
+            self._writer = None
+            reschedule(writer)
+        return sleep(seat, spare)
+
+    async def _request_later(self, data: bytes, *, repeatable: bool) -> Reply:
+        await self._wait_for_room()
+        if self._closed:
+            return closed()
+        seat = self._take_seat(data, repeatable=repeatable)
+        self._queue.append(seat)
+        self._wake_writer()
+        return await sleep(seat, self._spare)
+
+    async def _request_alone(
+        self, data: bytes, send: Callable[[bytes], int], *, repeatable: bool
+    ) -> Reply:
+        await checkpoint_if_cancelled()
+        if self._send_now is not send:
+            return await self.request(data, repeatable)
+        seat = self._take_seat(data, repeatable=repeatable)
+        self._write_through(seat, send)
+        return await sleep(seat, self._spare)
+
+    def _take_seat(self, data: bytes, *, repeatable: bool) -> Seat:
+        seat = self._spare.pop() if self._spare else Seat()
+        seat.task, seat.data, seat.repeatable = current_task(), data, repeatable
+        return seat
+
+    async def request_unit(
+        self, data: bytes, count: int, *, repeatable: bool = False, epoch: int = 0
+    ) -> Reply:
+        """Send `count` packed commands in one piece; return the list of their replies.
+
+        Error replies stand in the list; other errors are returned in its stead, as
+        in `request`. With `epoch` the unit is for that connection only:
+        `LinkLostError(may_have_run=False)` if it is over.
+        """
+        await checkpoint_if_cancelled()
+        if len(self._queue) + len(self._written) >= self._limit:
+            await self._wait_for_room()
+            if self._closed:
+                return closed()
+        if epoch not in (0, self.epoch):
+            await checkpoint()
+            return lost("the connection that this belongs to is gone", may_have_run=False)
+        request = Unit(current_task(), data, count=count, repeatable=repeatable, epoch=epoch)
+        self._queue.append(request)
+        if self._send_now is not None and not self._written and len(self._queue) == 1:
+            self._flush()
+        else:
+            self._wake_writer()
+        return await wait_task_rescheduled(request.abort)
+
+    async def request_blocking(self, data: bytes, unblock: Callable[[Blocking], None]) -> Reply:
+        """Send a packed command that waits on the server; errors are returned as in `request`.
+
+        Cancelled once it is written, it calls `unblock` and goes on waiting, as
+        `Blocking` says; the caller of this sees to it that this comes to an end.
+        """
+        if self._closed:
+            return closed()
+        request = Blocking(current_task(), data, self._queue, unblock)
+        self._queue.append(request)
+        self._wake_writer()
+        return await wait_task_rescheduled(request.abort)
+
+    def notify(self, data: bytes) -> Notice:
+        """Send a packed command whose reply nobody waits for, if there is a connection."""
+        notice = Notice(data)
+        send = self._send_now
+        if self._transport is None or self._closed:
+            notice.done.set()
+        elif send is not None and not (self._written or self._queue or self._notices):
+            self._write_through(notice, send)
+        else:
+            self._notices.append(notice)
+            self._wake_writer()
+        return notice
+
+    def _write_through(self, request: Request, send: Callable[[bytes], int]) -> None:
+        """Write a request from its caller's own task: nobody else waits for anything."""
+        try:
+            sent = send(request.data)
+        except OSError as error:
+            self._queue.append(request)
+            self.drop(error)
+        else:
+            self._written.append(request)
+            if sent < len(request.data):
+                self._hold(memoryview(request.data)[sent:])
+
+    async def _wait_for_room(self) -> None:
+        """Wait until the queues are shorter; at once if cancelled requests can be thrown out."""
+        live = [request for request in self._queue if request.task is not None]
+        self._queue.clear()
+        self._queue.extend(live)
+        full = len(live) + len(self._written) >= self._max
+        if not self._closed and (full or self._room):
+            self._limit = 0  # whoever comes later stands behind
+            await self._room.park()
+
+    def _refuse_queue(self, error: Exception | None = None) -> None:
+        for request in self._queue:
+            request.resume(AuthError(str(error)) if error else closed())
+        self._queue.clear()
+
+    # Writing
+
+    async def _write(self, transport: Transport) -> None:
+        try:
+            while True:
+                if self._rest:
+                    await transport.wait_writable()
+                    self._rest = self._rest[transport.send_now(self._rest) :]
+                    if not self._rest:
+                        self._allow_send()
+                elif self._retiring or (not self._queue and not self._notices):
+                    self._writer = current_task()
+                    await wait_task_rescheduled(self._leave_writer)
+                elif transport.can_send_now:
+                    self._flush()
+                elif data := self._take():
+                    await transport.send_all(data)
+        except (OSError, *BROKEN) as error:
+            self.drop(error)
+
+    def _flush(self) -> None:
+        """Send what is queued, from any task, as far as the system takes it."""
+        data = self._take()
+        if data and self._transport is not None:
+            self._rest = memoryview(data)  # should the send fail, all is unsent
+            try:
+                self._rest = self._rest[self._transport.send_now(data) :]
+            except OSError as error:
+                self.drop(error)
+            if self._rest:
+                self._hold(self._rest)
+
+    def _take(self) -> bytes:
+        live = [request for request in self._queue if request.task is not None]
+        self._queue.clear()
+        if self._notices:
+            live += self._notices
+            self._notices.clear()
+        self._written.extend(live)
+        return live[0].data if len(live) == 1 else b"".join([request.data for request in live])
+
+    def _hold(self, rest: memoryview) -> None:
+        """Leave unsent bytes to the writer; nobody else may send before they have gone."""
+        self._rest = rest
+        self._forbid_send()
+        self._wake_writer()
+
+    def _allow_send(self) -> None:
+        transport = self._transport
+        held = self._rest or self._loss or self._retiring or self._closed
+        if transport is not None and transport.can_send_now and not held:
+            self._send_now = None if self._burst else transport.send_now
+            self._batch = _BATCH
+
+    def _forbid_send(self) -> None:
+        self._send_now, self._batch = None, maxsize
+
+    def _wake_writer(self) -> None:
+        writer = self._writer
+        if writer is not None:
+            self._writer = None
+            reschedule(writer)
+
+    def _leave_writer(self, _: RaiseCancelT) -> Abort:
+        self._writer = None
+        return Abort.SUCCEEDED
+
+    def _make_room(self) -> None:
+        self._room.unpark(count=max(0, self._max - len(self._written) - len(self._queue)))
+        if not self._room:
+            self._limit = self._max
