@@ -80,6 +80,26 @@ async def test_many_tasks_are_taken_and_finished_with_few_scripts(redis: Redis) 
     assert counted < 200  # writes of outcomes, which count twice each
 
 
+async def test_a_function_that_waits_does_not_part_for_good_what_is_taken_together(
+    redis: Redis,
+) -> None:
+    """Its slot is asked for again with those of the others, not in turns with them."""
+    broker, router, ran = RedisBroker(redis), Router(), list[bytes]()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        ran.append(payload)
+        if payload:
+            await redis.execute("PING")
+
+    await put(broker, *(task(payload=b"waits" * (number % 100 == 0)) for number in range(2_000)))
+    await redis.execute("CONFIG", "RESETSTAT")
+    async with serving(broker, router, concurrency=10):
+        await until_true(lambda: len(ran) == 2_000)
+    taken, _ = await calls_of(redis, "rpop")
+    assert taken < 300  # 200 at best
+
+
 async def test_any_number_of_tasks_is_taken_at_once(redis: Redis) -> None:
     """As many as a server may run at once, beyond what a Lua function can be given."""
     broker = RedisBroker(redis)
