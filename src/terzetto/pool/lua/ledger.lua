@@ -1,5 +1,5 @@
 -- Carries out what a worker has to change about its jobs, many changes in one step:
--- its list is read and written once.
+-- its list is read and written once, and only added to where nothing leaves it.
 -- KEYS: 1 workers hash, 2 jobs hash, 3 job-payloads hash, 4 pool stream,
 --       5 dead-letters hash, 6 pending-jobs hash, 7 hash of failed starts by job key
 -- ARGV: 1 to 4 channels of jobs, job-payloads, dead-letters and pending-jobs,
@@ -25,11 +25,41 @@
 local jobs, worker = KEYS[2], ARGV[5]
 local is_member = redis.call('HGET', KEYS[1], worker) == ARGV[6]
 local stored = redis.call('HGET', jobs, worker)
-local items = stored and list_items(stored) or {}
-local place, count = {}, #items
-for i, key in ipairs(items) do place[key] = i end
 local changed = false
 local others
+
+-- The keys of the list, once they are needed, and until then those that are added to it.
+local items, place, count
+local added, is_added = {}, {}
+
+local function append(key)
+  count = count + 1
+  items[count] = key
+  place[key] = count
+end
+
+local function read_items()
+  if items then return end
+  items, place = stored and list_items(stored) or {}, {}
+  count = #items
+  for i, key in ipairs(items) do place[key] = i end
+  for _, key in ipairs(added) do append(key) end
+end
+
+local function has(key)
+  if items then return place[key] ~= nil end
+  return is_added[key] or (stored and list_has(stored, key))
+end
+
+local function add(key)
+  changed = true
+  if items then
+    append(key)
+  else
+    added[#added + 1] = key
+    is_added[key] = true
+  end
+end
 
 local function owner_but_me(key)
   if not others then others = redis.call('HGETALL', jobs) end
@@ -55,12 +85,7 @@ local function own(key, payload, dead)
     list_remove(jobs, ARGV[1], other, key)
     others = nil
   end
-  if not place[key] then
-    count = count + 1
-    items[count] = key
-    place[key] = count
-    changed = true
-  end
+  if not has(key) then add(key) end
   if redis.call('HGET', KEYS[3], key) ~= payload then map_set(KEYS[3], ARGV[2], key, payload) end
   return 1
 end
@@ -80,6 +105,7 @@ local function settle(event)
 end
 
 local function let_go(kind, key, value, more)
+  read_items()
   if not place[key] then return 0 end
   items[place[key]] = false
   place[key] = nil
@@ -104,6 +130,9 @@ local function let_go(kind, key, value, more)
   return 1
 end
 
+-- To look through the text for each of many keys would take longer than to read it once.
+if #ARGV > 8 + 4 * 4 then read_items() end
+
 local replies = {}
 for i = 9, #ARGV, 4 do
   local kind, key, value, more = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
@@ -117,7 +146,9 @@ for i = 9, #ARGV, 4 do
     replies[#replies + 1] = let_go(kind, key, value, more)
   end
 end
-if changed then
+if changed and not items then
+  list_add(jobs, ARGV[1], worker, stored, added)
+elseif changed then
   local kept = {}
   for i = 1, count do
     if items[i] then kept[#kept + 1] = items[i] end
