@@ -20,6 +20,7 @@ CASES = [
         server=True,
         ours=Contender("terzetto", f"{OURS}:other_node"),
         peers=[Contender("Pulse in Go", f"{GO}:other_node")],
+        goals={"Pulse in Go": 1.0},
     ),
     Case(
         name="pool.dispatch.100tasks",
@@ -27,6 +28,7 @@ CASES = [
         server=True,
         ours=Contender("terzetto", f"{OURS}:many_tasks"),
         peers=[Contender("Pulse in Go", f"{GO}:many_tasks")],
+        goals={"Pulse in Go": 1.0},
     ),
     Case(
         name="pool.notify",
