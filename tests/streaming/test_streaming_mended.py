@@ -166,6 +166,38 @@ async def test_a_backlog_of_big_events_does_not_end_the_link_for_ever(
         assert narrow.statistics().connections == 1, "the link that all share has held"
 
 
+async def test_an_event_that_no_reply_can_hold_stops_readers_and_not_the_newer_events_of_sinks(
+    server: EmbeddedServer, redis: Redis, eventually: Eventually
+) -> None:
+    filled = Stream("s", redis, max_len=0)
+    await filled.add("old", b"")
+    big = await filled.add("big", bytes(3_000_000))
+    assert big is not None
+    async with connect(server.url, max_reply_bytes=2_000_000) as narrow:
+        stream = Stream("s", narrow, max_len=0)
+        async with stream.open_reader(start=OLDEST, max_polled=1) as reader:
+            await filled.add("new", b"")
+            assert [event.name for event in await take(reader, 1)] == ["old"]
+            with trio.move_on_after(0) as scope:
+                await anext(reader)
+            assert scope.cancelled_caught, "it does not go past what it cannot read"
+            await redis.execute("XDEL", stream.key, big)
+            assert [event.name for event in await take(reader, 1)] == ["new"]
+        await redis.execute("DEL", stream.key)
+        async with stream.open_sink("k", max_polled=1, ack_grace_period=GRACE) as sink:
+            await filled.add("big", bytes(3_000_000))
+            await filled.add("new", b"")
+            (event,) = await take(sink, 1)
+            assert event.name == "new"
+            await sink.ack(event)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(take, sink, 1)
+                await eventually(lambda: narrow.statistics().connections > 1)  # a claim met it
+                nursery.cancel_scope.cancel()
+            (group,) = (await filled.info()).groups
+            assert group.pending == 1, "it stays, for whoever can read it"
+
+
 async def test_many_streams_do_not_fill_a_buffer_beyond_its_size(
     redis: Redis, eventually: Eventually
 ) -> None:
