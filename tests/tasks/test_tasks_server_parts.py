@@ -4,7 +4,8 @@ import contextvars
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -116,6 +117,38 @@ async def test_cancelling_abandons_the_thread_of_a_function(place: AnyBroker) ->
             await reaches(place, task_id, TaskState.RETRY)
     finally:
         release.set()
+
+
+async def test_a_task_that_has_begun_can_be_cancelled(place: AnyBroker) -> None:
+    """However long it takes until the server hears whom to cancel: tasks begin after that."""
+    router, begun = Router(), trio.Event()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        await place.send_cancel(CancelRequest(task_id=task_id))
+        begun.set()
+        await trio.sleep_forever()
+
+    @attrs.define
+    class Deaf:
+        """Hears late: when a task has begun, or has had the time to."""
+
+        place: AnyBroker
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.place, name)
+
+        @asynccontextmanager
+        async def open_cancels(self) -> AsyncGenerator[AsyncIterator[CancelRequest]]:
+            with trio.move_on_after(0.5):
+                await begun.wait()
+            async with self.place.open_cancels() as requests:
+                yield requests
+
+    (task_id,) = await put(place, task())
+    deaf: Any = Deaf(place)
+    async with serving(deaf, router):
+        await reaches(place, task_id, TaskState.RETRY)
 
 
 # Outcomes and renewals ---------------------------------------------------------------

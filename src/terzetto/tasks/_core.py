@@ -128,6 +128,8 @@ class Core:
     """When the forwarder looks again, in Unix seconds; infinite while it is looking."""
     changed: Bell = attrs.field(factory=Bell)
     """Rung when the server's status has changed."""
+    listens: trio.Event = attrs.field(factory=trio.Event)
+    """Set when it hears whom to cancel, or knows that it can't."""
     _is_fetcher_waiting_for_room: bool = False
     _quiet: trio.Event = attrs.field(factory=trio.Event)
 

@@ -23,6 +23,7 @@ from terzetto.redis import LinkClosedError
 from terzetto.tasks._broker_values import Lease
 from terzetto.tasks._core import Core
 
+_EAR: Final = 2.0  # seconds without cancellations that tasks wait for, and no longer
 _PARTING: Final = 3.0  # seconds for a request that is under way when the server stops
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
@@ -50,6 +51,8 @@ class FetcherActor(Actor):
     async def _fetch(self) -> None:
         core, options = self.core, self.core.options
         try:
+            with trio.move_on_after(_EAR):  # a cancellation that comes before is never heard
+                await core.listens.wait()
             while core.is_fetching:
                 room = core.room()
                 if room <= 0 or core.crew is None:

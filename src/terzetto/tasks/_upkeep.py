@@ -23,7 +23,7 @@ from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context, Stop
 from terzetto.redis import LinkClosedError
 from terzetto.tasks._broker import BATCH
-from terzetto.tasks._broker_values import Lease
+from terzetto.tasks._broker_values import CancelRequest, Lease
 from terzetto.tasks._core import Core
 from terzetto.tasks._limiter import Limiter
 from terzetto.tasks._retry import Fate, LeaseLostError, TaskCancelledError
@@ -234,10 +234,17 @@ class Upkeep:
     async def hear_cancels(self) -> float:
         """End attempts that somebody wants to be cancelled; returns never, but by an error."""
         core = self.core
-        async with core.broker.open_cancels() as requests:
-            async for request in requests:
-                for attempt in list(core.running.values()):
-                    message = attempt.lease.message
-                    if message.id == request.task_id and request.queue in (None, message.queue):
-                        attempt.end(TaskCancelledError(), drop=request.drop)
+        try:
+            async with core.broker.open_cancels() as requests:
+                core.listens.set()
+                async for request in requests:
+                    self._cancel(request)
+        finally:
+            core.listens.set()  # one that is refused goes without
         return _FIRST_PAUSE
+
+    def _cancel(self, request: CancelRequest) -> None:
+        for attempt in list(self.core.running.values()):
+            message = attempt.lease.message
+            if message.id == request.task_id and request.queue in (None, message.queue):
+                attempt.end(TaskCancelledError(), drop=request.drop)
