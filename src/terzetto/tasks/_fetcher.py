@@ -62,7 +62,7 @@ class FetcherActor(Actor):
                 if count < room and core.is_fetching:
                     # By chance, so that many servers do not all ask at the same moment.
                     await core.work.wait(options.poll_interval * core.chance.uniform(0.5, 1.5))
-                else:
+                elif core.room() > 0:
                     # What has just been begun may give its slots back at once: one request
                     # for these and for those that are free already costs less than two.
                     await trio.lowlevel.checkpoint()
