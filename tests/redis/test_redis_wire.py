@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from terzetto.errors import InvalidPayloadError
 from terzetto.redis import Arg, Script
-from terzetto.redis._wire import pack, pack_many
+from terzetto.redis._wire import pack, pack_many, pack_often
 
 args_of_any_kind = st.lists(
     st.one_of(
@@ -100,3 +100,12 @@ def test_what_is_no_argument_is_refused(arg: Arg) -> None:
 def test_a_command_has_a_name() -> None:
     with pytest.raises(InvalidPayloadError, match="without a name"):
         pack(())
+
+
+@given(
+    st.lists(st.sampled_from(["1", b"1", 1, 1.0, "é", b"", 0, 0.0, -0.0]), min_size=5, max_size=8)
+)
+def test_a_command_whose_head_is_known_is_packed_as_any(args: list[Arg]) -> None:
+    command = ("XADD", *args)
+    for _ in range(2):
+        assert pack_often(command) == pack(command)

@@ -45,7 +45,7 @@ from terzetto.redis._shape import Shaper, words
 from terzetto.redis._shards import Shards
 from terzetto.redis._url import Endpoint, Options
 from terzetto.redis._watching import Watching, transact
-from terzetto.redis._wire import Arg, Reply, pack, pack_common
+from terzetto.redis._wire import Arg, Reply, pack, pack_often
 
 T = TypeVar("T")
 
@@ -145,7 +145,7 @@ class Redis(AsyncCoreCommands):
             InvalidPayloadError: an argument cannot be sent.
         """
         try:
-            data = pack_common(args)
+            data = pack_often(args)
             repeatable = shared.get(args[0])
         except (TypeError, UnicodeEncodeError, IndexError):
             data = pack(args)  # which knows more, or says what is wrong
