@@ -82,7 +82,9 @@ class Work:
             (group,) = (await stream.info()).groups
             if group.pending or group.lag:
                 return False
-        return self.added <= {name for names in self.read.values() for name in names}
+        # Whoever had an event acknowledged may be told so a turn later than this.
+        has_heard = set(self.delivered) <= set(self.acknowledged)
+        return has_heard and self.added <= {name for each in self.read.values() for name in each}
 
 
 async def open_work(stack: AsyncExitStack, cluster: Cluster, sink: str) -> tuple[Work, trio.Event]:
