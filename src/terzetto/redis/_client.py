@@ -129,6 +129,7 @@ class Redis(AsyncCoreCommands):
         """Wait for the next change of `status` and return it."""
         return await self._link.wait_changed()
 
+    @trio.lowlevel.enable_ki_protection
     async def execute(self, *args: Arg) -> Reply:
         """Run one command over the shared link and return its RESP3 reply.
 
@@ -207,9 +208,7 @@ class Redis(AsyncCoreCommands):
                 `execute_many`.
         """
         if replicas < 1 or not 0 < within < _LONGEST_WAIT:
-            raise InvalidOptionError(
-                f"replicas is {replicas!r} and within {within!r}: give 1 or more, and seconds"
-            )
+            raise InvalidOptionError(f"{replicas=}, {within=}: give 1 or more, and seconds")
         wait = ("WAIT", replicas, math.ceil(within * 1000))
         slot = self._slot_of(commands)
         async with self._leases.lease(self._options_for(slot), slot) as dedicated:
@@ -218,6 +217,7 @@ class Redis(AsyncCoreCommands):
             raise reached
         return replies, cast("int", reached)
 
+    @trio.lowlevel.enable_ki_protection
     async def run_script(
         self, script: Script, *, keys: Sequence[Arg] = (), args: Sequence[Arg] = ()
     ) -> Reply:

@@ -36,6 +36,7 @@ _SENTINEL_SHARE: Final = 5  # one sentinel may take so small a part of the time 
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection  # so that no block is left half, here and below
 async def connect(
     url: str | None = None,
     *,
@@ -159,6 +160,7 @@ async def connect(
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def _embedded(netloc: str, path: str) -> AsyncGenerator[str, None]:
     if netloc:
         raise UrlError("embedded:// takes no host: write embedded:// or embedded:///directory")
@@ -197,6 +199,7 @@ def _sentinel_options(url: str, overrides: dict[str, object]) -> Options:
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def _open_cluster(
     url: str, overrides: dict[str, object], read_from: Role
 ) -> AsyncGenerator[Redis, None]:
@@ -220,6 +223,7 @@ async def _open_cluster(
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def _open_sentinel(options: Options, read_from: Role) -> AsyncGenerator[Redis, None]:
     locator = cast("SentinelLocator", options.locator)
     async with _open_link(options) as (link, keeper):
@@ -243,12 +247,14 @@ async def _open_sentinel(options: Options, read_from: Role) -> AsyncGenerator[Re
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def _open(options: Options) -> AsyncGenerator[Redis, None]:
     async with _open_link(options) as (link, keeper):
         yield Redis(options, link, keeper)
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def _open_link(options: Options) -> AsyncGenerator[tuple[Link, Keeper], None]:
     first = await open_connection(options)
     link = Link(options, "shared", first=first)

@@ -100,6 +100,7 @@ class Link(RequestQueue):
 
     # The connection's life
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Keep the link connected until `close` or cancelling; at a crash it may be run again."""
         if self._closed:
@@ -203,6 +204,7 @@ class Link(RequestQueue):
 
     # The reader
 
+    @trio.lowlevel.enable_ki_protection
     async def _read(self, transport: Transport, reader: ReplyReader) -> None:
         try:
             await self._read_replies(transport, reader)

@@ -317,6 +317,7 @@ class Hub:
                     readers.remove(subscription)
             self._left.set()
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Run the link and what follows it, until cancelled or closed."""
         async with trio.open_nursery() as nursery:
@@ -349,6 +350,7 @@ class Hub:
             else:
                 return list(zip(keys, replies, strict=True))
 
+    @trio.lowlevel.enable_ki_protection
     async def keep(self) -> None:
         """Subscribe again after each outage, until the link is closed."""
         while self.link.status.state != "closed":
@@ -370,6 +372,7 @@ class Hub:
             else:
                 await self.link.wait_changed()
 
+    @trio.lowlevel.enable_ki_protection
     async def tidy(self) -> None:
         """Unsubscribe from what nobody reads any more, until the link is closed."""
         while self.link.status.state != "closed":

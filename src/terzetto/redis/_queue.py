@@ -14,8 +14,9 @@ work on them while a connection is there:
 
 A caller that is cancelled empties its request (`task` becomes None). Not yet
 written, it is never sent; written, it keeps its place and its reply is dropped,
-so replies never slip to another caller. A plain command's request is a `Seat`:
-once its reply has been taken, the next caller has it.
+so replies never slip to another caller. Ctrl-C is kept out of all this, for a caller
+that it struck would be left in a queue: it comes where something waits. A plain
+command's request is a `Seat`: once its reply has been taken, the next caller has it.
 
 `Link` is the queue with a connection: it reads the replies, and says by
 `_transport`, `_loss`, `_retiring` and `_closed` what may be written.
@@ -102,6 +103,7 @@ class RequestQueue(ABC):
             connections=self.connections,
         )
 
+    @trio.lowlevel.enable_ki_protection
     def request(self, data: bytes, repeatable: bool = False) -> Awaitable[Reply]:  # noqa: FBT001, FBT002 - by position, it is the hot path
         """Send a packed command; its reply is to be awaited at once.
 
@@ -133,6 +135,7 @@ class RequestQueue(ABC):
             reschedule(writer)
         return sleep(seat, spare)
 
+    @trio.lowlevel.enable_ki_protection
     async def _request_later(self, data: bytes, *, repeatable: bool) -> Reply:
         await self._wait_for_room()
         if self._closed:
@@ -142,6 +145,7 @@ class RequestQueue(ABC):
         self._wake_writer()
         return await sleep(seat, self._spare)
 
+    @trio.lowlevel.enable_ki_protection
     async def _request_alone(
         self, data: bytes, send: Callable[[bytes], int], *, repeatable: bool
     ) -> Reply:
@@ -157,6 +161,7 @@ class RequestQueue(ABC):
         seat.task, seat.data, seat.repeatable = current_task(), data, repeatable
         return seat
 
+    @trio.lowlevel.enable_ki_protection
     async def request_unit(
         self, data: bytes, count: int, *, repeatable: bool = False, epoch: int = 0
     ) -> Reply:
@@ -182,6 +187,7 @@ class RequestQueue(ABC):
             self._wake_writer()
         return await wait_task_rescheduled(request.abort)
 
+    @trio.lowlevel.enable_ki_protection
     async def request_blocking(self, data: bytes, unblock: Callable[[Blocking], None]) -> Reply:
         """Send a packed command that waits on the server; errors are returned as in `request`.
 
@@ -237,6 +243,7 @@ class RequestQueue(ABC):
 
     # Writing
 
+    @trio.lowlevel.enable_ki_protection
     async def _write(self, transport: Transport) -> None:
         try:
             while True:

@@ -113,6 +113,7 @@ class Seat(Request):
         self.plea: object = wait_task_rescheduled(self.abort).send(None)  # noqa: ASYNC105 - asked, not waited for
 
 
+@trio.lowlevel.enable_ki_protection
 @coroutine
 def sleep(
     seat: Seat, spare: deque[Seat]

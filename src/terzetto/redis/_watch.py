@@ -40,6 +40,7 @@ class Watched(Protocol):
         ...
 
 
+@trio.lowlevel.enable_ki_protection
 async def watch(link: Watched) -> NoReturn:
     """Drop the connection when the server owes a reply for too long; try one that is idle."""
     options = link.options
