@@ -36,7 +36,7 @@ from terzetto.redis._shards import Shards
 from terzetto.redis._slots import fixed_place, keys_of, slot_of
 from terzetto.redis._topology import SlotLocator, Topology
 from terzetto.redis._url import Endpoint, Options
-from terzetto.redis._wire import Arg, Reply, pack, pack_many
+from terzetto.redis._wire import Arg, Reply, pack, pack_many, pack_often
 
 _ANY: Final = -1  # the slot of a command without keys: any master will do
 _PAUSE: Final = 0.05  # seconds before a command that was not carried out is sent again
@@ -116,13 +116,18 @@ class ClusterRedis(Redis):
         await self._topology.wait_fresh()
         return self.status
 
+    @trio.lowlevel.enable_ki_protection
     async def execute(self, *args: Arg) -> Reply:
         """Run one command where its keys live and return its RESP3 reply.
 
         As `Redis.execute`. Raises `CrossSlotError` if its keys are in different slots.
         """
-        data = pack(args)
-        place = self._places.get(args[0])
+        try:
+            data = pack_often(args)
+            place = self._places.get(args[0])
+        except (TypeError, UnicodeEncodeError, IndexError):
+            data = pack(args)  # which knows more, or says what is wrong
+            place = None
         if place is None:
             place = self._learn(args)
         if place and len(args) > place:
@@ -132,8 +137,10 @@ class ClusterRedis(Redis):
                 repeatable = shared[args[0]]
                 reply = await link.request(data, repeatable)
                 if isinstance(reply, Exception):
-                    reply = await self._settle(reply, link, slot, data, repeatable=repeatable)
-                return _result(reply)
+                    return _result(
+                        await self._settle(reply, link, slot, data, repeatable=repeatable)
+                    )
+                return reply
         return await self._execute_with_care(args, data)
 
     def _learn(self, args: tuple[Arg, ...]) -> int:

@@ -7,6 +7,7 @@ those whose keys are counted or come after a word, it says only that they move;
 
 from binascii import crc_hqx
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import attrs
@@ -15,19 +16,31 @@ from terzetto.redis._url import Endpoint
 from terzetto.redis._wire import Arg, Reply, plain
 
 SLOTS: Final = 16_384
+_KNOWN_KEYS: Final = 10_000  # keys whose slots are remembered: a program asks for the same ones
+_LONG_KEY: Final = 200  # characters; longer ones are not remembered
 
 Keys: TypeAlias = list[Arg]
 
 
 def slot_of(key: Arg) -> int:
     """Return the slot of a key; only what stands in the first ``{...}`` counts, if anything."""
-    data = key if isinstance(key, bytes) else _as_bytes(key)
-    start = data.find(b"{")
+    if type(key) is str and len(key) < _LONG_KEY:
+        return _slot_of_text(key)
+    return _slot(key if isinstance(key, bytes) else _as_bytes(key))
+
+
+@lru_cache(_KNOWN_KEYS)
+def _slot_of_text(key: str) -> int:
+    return _slot(_as_bytes(key))
+
+
+def _slot(key: bytes) -> int:
+    start = key.find(b"{")
     if start >= 0:
-        end = data.find(b"}", start + 1)
+        end = key.find(b"}", start + 1)
         if end > start + 1:
-            data = data[start + 1 : end]
-    return crc_hqx(data, 0) % SLOTS
+            key = key[start + 1 : end]
+    return crc_hqx(key, 0) % SLOTS
 
 
 def _as_bytes(key: Arg) -> bytes:
