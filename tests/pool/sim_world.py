@@ -193,7 +193,10 @@ class Client:
         on_reply: Callable[[Value], None],
     ) -> bool:
         words, values = [*map(word, keys)], [*map(word, args)]
-        run = lambda: self.server.data.run(script.source, words, values)  # noqa: E731 - as above
+
+        def run() -> Value:
+            return self.server.data.run(script.source, words, values)
+
         self._requests.append(_Request(run, on_reply))
         self._asked.set()
         return True

@@ -51,7 +51,7 @@ def is_struck(url, number):
     raised = set()
     try:
         trio.run(main, url, number)
-    except BaseException as error:
+    except BaseException as error:  # whatever it is: the test judges it
         raised = leaves(error)
     sys.settrace(None)
     if place != "nowhere":

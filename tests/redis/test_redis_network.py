@@ -60,10 +60,15 @@ async def test_the_reply_to_a_posted_script_is_heard_of_whatever_becomes_of_it(
     async with open_proxy(server.url) as proxy, connect(proxy.url) as redis:
 
         async def post() -> Reply:
-            assert redis.post_script(script, ["n"], [], heard.append)
+            told = trio.Event()
+
+            def hear(reply: Reply) -> None:
+                heard.append(reply)
+                told.set()
+
+            assert redis.post_script(script, ["n"], [], hear)
             with trio.fail_after(PATIENCE):
-                while not heard:  # noqa: ASYNC110 - what is told is a list
-                    await trio.sleep(0.001)
+                await told.wait()
             return heard.pop()
 
         assert isinstance(await post(), NoScriptError)
