@@ -8,6 +8,14 @@ from tests.interop import gopeer
 from tests.interop.gopeer import PULSE_PEER, PeerMissingError, build_peer, install_command
 
 
+def put_go(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a program named go on PATH before all others, which runs `script` in a shell."""
+    go = directory / "go"
+    go.write_text(f"#!/bin/sh\n{script}\n")
+    go.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+
+
 def test_without_go_the_reason_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(PeerMissingError, match=r"^no go on PATH$"):
@@ -17,10 +25,7 @@ def test_without_go_the_reason_says_so(tmp_path: Path, monkeypatch: pytest.Monke
 def test_without_pulse_the_reason_names_the_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go = tmp_path / "go"
-    go.write_text("#!/bin/sh\necho 'no such\n  module' >&2\nexit 1\n")
-    go.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    put_go(tmp_path, monkeypatch, "echo 'no such\n  module' >&2\nexit 1")
     with pytest.raises(PeerMissingError) as caught:
         build_peer(PULSE_PEER, tmp_path / "peer")
     assert (
@@ -32,10 +37,7 @@ def test_without_pulse_the_reason_names_the_module(
 def test_without_the_module_of_asynqs_command_the_reason_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go = tmp_path / "go"
-    go.write_text("#!/bin/sh\necho 'not found' >&2\nexit 1\n")
-    go.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    put_go(tmp_path, monkeypatch, "echo 'not found' >&2\nexit 1")
     with pytest.raises(PeerMissingError) as caught:
         install_command(tmp_path / "asynq")
     assert str(caught.value) == (
@@ -47,10 +49,7 @@ def test_without_the_module_of_asynqs_command_the_reason_names_it(
 def test_where_a_build_takes_too_long_the_reason_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go = tmp_path / "go"
-    go.write_text("#!/bin/sh\nexec sleep 60\n")
-    go.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    put_go(tmp_path, monkeypatch, "exec sleep 60")
     monkeypatch.setattr(gopeer, "BUILD_PATIENCE", 0.1)
     with pytest.raises(PeerMissingError) as caught:
         install_command(tmp_path / "asynq")
