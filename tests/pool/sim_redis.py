@@ -176,6 +176,9 @@ class Keyspace:
         self.added(key)
         return text_of(stream.last)
 
+    def xlen(self, key: bytes) -> Value:
+        return len(self.streams[key].entries) if key in self.streams else 0
+
     def xdel(self, key: bytes, entry_id: bytes) -> Value:
         stream = self.streams.get(key)
         return int(stream is not None and stream.entries.pop(id_of(entry_id), None) is not None)
@@ -200,22 +203,21 @@ class Keyspace:
         return [[text_of(entry_id), fields] for entry_id, fields in found]
 
     def xgroup(self, what: bytes, key: bytes, name: bytes, *args: bytes) -> Value:
-        if what == b"CREATECONSUMER":
+        if what in {b"CREATECONSUMER", b"DELCONSUMER"}:
             if key not in self.streams:
                 raise ResponseError("The XGROUP subcommand requires the key to exist")
-            return self._join(self._group(key, name), args[0])
+            change = self._join if what == b"CREATECONSUMER" else self._leave
+            return change(self._group(key, name), args[0])
         stream = self.streams.setdefault(key, Entries())
         if name in stream.groups:
             raise ResponseError("BUSYGROUP Consumer Group name already exists")
         stream.groups[name] = Group(stream.last if args[0] == b"$" else id_of(args[0]))
         return True
 
-    def xinfo(self, what: bytes, key: bytes, *args: bytes) -> Value:
+    def xinfo(self, _what: bytes, key: bytes) -> Value:
         if key not in self.streams:
             raise ResponseError("ERR no such key")
         stream = self.streams[key]
-        if what == b"CONSUMERS":
-            return [[b"name", each] for each in self._group(key, args[0]).consumers]
         return [
             [
                 *(b"name", name, b"pending", len(group.pending)),
@@ -242,6 +244,14 @@ class Keyspace:
         if stream is None or name not in stream.groups:
             raise ResponseError("NOGROUP No such key or consumer group")
         return stream.groups[name]
+
+    def _leave(self, group: Group, consumer: bytes) -> int:
+        if consumer in group.consumers:
+            group.consumers.remove(consumer)
+        held = [entry_id for entry_id, each in group.pending.items() if each.consumer == consumer]
+        for entry_id in held:
+            del group.pending[entry_id]
+        return len(held)
 
     def _join(self, group: Group, consumer: bytes) -> int:
         if consumer in group.consumers:

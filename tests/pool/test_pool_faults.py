@@ -16,7 +16,9 @@ from terzetto.pool._asking import Asking, Claim
 from terzetto.pool._claims import Bid, Claims
 from terzetto.pool._codec import JobBody, encode_job
 from terzetto.pool._dispatch import Returns, Waiting
-from terzetto.pool._names import Names
+from terzetto.pool._fleet import Fleet
+from terzetto.pool._homes import Homes
+from terzetto.pool._names import START, Names
 from terzetto.pool._store import Store
 from terzetto.redis import AuthError, LinkLostError, Script, connect
 from terzetto.server import EmbeddedServer
@@ -47,6 +49,11 @@ class Handler:
     async def notify(self, _: str, payload: bytes) -> None:
         await trio.lowlevel.checkpoint()
         self.notes.append(payload)
+
+
+def homes_of(store: Store) -> Homes:
+    """Return the homes of a node that knows of no other."""
+    return Homes(store=store, log=default_logger("pool"), fleet=Fleet(30.0), node_id="node")
 
 
 async def until(is_so: Callable[[], object], within: float = 30.0) -> None:
@@ -80,19 +87,20 @@ def runs(script: Script) -> Callable[[object], bool]:
 async def test_a_dispatch_whose_reply_was_lost_starts_its_job_once(
     server: EmbeddedServer, script: Script
 ) -> None:
-    """The script of a dispatch by the worker's own node, and its worker's for one from afar."""
+    """The script of a dispatch of ours, and its worker's for one of a peer in Go."""
     handler = Handler()
-    async with (
-        behind_proxy(server) as (proxy, node),
-        connect(server.url) as redis,
-        pool.open_node("p", redis, client_only=True, ack_grace_period=3) as afar,
-    ):
+    async with behind_proxy(server) as (proxy, node), connect(server.url) as redis:
         await node.add_worker(handler)
         for number in range(10):
             rule = proxy.on("EVALSHA", Fault.DROP_REPLY, times=1, where=runs(script))
             with trio.fail_after(20):
-                await (node if script is _scripts.CLAIM else afar).dispatch(str(number))
+                if script is _scripts.CLAIM:
+                    await node.dispatch(str(number))
+                else:
+                    body = encode_job(JobBody(str(number), "a peer in Go", b"", 1))
+                    await Store(redis, Names("p")).send(START, body)
                 await rule.wait_hit()
+                await until(lambda: len(handler.starts) == number + 1)  # noqa: B023 - it waits here
         assert handler.starts == [str(number) for number in range(10)]
         assert await node.job_keys() == sorted(handler.starts)
 
@@ -233,12 +241,14 @@ async def test_what_a_refused_link_left_behind_is_settled_though_no_dispatch_fol
         trio.open_nursery() as nursery,
     ):
         event_id = (await other.execute("XADD", stream, "*", "n", "j", "p", b"x")).decode()
+        store = Store(redis, names)
         claims = Claims(
-            store=Store(redis, names),
+            store=store,
             log=default_logger("pool"),
             returns=Returns(),
             guard_for=30.0,
             limit=0,
+            homes=homes_of(store),
         )
         nursery.start_soon(claims.run)
         nursery.start_soon(claims.tidy)
@@ -274,12 +284,14 @@ async def test_what_is_left_behind_by_a_closed_client_is_said_once_and_tried_eve
     async with connect(server.url) as redis:
         pass
     mock_clock.autojump_threshold = 0.0
+    store = Counted(redis, Names("p"))
     claims = Claims(
-        store=Counted(redis, Names("p")),
+        store=store,
         log=default_logger("pool"),
         returns=Returns(),
         guard_for=30.0,
         limit=0,
+        homes=homes_of(store),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(claims.run)

@@ -85,11 +85,11 @@ def is_burial(words: object) -> bool:
 async def test_a_closing_worker_removes_no_entry_that_peers_requeue_from(redis: Redis) -> None:
     store = Store(redis, Names("p"))
     await store.load()
-    created = await store.enlist("leaving")
+    created = await store.enlist("leaving", "")
     assert created is not None
     assert await store.change_jobs("leaving", created, [("own", "a", b"payload", "")]) == [1]
     assert await store.retire("leaving", created)
-    assert not await store.discharge("leaving")
+    assert not await store.discharge("leaving", ["a"])
     assert await store.job_keys() == ["a"]
     assert await store.payload("a") == b"payload"
     assert await redis.execute("HGET", content("workers"), "leaving") == b"-"
@@ -115,7 +115,7 @@ async def test_a_dispatch_that_is_over_takes_no_newer_guard_away(redis: Redis) -
 async def test_a_worker_that_gave_a_sign_meanwhile_is_not_buried(redis: Redis) -> None:
     store = Store(redis, Names("p"))
     await store.load()
-    created = await store.enlist("back")
+    created = await store.enlist("back", "")
     assert created is not None
     await store.change_jobs("back", created, [("own", "a", b"", "")])
     await store.alive("node", [("back", created)])

@@ -112,8 +112,8 @@ async def claim_for(
 ) -> Claim:
     """Send the start of a job as a node does, for a consumer and a worker."""
     body = encode_job(JobBody(key, node_id, b"payload", 1))
-    asked = Asked(key, body, key, worker_id, created)
-    asking = Asking([asked], guard_for=1.0, limit=10, consumer=consumer)
+    asked = Asked(key, body, key, worker_id, created, consumer)
+    asking = Asking([asked], guard_for=1.0, limit=10)
     [claim] = await Store(redis, NAMES).claim(asking)
     assert isinstance(claim, Claim)
     return claim

@@ -18,6 +18,7 @@ from tests.pool.sim_world import word
 
 NAMES: Final = Names("p")
 STREAM: Final = stream_key(NAMES.stream)
+NODE_STREAM: Final = stream_key(NAMES.node_stream("you"))
 KEYS: Final = ("a", "b/c", 'd"é', "e,f")
 WORKERS: Final = ("W1", "W2")
 CONSUMERS: Final = ("me", "you")
@@ -67,14 +68,15 @@ class Story:
         keys = [*maps(*told, NAMES.workers, NAMES.shutdown), STREAM]
         keys += [self.own(token) for token, _ in [*released, *claims]]
         limit = self.chance.choice([0, 3, 50])
-        consumer = self.chance.choice(["", "me", "nobody"])
-        args = [*channels(*told), FAR, limit, "events", consumer, len(acks), len(released)]
+        args = [*channels(*told), FAR, limit, "events", len(acks), len(released)]
         args += [*acks, *(key for _, key in released)]
         for _, key in claims:
             worker = self.chance.choice(["", self.worker()])
             body = encode_job(JobBody(key, "me", b"payload of " + key.encode(), 1))
             args += [key, body, worker, self.chance.choice([FIXED, "other"]) if worker else ""]
-        return _scripts.CLAIM, keys, args
+            args += [self.chance.choice(["me", "nobody"]) if worker else ""]
+            args += [self.chance.choice([0, len(keys) + 1, len(keys) + 2])]
+        return _scripts.CLAIM, [*keys, NODE_STREAM, "pulse:stream:absent"], args
 
     def some(self) -> int:
         return self.chance.randrange(3)
@@ -100,11 +102,13 @@ class Story:
         names = (NAMES.workers, NAMES.worker_keepalive, NAMES.cleanup, NAMES.jobs)
         sign, limit = self.chance.choice([FIXED, "other"]), self.chance.choice([1, 100])
         args = [*channels(*names), self.worker(), sign, "", "me", b"\x01" * 8, limit]
-        return _scripts.BURY, [*maps(*names, NAMES.payloads), STREAM], args
+        return _scripts.BURY, [*maps(*names, NAMES.payloads), STREAM, self.own("homes")], args
 
     def enlist(self) -> Call:
         worker = self.worker()
         field = self.chance.choice([NAMES.workers, NAMES.worker_keepalive])
+        if self.chance.random() < 0.3:
+            return "HSET", [self.own("homes")], [worker, "me mine"]
         return "HSET", [content_key(field)], [worker, FIXED]
 
     def retire(self) -> Call:
@@ -113,7 +117,9 @@ class Story:
 
     def discharge(self) -> Call:
         names = (NAMES.workers, NAMES.worker_keepalive, NAMES.cleanup, NAMES.jobs)
-        return _scripts.DISCHARGE, maps(*names), [*channels(*names), self.worker()]
+        still = [self.key() for _ in range(self.some())]
+        keys = [*maps(*names), self.own("homes")]
+        return _scripts.DISCHARGE, keys, [*channels(*names), self.worker(), *still]
 
     def orphans(self) -> Call:
         keys = [*maps(NAMES.jobs, NAMES.payloads, NAMES.pending), self.own("orphans")]
@@ -138,7 +144,8 @@ class Story:
         if self.chance.random() < 0.5:
             value = self.chance.choice([FIXED, "no time", ""])
             return "HSET", maps(NAMES.pending), [self.key(), value]
-        return _scripts.GUARDS, maps(NAMES.pending), channels(NAMES.pending)
+        keys = [*maps(NAMES.pending, NAMES.workers), self.own("homes")]
+        return _scripts.GUARDS, keys, channels(NAMES.pending)
 
     def shutdown(self) -> Call:
         names = (NAMES.node_keepalive, NAMES.shutdown, NAMES.workers, NAMES.jobs, NAMES.payloads)
@@ -154,6 +161,9 @@ class Story:
             ("XGROUP", ["CREATECONSUMER", STREAM], ["events", consumer]),
             ("XREADGROUP", [], self.reading(consumer)),
             ("XADD", [STREAM], ["*", "n", "s", "p", "x"]),
+            ("XLEN", [NODE_STREAM], []),
+            ("HGET", [self.own("homes")], [self.worker()]),
+            ("XGROUP", ["DELCONSUMER", STREAM], ["events", consumer]),
             ("XADD", ["pulse:stream:absent"], ["NOMKSTREAM", "*", "n", "s", "p", "x"]),
             ("HEXISTS", maps(NAMES.payloads), [self.key()]),
             ("HGET", maps(NAMES.payloads), [self.key()]),
@@ -258,6 +268,8 @@ async def test_the_model_says_what_redis_says(redis: Redis, seed: int) -> None:
     story = Story(Random(seed))  # noqa: S311 - to be repeated
     seconds, micros = await redis.execute("TIME")
     real, model = Real(redis), Model(int(seconds) * 1_000_000 + int(micros))
+    made = ["CREATE", NODE_STREAM], ["nobody", "$", "MKSTREAM"]  # a node that may be told
+    assert model.run("XGROUP", *made) == await real.run("XGROUP", *made)
     for number in range(400):
         what, keys, args = story.next()
         name = what if isinstance(what, str) else what.name
@@ -282,7 +294,7 @@ async def test_the_model_tells_who_has_an_entry_as_redis_does(redis: Redis) -> N
     claim: Call = (
         _scripts.CLAIM,
         [*maps(*told, NAMES.workers, NAMES.shutdown), STREAM, "terzetto:pool:p:claim:1"],
-        [*channels(*told), FAR, 0, "events", "me", 0, 0, "a", body, "W1", FIXED],
+        [*channels(*told), FAR, 0, "events", 0, 0, "a", body, "W1", FIXED, "me", 0],
     )
     asked: list[Call] = [
         ("XPENDING", [STREAM], ["events", entry_id, entry_id, 1, consumer])

@@ -17,7 +17,7 @@ they do so in its place. So does the last that leaves, whatever ended it.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -28,12 +28,13 @@ from redis.exceptions import RedisError
 from terzetto.actor import Actor, ActorStoppedError, Child, Context, Stop, Supervisor, Tree
 from terzetto.errors import ClosedError
 from terzetto.pool._claims import Bid, Claims
-from terzetto.pool._codec import JobBody, decode_ack, encode_job
+from terzetto.pool._codec import JobBody, decode_ack, decode_told, encode_job
 from terzetto.pool._core import Core, Outbox
 from terzetto.pool._dispatch import Waiting
 from terzetto.pool._errors import MalformedBodyError, PoolShutdownError
 from terzetto.pool._fleet import Fleet
-from terzetto.pool._names import ACK, RETURN, SINK, Names
+from terzetto.pool._homes import Homes
+from terzetto.pool._names import ACK, RETURN, SINK, TOLD
 from terzetto.pool._routing import Router
 from terzetto.pool._seat import Seat, WorkerSeat
 from terzetto.pool._store import Store
@@ -47,11 +48,6 @@ _SETTLE: Final = 0.05  # seconds that a change of the fleet rests before jobs mo
 _LEAVING: Final = 3.0  # seconds that the other nodes have to go, once they have no workers
 _LAST_WORDS: Final = 2.0  # seconds for what is still to be sent at the end, answers and a farewell
 _SINK_GRACE: Final = 2.0  # seconds of grace for the sink, whose handlers are never waited for
-
-
-def _maps_of(names: Names) -> tuple[str, ...]:
-    """Return the maps that a routing node keeps copies of, beside those of every node."""
-    return (names.workers, names.worker_keepalive, names.cleanup, names.jobs, names.tickers)
 
 
 @attrs.define(eq=False)
@@ -93,6 +89,8 @@ class NodeActor(Actor):
         seat = self.seat
         ctx.start_soon(seat.returns.expire)  # those of the last life too, however long this takes
         store = Store(seat.redis, seat.names)
+        fleet = Fleet(seat.options.worker_ttl)
+        homes = Homes(store=store, log=seat.log, fleet=fleet, node_id=seat.id)
         self.core = core = Core(
             node_id=seat.id,
             names=seat.names,
@@ -100,7 +98,7 @@ class NodeActor(Actor):
             store=store,
             log=seat.log,
             watchers=seat.watchers,
-            fleet=Fleet(seat.options.worker_ttl),
+            fleet=fleet,
             outbox=Outbox(store, seat.log),
             claims=Claims(
                 store=store,
@@ -108,7 +106,9 @@ class NodeActor(Actor):
                 returns=seat.returns,
                 guard_for=seat.patience,
                 limit=seat.options.max_queued_jobs,
+                homes=homes,
             ),
+            homes=homes,
         )
         await store.load()
         core.clock.set(await store.server_us())
@@ -122,8 +122,7 @@ class NodeActor(Actor):
         self._follow(names.node_keepalive, self._observe_nodes)
         self._follow(names.shutdown, core.fleet_changed)
         if core.options.client_only:
-            await self._join(names.workers)  # for `Node.pool_workers` only
-            self._follow(names.workers, self._observe_workers)
+            await self._open_workers()
         else:
             await self._open_routing()
         reader = await ctx.spawn(
@@ -135,6 +134,7 @@ class NodeActor(Actor):
         ctx.start_soon(core.outbox.run)
         ctx.start_soon(core.claims.run)
         ctx.start_soon(core.claims.tidy)
+        ctx.start_soon(core.homes.run)
         ctx.start_soon(upkeep.keep_alive)
         ctx.start_soon(upkeep.keep_streams)
         ctx.start_soon(self._follow_shutdown)
@@ -182,9 +182,10 @@ class NodeActor(Actor):
 
     def dispatch(self, job: JobBody, token: str, waiting: Waiting) -> None:
         """Ask for a job's key, and have the job started; `waiting` hears what came of it."""
-        router = self._router
+        router, core = self._router, self.core
         keeper = None if router is None else router.worker_for(job)
-        self.core.claims.put(Bid(job, encode_job(job), token, waiting, keeper))
+        remote = core.homes.worker_for(job.key) if keeper is None else None
+        core.claims.put(Bid(job, encode_job(job), token, waiting, keeper, remote))
         if keeper is not None:
             keeper.make_ready(job.key)
 
@@ -236,8 +237,10 @@ class NodeActor(Actor):
     async def _open_routing(self) -> None:
         core, ctx, redis = self.core, self._ctx, self.seat.redis
         names, options = core.names, core.options
-        for name in _maps_of(names):
+        for name in (names.jobs, names.tickers):
             await self._join(name)
+        core.fleet.observe_jobs(self._maps[names.jobs])
+        await self._open_workers()
         self._sinks = await ctx.spawn(Tree(name="sinks", dynamic=True))
         sink = await self._sinks.spawn(
             Stream(names.stream, redis, max_len=0, logger=core.log).sink_child(
@@ -251,13 +254,19 @@ class NodeActor(Actor):
         )
         self._router = Router(core=core, source=sink, returned=self.seat.returns.returned)
         core.claims.router = self._router
-        core.fleet.observe_jobs(self._maps[names.jobs])
-        for name in (names.workers, names.worker_keepalive, names.cleanup):
-            self._follow(name, self._observe_workers)
         ctx.start_soon(self._router.run)
         ctx.start_soon(self._router.retry)
         ctx.start_soon(self._router.keep)
         ctx.start_soon(self._rebalance_when_changed)
+
+    async def _open_workers(self) -> None:
+        """Follow the maps that say who is on the ring."""
+        names = self.core.names
+        maps = (names.workers, names.worker_keepalive, names.cleanup)
+        for name in maps:
+            await self._join(name)
+        for name in maps:
+            self._follow(name, self._observe_workers)
 
     async def _join(self, name: str) -> None:
         """Join a map; who is dead is decided by maps, so they look often for what they missed."""
@@ -291,15 +300,14 @@ class NodeActor(Actor):
 
     def _observe_workers(self) -> None:
         core, maps = self.core, self._maps
-        nothing: Mapping[str, str] = {}  # clients have no use for these
         now = trio.current_time()
         core.workers_revision = max(core.workers_revision, maps[core.names.workers].revision)
         before = core.fleet.ring(now)
         here = {worker for worker in core.workers if core.fleet.is_member(worker)}
         changed = core.fleet.observe_workers(
             workers=maps[core.names.workers],
-            keepalive=maps.get(core.names.worker_keepalive, nothing),
-            cleanup=maps.get(core.names.cleanup, nothing),
+            keepalive=maps[core.names.worker_keepalive],
+            cleanup=maps[core.names.cleanup],
             now=now,
             wall_ns=core.clock.now_ns(),
         )
@@ -308,6 +316,7 @@ class NodeActor(Actor):
             self._upkeep.hurry()
         if changed or after != before:
             core.fleet_changed()
+            core.homes.look()
             if self._router is not None:
                 self._router.fleet_changed()
         # The silence of a worker moves nothing; its removal does, and so does its return.
@@ -337,6 +346,8 @@ class NodeActor(Actor):
             self.seat.returns.returned(ack.event_id, ack.error)
         elif event.name == ACK and self._router is not None:
             self._router.hear(event)
+        elif event.name == TOLD and self._router is not None:
+            self._router.adopt(decode_told(event.payload))
 
     # Shutdown -----------------------------------------------------------------------
 

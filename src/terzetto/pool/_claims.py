@@ -5,13 +5,15 @@ while one script is under way wait, and go together with the next. When a bid is
 worker of this node, that worker has kept the key's place free (`Lanes.reserve`); the script
 then claims the key, sends the event, reads it for this node and makes the worker the owner,
 all in one step, and the worker starts the job as soon as it hears of it. So a dispatch to
-a worker of the same node waits for one round trip.
+a worker of the same node waits for one round trip. For a worker of another node, of which
+the home is known (`_homes.py`), the script does the same for that node, and tells it.
 
     bid --refused--> settled, the place given up
     bid --sent--> some node reads the event, and its return settles it
     bid --read for this node--> with the router: it is offered to the worker, which has to
         become the owner first
     bid --and owned--> likewise, and the worker starts it at once
+    bid --read for another node--> its return settles it
 
 What a dispatch leaves behind, an event to be acknowledged and a guard, rides with a later
 script, before its claims: with one that carries several bids, or one for the same key, so
@@ -38,6 +40,7 @@ from terzetto._shared._texts import describe_error
 from terzetto.pool._asking import Asked, Asking, Claim
 from terzetto.pool._codec import JobBody
 from terzetto.pool._dispatch import Returns, Waiting
+from terzetto.pool._homes import Homes, RemoteWorker
 from terzetto.pool._order import Order
 from terzetto.pool._store import Store
 
@@ -74,9 +77,10 @@ class Keeper(Protocol):
 
 @attrs.define(eq=False)
 class Bid:
-    """A dispatch that asks for its key; `keeper` keeps a place for the job.
+    """A dispatch that asks for its key; `keeper` keeps a place for the job, if it is of this node.
 
-    `token` is a name of this dispatch alone.
+    `token` is a name of this dispatch alone; `remote` is the worker that is to run it, if it
+    is one of another node and its home is known.
     """
 
     job: JobBody
@@ -84,6 +88,7 @@ class Bid:
     token: str
     waiting: Waiting
     keeper: Keeper | None
+    remote: RemoteWorker | None = None
 
 
 class Taker(Protocol):
@@ -124,6 +129,7 @@ class Claims:
     returns: Returns
     guard_for: float
     limit: int
+    homes: Homes
     router: "Taker | None" = None
     """The node's router, once there is one; clients have none."""
     _bids: deque[Bid] = attrs.field(factory=deque[Bid])
@@ -297,14 +303,18 @@ class Claims:
             guard_for=self.guard_for,
             # What is done and not yet acknowledged waits for nobody.
             limit=self.limit and self.limit + len(self._left.acks),
-            consumer="" if self.router is None else self.router.consumer,
         )
 
     def _asked(self, bid: Bid) -> Asked:
-        keeper = bid.keeper
-        if keeper is None or not keeper.keeps_place(bid.job.key):
-            return Asked(bid.job.key, bid.body, bid.token)
-        return Asked(bid.job.key, bid.body, bid.token, keeper.worker_id, keeper.created)
+        keeper, remote = bid.keeper, bid.remote
+        key, body, token = bid.job.key, bid.body, bid.token
+        if remote is not None:
+            home = remote.home
+            worker_id, created = remote.worker_id, remote.created
+            return Asked(key, body, token, worker_id, created, home.consumer, home.node_id)
+        if self.router is None or keeper is None or not keeper.keeps_place(key):
+            return Asked(key, body, token)
+        return Asked(key, body, token, keeper.worker_id, keeper.created, self.router.consumer)
 
     def _answer(self, bid: Bid, claim: Claim | str) -> None:
         if isinstance(claim, str):
@@ -312,6 +322,8 @@ class Claims:
             bid.waiting.refuse(claim)
             return
         self.returns.sent(bid.waiting, claim.event_id, patience=self.guard_for)
+        if claim.was_nobody_home:
+            self.homes.look()
         if claim.is_read and self.router is not None:
             self.router.take(bid, claim)
         else:

@@ -9,11 +9,15 @@ Keys are text on our side: bytes that are not UTF-8 come in as surrogate
 escapes, so that they can be told apart, routed, and refused by name.
 """
 
+import re
 import struct
+from typing import Final
 
 import attrs
 
 from terzetto.pool._errors import MalformedBodyError
+
+EVENT_ID: Final = re.compile("[0-9]{1,20}-[0-9]{1,20}")
 
 _LENGTH = struct.Struct("<i")
 _CREATED = struct.Struct("<q")
@@ -57,6 +61,16 @@ class Ack:
 
     event_id: str
     error: str = ""
+
+
+@attrs.frozen
+class Told:
+    """A start that was read for a node: for which of its workers, and if that one owns the job."""
+
+    event_id: str
+    worker_id: str
+    is_owned: bool
+    body: bytes
 
 
 @attrs.frozen
@@ -158,6 +172,16 @@ def decode_envelope(data: bytes) -> Envelope:
     sender, position = _unpack(data, 0, "sender")
     body, _ = _unpack(data, position, "envelope's body")
     return Envelope(decode_text(sender), body)
+
+
+def decode_told(data: bytes) -> Told:
+    """Read what `lua/claim.lua` tells a node of a start that it read for that node."""
+    event_id, position = _unpack(data, 0, "event's id")
+    worker_id, position = _unpack(data, position, "worker's id")
+    is_owned, body = data[position : position + 1], data[position + 1 :]
+    if not EVENT_ID.fullmatch(decode_text(event_id)):
+        raise MalformedBodyError(f"{event_id[:80]!r} is no event's id")
+    return Told(decode_text(event_id), decode_text(worker_id), is_owned == b"\x01", body)
 
 
 def encode_ack(ack: Ack) -> bytes:

@@ -19,6 +19,7 @@ from terzetto.pool._checks import check_bool, check_count, check_seconds
 from terzetto.pool._claims import Claims, Keeper
 from terzetto.pool._codec import Ack, JobBody, encode_ack, encode_envelope
 from terzetto.pool._fleet import Fleet
+from terzetto.pool._homes import Home, Homes
 from terzetto.pool._names import ACK, Names
 from terzetto.pool._observe import Kind, Watchers
 from terzetto.pool._order import Order
@@ -131,6 +132,11 @@ class Outbox:
 class LocalWorker(Keeper, Protocol):
     """What a node knows of a worker of its own."""
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it takes no more orders, now or ever."""
+        ...
+
     def offer(self, order: Order) -> None:
         """Give an order over the short road; its replies tell what came of it."""
         ...
@@ -181,6 +187,7 @@ class Core:
     fleet: Fleet
     outbox: Outbox
     claims: Claims
+    homes: Homes
     clock: ServerClock = attrs.field(factory=ServerClock)
     workers: dict[str, LocalWorker] = attrs.field(factory=dict[str, LocalWorker])
     is_shutting_down: bool = False
@@ -189,6 +196,12 @@ class Core:
     but by losing the map."""
 
     _changed: trio.Event = attrs.field(factory=trio.Event)
+
+    @property
+    def home(self) -> Home | None:
+        """Where nodes of ours tell this one's workers of jobs; clients have none."""
+        router = self.claims.router
+        return None if router is None else Home(self.node_id, router.consumer)
 
     def report(
         self,

@@ -133,6 +133,10 @@ class Fleet:
         # they strike them off their list.
         return self.is_live(owner, now) and not requeued
 
+    def created(self, worker_id: str) -> str:
+        """Return a worker's creation time as it stands in the map, or ``""``."""
+        return self._workers.get(worker_id, "")
+
     def is_member(self, worker_id: str) -> bool:
         """Tell whether a worker is in the pool's map, active, leaving or silent."""
         return worker_id in self._workers

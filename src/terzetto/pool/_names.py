@@ -25,6 +25,8 @@ STOP: Final = "s"
 NOTIFY: Final = "n"
 ACK: Final = "a"
 RETURN: Final = "d"
+TOLD: Final = "t"
+"""An event of nodes of ours: a start that was read for the node that is told."""
 
 
 def check_pool(name: str) -> str:

@@ -5,17 +5,20 @@ inside the worker; the outcome goes back through the order's replies, which
 never wait.
 """
 
-import re
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import attrs
 
-from terzetto.pool._codec import JobBody, decode_job, decode_job_key, decode_notification
+from terzetto.pool._codec import (
+    EVENT_ID,
+    JobBody,
+    decode_job,
+    decode_job_key,
+    decode_notification,
+)
 from terzetto.pool._errors import MalformedBodyError
 from terzetto.pool._names import NOTIFY, START, STOP
-
-_EVENT_ID: Final = re.compile("[0-9]{1,20}-[0-9]{1,20}")
 
 RETRY: Final = None
 """The answer that is none: not here, or not now; ask again."""
@@ -71,7 +74,7 @@ def read_order(
     if name == START:
         job = known
         if job is None:
-            job = decode_job(body, event_id if _EVENT_ID.fullmatch(event_id) else "")
+            job = decode_job(body, event_id if EVENT_ID.fullmatch(event_id) else "")
         return Order(START, job.key, job=job, replies=[reply])
     if name == STOP:
         return Order(STOP, decode_job_key(body), replies=[reply])

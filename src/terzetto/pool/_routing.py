@@ -19,6 +19,7 @@ from terzetto.pool._claims import Bid
 from terzetto.pool._codec import (
     Ack,
     JobBody,
+    Told,
     decode_ack,
     decode_envelope,
     decode_text,
@@ -76,6 +77,8 @@ class Router:
     source: Source
     returned: Callable[[str, str], None]
     _routes: Routes = attrs.field(factory=Routes)
+    _disowned: list[tuple[str, str]] = attrs.field(factory=list[tuple[str, str]])
+    """Workers of this node, gone or leaving, and jobs that they own and never heard of."""
     _wake: trio.Event = attrs.field(factory=trio.Event)
 
     def __len__(self) -> int:
@@ -125,6 +128,34 @@ class Router:
         replies = [self._reply_to(event_id)]
         keeper.fill_place(Order(START, job.key, job=job, replies=replies, is_owned=claim.is_owned))
 
+    def adopt(self, told: Told) -> None:
+        """See a start to its worker that was read for this node when another sent it.
+
+        One that comes late is left to come round: by then another may have it, or is done.
+
+        Raises:
+            MalformedBodyError: it is broken.
+        """
+        event = read_event(told.event_id, START, told.body)
+        options = self.core.options
+        patience = min(options.worker_ttl, options.ack_grace_period) / 2
+        if self.core.clock.now_ms() - event.sent_ms > patience * 1000:
+            return
+        now = trio.current_time()
+        if not self._routes.arrive(event, now):
+            return
+        worker = self.core.workers.get(told.worker_id)
+        if worker is None or worker.is_leaving:
+            self._disowned.append((told.worker_id, event.key))
+            self._routes.hold(event.event_id, now)
+            self._wake.set()
+            return
+        self._routes.deliver_here(event.event_id, told.worker_id)
+        replies = [self._reply_to(event.event_id)]
+        worker.offer(
+            Order(START, event.key, job=event.job, replies=replies, is_owned=told.is_owned)
+        )
+
     async def retry(self) -> None:
         """Route again what nobody could take, for ever."""
         while True:
@@ -132,7 +163,17 @@ class Router:
             with trio.move_on_at(float("inf") if due is None else due):
                 await self._wake.wait()
             self._wake = trio.Event()
+            await self._disown()
             await self._forward(self._routes.due(trio.current_time()))
+
+    async def _disown(self) -> None:
+        """Take jobs from workers of this node that had left, or begun to, when told of them."""
+        while self._disowned:
+            worker_id, key = self._disowned.pop()
+            try:
+                await self.core.store.change_jobs(worker_id, "", [("end", key, b"", "")])
+            except ResponseError as error:
+                self.core.warn("a job was not taken from a worker that left", key, error)
 
     async def keep(self) -> None:
         """Keep what is with a worker of this node, or held, from coming again; for ever.

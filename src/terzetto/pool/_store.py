@@ -10,7 +10,7 @@ Called by the node, its workers and its dispatches; it keeps no state but names.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, cast
 
@@ -140,6 +140,7 @@ class Store:
                 *map(content_key, maps),
                 content_key(self.names.payloads),
                 stream_key(self.names.stream),
+                self._own_key("homes"),
             ],
             [
                 *map(updates_channel, maps),
@@ -154,13 +155,17 @@ class Store:
         status, moved = items_of(reply, 2)
         return number_of(status), number_of(moved)
 
-    async def enlist(self, worker_id: str) -> str | None:
-        """Enter a worker; returns its creation time, or None while the pool shuts down."""
+    async def enlist(self, worker_id: str, home: str) -> str | None:
+        """Enter a worker and its home.
+
+        Returns:
+            Its creation time, or None while the pool shuts down.
+        """
         maps = (self.names.workers, self.names.worker_keepalive)
         reply = await self._run(
             _scripts.ENLIST,
-            [*map(content_key, maps), content_key(self.names.shutdown)],
-            [*map(updates_channel, maps), worker_id],
+            [*map(content_key, maps), content_key(self.names.shutdown), self._own_key("homes")],
+            [*map(updates_channel, maps), worker_id, home],
         )
         return text_of(reply) or None
 
@@ -173,8 +178,11 @@ class Store:
         )
         return reply == 1
 
-    async def discharge(self, worker_id: str) -> bool:
-        """Remove a leaving worker's entries; False if it still owns jobs."""
+    async def discharge(self, worker_id: str, keys: Iterable[str]) -> bool:
+        """Remove a leaving worker's entries; False if it still owns some of the jobs `keys`.
+
+        What else it owns it has never heard of: the events of these are pending.
+        """
         maps = (
             self.names.workers,
             self.names.worker_keepalive,
@@ -183,24 +191,28 @@ class Store:
         )
         reply = await self._run(
             _scripts.DISCHARGE,
-            list(map(content_key, maps)),
-            [*map(updates_channel, maps), worker_id],
+            [*map(content_key, maps), self._own_key("homes")],
+            [*map(updates_channel, maps), worker_id, *keys],
         )
         return reply == 1
 
-    async def alive(self, node_id: str, workers: Sequence[tuple[str, str]]) -> Alive:
-        """Give the signs of life of a node and its workers (id, creation time)."""
+    async def alive(
+        self, node_id: str, workers: Sequence[tuple[str, str]], *, home: str = ""
+    ) -> Alive:
+        """Give the signs of life of a node and its workers (id, creation time), and their home."""
         reply = await self._run(
             _scripts.ALIVE,
             [
                 content_key(self.names.node_keepalive),
                 content_key(self.names.workers),
                 content_key(self.names.worker_keepalive),
+                self._own_key("homes"),
             ],
             [
                 updates_channel(self.names.node_keepalive),
                 updates_channel(self.names.worker_keepalive),
                 node_id,
+                home,
                 *(part for worker in workers for part in worker),
             ],
         )
@@ -211,12 +223,25 @@ class Store:
             {worker[0]: flag == 1 for worker, flag in zip(workers, flags, strict=True)},
         )
 
+    async def homes(self) -> dict[str, tuple[str, str, str]]:
+        """Return the homes of workers by their id, each as node id, a space, and consumer."""
+        content = await self._execute("HGETALL", self._own_key("homes"))
+        return {
+            decode_text(worker_id): decode_text(home).partition(" ")
+            for worker_id, home in cast("dict[bytes, bytes]", content).items()
+        }
+
     async def sweep_guards(self) -> int:
-        """Remove guards that have run out or are no times; returns how many."""
+        """Remove guards that have run out or are no times, and homes that are none any more.
+
+        Returns:
+            How many guards.
+        """
+        names = self.names
         reply = await self._run(
             _scripts.GUARDS,
-            [content_key(self.names.pending)],
-            [updates_channel(self.names.pending)],
+            [content_key(names.pending), content_key(names.workers), self._own_key("homes")],
+            [updates_channel(names.pending)],
         )
         return number_of(reply)
 
@@ -301,6 +326,7 @@ class Store:
                 self._own_key("orphans"),
                 self._own_key("failures"),
                 self._own_key("ticks"),
+                self._own_key("homes"),
             ],
             [node_id, *map(updates_channel, maps)],
         )

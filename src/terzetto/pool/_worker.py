@@ -114,7 +114,7 @@ class WorkerActor(Actor):
         await core.store.open_stream(
             stream, encode_envelope(core.node_id, encode_text(self.worker_id))
         )
-        created = await core.store.enlist(self.worker_id)
+        created = await core.store.enlist(self.worker_id, str(core.home or ""))
         if created is None:
             raise PoolShutdownError(
                 f"pool {core.names.pool!r} is being shut down: it takes no new worker"
@@ -162,7 +162,7 @@ class WorkerActor(Actor):
     async def _withdraw(self) -> None:
         """Take the worker's entries back, if it owns no job any more, and its stream."""
         if not self._evicted:
-            await self.core.store.discharge(self.worker_id)
+            await self.core.store.discharge(self.worker_id, self._jobs)
         await self.core.store.drop_stream(self.core.names.worker_stream(self.worker_id))
 
     # For the node -------------------------------------------------------------------
@@ -177,7 +177,7 @@ class WorkerActor(Actor):
 
     def keep_place(self, job: JobBody) -> bool:
         """Keep the place of a job that is being dispatched; False if that cannot be now."""
-        if self._leaving or self._drained is not None or job.key in self._jobs:
+        if self.is_leaving or job.key in self._jobs:
             return False
         return self._lanes.reserve(job.key)
 
@@ -197,7 +197,7 @@ class WorkerActor(Actor):
         """Give the start of the job that a place was kept for; if it is no more, try again."""
         if not self._lanes.is_reserved(order.key):
             order.reply(RETRY)
-        elif self._leaving or self._drained is not None:
+        elif self.is_leaving:
             self._lanes.broken_off.append(order)  # it is given up with those that run
         else:
             self._lanes.fill(order)
@@ -216,6 +216,11 @@ class WorkerActor(Actor):
         for key in self.core.fleet.misplaced(self._jobs, self.worker_id, now):
             if not self._lanes.awaits(RELEASE, key):
                 self._accept(Order(RELEASE, key))
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it takes no more orders, now or ever."""
+        return self._leaving or self._drained is not None
 
     @property
     def is_evicted(self) -> bool:
@@ -247,7 +252,8 @@ class WorkerActor(Actor):
             core.names.worker_stream(self.worker_id),
             encode_envelope(core.node_id, encode_text(self.worker_id)),
         )
-        if (created := await core.store.enlist(self.worker_id)) is not None:
+        created = await core.store.enlist(self.worker_id, str(core.home or ""))
+        if created is not None:
             self.created = self._ledger.created = created
             self.reassert(self.settled())
 
@@ -289,7 +295,7 @@ class WorkerActor(Actor):
         self._accept(order)
 
     def _accept(self, order: Order) -> None:
-        if self._leaving or self._drained is not None:
+        if self.is_leaving:
             order.reply(RETRY)
             return
         self._lanes.accept(order)

@@ -1,7 +1,7 @@
 -- Takes over the jobs of a dead worker, then its entries, if nothing changed since it
 -- was found dead. With many jobs it is called until none remain.
 -- KEYS: 1 workers hash, 2 worker-keepalive hash, 3 cleanup hash, 4 jobs hash,
---       5 job-payloads hash, 6 pool stream
+--       5 job-payloads hash, 6 pool stream, 7 homes
 -- ARGV: 1 to 4 channels of the first four, 5 worker id, 6 its keep-alive or '',
 --       7 its clean-up lock or '', 8 id of this node, 9 creation time as 8 bytes,
 --       10 how many jobs at most
@@ -31,6 +31,7 @@ if #kept > 0 then
   map_set(KEYS[4], ARGV[4], ARGV[5], cjson.encode(kept))
   return {2, moved}
 end
+redis.call('HDEL', KEYS[7], ARGV[5])
 map_del(KEYS[1], ARGV[1], ARGV[5])
 map_del(KEYS[2], ARGV[2], ARGV[5])
 map_del(KEYS[3], ARGV[3], ARGV[5])
