@@ -198,10 +198,10 @@ class Core:
     _changed: trio.Event = attrs.field(factory=trio.Event)
 
     @property
-    def home(self) -> Home | None:
-        """Where nodes of ours tell this one's workers of jobs; clients have none."""
+    def home(self) -> str:
+        """Where nodes of ours tell this one of its workers' jobs, as it is written down."""
         router = self.claims.router
-        return None if router is None else Home(self.node_id, router.consumer)
+        return "" if router is None else str(Home(self.node_id, router.consumer))
 
     def report(
         self,

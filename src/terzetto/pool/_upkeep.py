@@ -48,7 +48,7 @@ class Upkeep:
         if self.is_over:
             return  # or the entry would be there again after the farewell
         workers = [(worker.worker_id, worker.created) for worker in core.workers.values()]
-        alive = await core.store.alive(core.node_id, workers, home=str(core.home or ""))
+        alive = await core.store.alive(core.node_id, workers, home=core.home)
         self._make_up_for_silence()
         core.clock.set(alive.server_us)
         is_lost = alive.revision < core.workers_revision

@@ -81,7 +81,7 @@ class WorkerActor(Actor):
     _starting: set[str] = attrs.field(factory=set[str])
     _lanes: Lanes = attrs.field(init=False)
     _leaving: bool = False
-    _evicted: bool = False
+    is_evicted: bool = False  # found to be no longer in the pool
     _drained: trio.Event | None = None  # of a shutdown: set once all jobs have ended
 
     # The actor's hooks --------------------------------------------------------------
@@ -114,7 +114,7 @@ class WorkerActor(Actor):
         await core.store.open_stream(
             stream, encode_envelope(core.node_id, encode_text(self.worker_id))
         )
-        created = await core.store.enlist(self.worker_id, str(core.home or ""))
+        created = await core.store.enlist(self.worker_id, core.home)
         if created is None:
             raise PoolShutdownError(
                 f"pool {core.names.pool!r} is being shut down: it takes no new worker"
@@ -145,7 +145,7 @@ class WorkerActor(Actor):
         core = self.core
         is_heard = bool(self._jobs)  # their hand-over waits for Redis until the grace is over
         patience = min(self.policy.grace, _PARTING) if self._jobs else _PARTING
-        if not self._evicted:
+        if not self.is_evicted:
             # The jobs end even when Redis is away; peers then find them orphaned.
             with trio.move_on_after(patience):
                 await core.store.retire(self.worker_id, self.created)
@@ -161,7 +161,7 @@ class WorkerActor(Actor):
 
     async def _withdraw(self) -> None:
         """Take the worker's entries back, if it owns no job any more, and its stream."""
-        if not self._evicted:
+        if not self.is_evicted:
             await self.core.store.discharge(self.worker_id, self._jobs)
         await self.core.store.drop_stream(self.core.names.worker_stream(self.worker_id))
 
@@ -222,17 +222,12 @@ class WorkerActor(Actor):
         """Whether it takes no more orders, now or ever."""
         return self._leaving or self._drained is not None
 
-    @property
-    def is_evicted(self) -> bool:
-        """Whether it was found to be no longer in the pool."""
-        return self._evicted
-
     def evict(self) -> None:
         """Stop at once: this worker is no longer in the pool, and its jobs are elsewhere."""
         if self._leaving:
-            self._evicted = True
+            self.is_evicted = True
             return
-        self._evicted = self._leaving = True
+        self.is_evicted = self._leaving = True
         self.core.report("worker_evicted", worker_id=self.worker_id)
         self._ctx.start_soon(self._fence)
 
@@ -252,8 +247,7 @@ class WorkerActor(Actor):
             core.names.worker_stream(self.worker_id),
             encode_envelope(core.node_id, encode_text(self.worker_id)),
         )
-        created = await core.store.enlist(self.worker_id, str(core.home or ""))
-        if created is not None:
+        if (created := await core.store.enlist(self.worker_id, core.home)) is not None:
             self.created = self._ledger.created = created
             self.reassert(self.settled())
 
@@ -451,7 +445,7 @@ class WorkerActor(Actor):
             if not self._leaving:
                 return
         job = self._jobs.get(key)
-        if job is None or self._evicted:
+        if job is None or self.is_evicted:
             self._jobs.pop(key, None)
             return
         if key in self._starting:
@@ -496,7 +490,7 @@ class WorkerActor(Actor):
         async with trio.open_nursery() as nursery:
             for key in list(self._jobs):
                 nursery.start_soon(one, end, key)
-            for key in () if self._evicted else self._lanes.abandoned:
+            for key in () if self.is_evicted else self._lanes.abandoned:
                 # It may be ours by now. It has not begun, and its event comes again.
                 nursery.start_soon(one, self._ledger.end, key)
         self._lanes.abandoned.clear()
