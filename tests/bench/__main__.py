@@ -1,8 +1,9 @@
 """The command behind `nox -s bench`: choose cases, run them, print and write what they say.
 
-Usage: ``nox -s bench -- [WORD ...] [--list] [--rounds N] [--json FILE]``. Words
-choose the cases whose names contain one of them. Exits with 1 if ours fails in
-a case; a peer that is missing or fails is named and does no harm.
+Usage: ``nox -s bench -- [WORD ...] [--beside PEER ...] [--list] [--rounds N] [--json FILE]``.
+Words choose the cases whose names contain one of them; a case that takes minutes a turn
+runs only where a word is its whole name. Exits with 1 if ours fails in a case; a peer
+that is missing or fails is named and does no harm.
 """
 
 import argparse
@@ -14,10 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
 import trio
 
 from tests.bench.bystanders import Bystanders
-from tests.bench.harness import Case
+from tests.bench.harness import Case, Contender
 from tests.bench.report import Record, format_record, summarise
 from tests.bench.runner import run_case
 
@@ -32,10 +34,35 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return what the command line asks for."""
     parser = argparse.ArgumentParser(prog="nox -s bench --", description="Measure against peers.")
     parser.add_argument("words", nargs="*", help="cases whose names contain one of these")
+    parser.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="PEER",
+        help="measure beside those peers alone whose names contain this (may be repeated)",
+    )
     parser.add_argument("--list", action="store_true", help="name the cases and leave")
     parser.add_argument("--rounds", type=int, default=5, help="turns that count, per contender")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser.parse_args(arguments)
+
+
+def choose_cases(cases: Sequence[Case], words: Sequence[str], beside: Sequence[str]) -> list[Case]:
+    """Return the cases that `words` name, with only those peers that `beside` does, if any."""
+    chosen = [
+        case
+        for case in cases
+        if case.name in words
+        or (not case.long and (not words or any(word in case.name for word in words)))
+    ]
+    if not beside:
+        return chosen
+    return [attrs.evolve(case, peers=find_peers(case, beside)) for case in chosen]
+
+
+def find_peers(case: Case, words: Sequence[str]) -> list[Contender]:
+    """Return the peers of `case` whose names contain one of `words`, in any case of letters."""
+    return [peer for peer in case.peers if any(word.lower() in peer.name.lower() for word in words)]
 
 
 async def run_all(cases: Sequence[Case], rounds: int) -> list[Record]:
@@ -56,14 +83,13 @@ async def run_all(cases: Sequence[Case], rounds: int) -> list[Record]:
 def main(arguments: Sequence[str]) -> int:
     """Do what the command line asks for; return the exit code."""
     options = parse(arguments)
-    words: list[str] = options.words
-    cases = [case for case in load_cases() if not words or any(word in case.name for word in words)]
+    if options.list:
+        print("\n".join(case.name for case in load_cases()))
+        return 0
+    cases = choose_cases(load_cases(), options.words, options.beside)
     if not cases:
         print("no case has such a name; --list names them all", file=sys.stderr)
         return 2
-    if options.list:
-        print("\n".join(case.name for case in cases))
-        return 0
     print(
         f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores, "
         f"medians of {options.rounds} rounds; x, of each round, is over 1 where Terzetto is ahead"

@@ -32,6 +32,7 @@ def _case(
     function: str = "",
     go: str = "",
     pinned: bool = True,
+    long: bool = False,
 ) -> Case:
     function = function or name
     return Case(
@@ -39,6 +40,7 @@ def _case(
         units=units,
         server=True,
         pinned=pinned,
+        long=long,
         ours=Contender("terzetto", f"{OURS}:{function}"),
         peers=[
             *([Contender("asynq in Go", f"{GO}:{go}")] if go else []),
@@ -73,6 +75,15 @@ CASES = [
     ),
     _case("sleep", _RATE, _GOAL),
     _case("sleep.2processes", _RATE, _GOAL, function="sleep_apart", pinned=False),
+    _case("sleep.20000", _RATE, _GOAL, function="sleep_long", long=True),
+    _case(
+        "sleep.20000.2processes",
+        _RATE,
+        _GOAL,
+        function="sleep_long_apart",
+        pinned=False,
+        long=True,
+    ),
     _case("start", {"p50": "ms", "p99": "ms"}, _GOAL, go="start"),
     Case(
         name="tasks.drain_go",

@@ -45,6 +45,8 @@ With `apart=True` a contender's second process goes to the server's core, apart 
 first one: where both share a core, the kernel's choice of whom to run first is measured.
 With `pinned=False` nothing is pinned, where more processes work than there are cores.
 With `cluster=True` there are a server and, on the same core, a cluster of six.
+A case with `long=True` takes minutes a turn: it runs only where it is named in full, and each
+contender has one turn, with none to warm up.
 Contenders share those servers: keys open with `Setting.name`, and data must not
 grow from turn to turn. A goal is for the case's own figure, or for another one
 that stands after the peer's name: ``{"redis.asyncio": 8.0, "redis.asyncio p50": 8.0}``.
@@ -120,6 +122,7 @@ class Case:
     apart: bool = False
     pinned: bool = True
     cluster: bool = False
+    long: bool = False
     goals: Mapping[str, float] = attrs.field(factory=dict[str, float])
 
 

@@ -18,6 +18,7 @@ from tests.bench.work_tasks import (
     GO_CONCURRENCY,
     GO_MANY,
     MANY,
+    MANY_SLEEPERS,
     PAUSE,
     SLEEPERS,
     STARTS,
@@ -182,6 +183,8 @@ drain = draining(MANY, CONCURRENCY, lambda _: b"0.0")
 sleep = draining(SLEEPERS, CONCURRENCY, lambda _: b"1.0")
 drain_apart = draining_apart(MANY, b"0.0")
 sleep_apart = draining_apart(SLEEPERS, b"1.0")
+sleep_long = draining(MANY_SLEEPERS, CONCURRENCY, lambda _: b"1.0")
+sleep_long_apart = draining_apart(MANY_SLEEPERS, b"1.0")
 drain_go = draining(GO_MANY, GO_CONCURRENCY, lambda number: b'{"data":%d}' % number)
 
 

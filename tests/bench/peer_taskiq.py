@@ -35,6 +35,7 @@ async def open_queue(url: str, handle: Handle, concurrency: int) -> AsyncGenerat
             yield
         finally:
             running.cancel()
+            await task.kiq(0.0)  # its listener goes on after a cancellation, to the next task
             await asyncio.gather(running, return_exceptions=True)
 
     await broker.startup()

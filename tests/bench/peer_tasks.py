@@ -17,6 +17,7 @@ from tests.bench.work_tasks import (
     ALONE,
     CONCURRENCY,
     MANY,
+    MANY_SLEEPERS,
     PAUSE,
     SLEEPERS,
     STARTS,
@@ -83,6 +84,14 @@ class Peer:
     def sleep_apart(self, setting: Setting) -> Opening:
         """Workers in two processes drain tasks that sleep for a second."""
         return _draining_apart(self, setting, SLEEPERS, 1.0)
+
+    def sleep_long(self, setting: Setting) -> Opening:
+        """The same as `sleep`, for minutes."""
+        return _draining(self, setting, MANY_SLEEPERS, 1.0)
+
+    def sleep_long_apart(self, setting: Setting) -> Opening:
+        """The same as `sleep_apart`, for minutes."""
+        return _draining_apart(self, setting, MANY_SLEEPERS, 1.0)
 
     def start(self, setting: Setting) -> Opening:
         """One task at a time for an idle worker."""

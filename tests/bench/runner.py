@@ -22,6 +22,7 @@ from tests.bench.server import open_cluster, open_server
 
 START_LIMIT = 600.0  # seconds until a contender is ready; one in Go has to be built first
 TURN_LIMIT = 120.0  # seconds for one turn; a load that needs so long is not bounded
+LONG_TURN_LIMIT = 1800.0  # the same where a case is said to take minutes
 END_LIMIT = 10.0  # seconds for a contender to leave by itself
 
 
@@ -40,10 +41,10 @@ class Runner:
         self.line.missing = message.get("missing", "")
         self.line.error = message.get("error", "")
 
-    async def take_turn(self, *, counts: bool) -> None:
+    async def take_turn(self, limit: float, *, counts: bool) -> None:
         """Let the contender do its load once, and keep the figures if the turn `counts`."""
         await self._tell(b"measure\n")
-        message = await self._hear(TURN_LIMIT)
+        message = await self._hear(limit)
         self.line.error = message.get("error", "")
         if counts and not self.line.error:
             self.line.turns.append(message["figures"])
@@ -148,7 +149,10 @@ async def find_pythons(
 
 
 async def run_case(case: Case, rounds: int) -> list[Line]:
-    """Run `rounds` rounds of `case` after one to warm up; return ours first, then the peers."""
+    """Run `rounds` rounds of `case` after one to warm up; return ours first, then the peers.
+
+    Of a long case, run one round and none to warm up.
+    """
     pythons, missing = await find_pythons([case.ours, *case.peers])
     server_cores, client_cores = split_cores(
         server=case.server and case.pinned, same_core=case.same_core
@@ -158,11 +162,12 @@ async def run_case(case: Case, rounds: int) -> list[Line]:
             open_setting(case, server_cores) as setting,
             open_runners(pythons, setting, client_cores) as runners,
         ):
-            for round_number in range(rounds + 1):
+            limit = LONG_TURN_LIMIT if case.long else TURN_LIMIT
+            for round_number in [1] if case.long else range(rounds + 1):
                 first = round_number % len(runners)
                 for runner in [*runners[first:], *runners[:first]]:
                     if runner.line.is_running:
-                        await runner.take_turn(counts=round_number > 0)
+                        await runner.take_turn(limit, counts=round_number > 0)
             return [*(runner.line for runner in runners), *missing]
     except* MissingPeerError as group:
         why = str(group.exceptions[0])

@@ -15,6 +15,7 @@ ALONE = 500  # tasks that one caller enqueues one after the other
 MANY = 20_000  # tasks that are enqueued in bulk, and drained
 CONCURRENCY = 32
 SLEEPERS = 320  # tasks that sleep for a second: ten times as many as can at once
+MANY_SLEEPERS = 20_000  # the same where a turn may take ten minutes
 STARTS = 400  # tasks that an idle server is given one at a time, as far as
 STARTS_TIME = 4.0  # seconds allow: some start only at their next poll
 GO_STARTS = 10  # the same for asynq, which polls once a second

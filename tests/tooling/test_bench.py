@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.bench.__main__ import load_cases
+from tests.bench.__main__ import choose_cases, load_cases
 from tests.bench.harness import AsyncMeasure, Case, Contender, Figures, Line, Measure, Setting
 from tests.bench.report import find_ratio, format_record, summarise
 from tests.bench.runner import run_case
@@ -161,6 +161,32 @@ async def test_contenders_take_their_turns_in_processes_of_their_own() -> None:
     assert p50["name"] == "some.case.p50"
     assert p50["peers"] == []
     assert "(goal 3)" in format_record(rate)
+
+
+async def test_a_long_case_has_one_turn_each() -> None:
+    case = attrs.evolve(make_case(Contender("plain", f"{HERE}:plain", loop="none")), long=True)
+
+    lines = await run_case(case, rounds=5)
+
+    assert [len(line.turns) for line in lines] == [1, 1]
+
+
+def test_words_choose_cases_but_a_long_one_by_its_whole_name() -> None:
+    short = make_case()
+    long = attrs.evolve(short, name="some.case.20000", long=True)
+
+    assert choose_cases([short, long], [], []) == [short]
+    assert choose_cases([short, long], ["other"], []) == []
+    assert choose_cases([short, long], ["some"], []) == [short]
+    assert choose_cases([short, long], ["some.case.20000"], []) == [long]
+
+
+def test_a_case_is_measured_beside_the_peers_that_are_asked_for() -> None:
+    plain, arq, saq = (Contender(name, "") for name in ("plain", "arq", "saq"))
+
+    (chosen,) = choose_cases([make_case(plain, arq, saq)], [], ["ARQ", "saq"])
+
+    assert chosen.peers == [arq, saq]
 
 
 @pytest.mark.parametrize(
