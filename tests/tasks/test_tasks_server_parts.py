@@ -1,10 +1,9 @@
 """Parts of a server: functions that compute, limits, groups, trees, and restarts."""
 
-import contextvars
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from multiprocessing import resource_tracker
@@ -188,54 +187,6 @@ async def test_a_renewal_that_comes_after_the_outcome_is_no_loss(place: AnyBroke
         await reaches(place, task_id, None)
         await until_true(lambda: not server.statistics().unwritten)
         assert server.statistics().lost == 0
-
-
-# Context variables ------------------------------------------------------------------
-
-
-async def test_each_attempt_has_context_variables_of_its_own(place: AnyBroker) -> None:
-    router, seen = Router(), list[str]()
-    variable = contextvars.ContextVar("variable", default="fresh")
-
-    @router.task("x")
-    async def work(payload: bytes) -> None:
-        seen.append(variable.get())
-        variable.set("used")
-        await trio.lowlevel.checkpoint()
-
-    await put(place, *(task() for _ in range(10)))
-    async with serving(place, router, concurrency=1):
-        await until_true(lambda: len(seen) == 10)
-    assert seen == ["fresh"] * 10
-
-
-class Incomparable:
-    """A value that cannot be compared, as an array of numbers."""
-
-    def __eq__(self, other: object) -> bool:
-        raise ValueError("neither true nor false")
-
-    __hash__ = None  # type: ignore[assignment] # what cannot be compared cannot be hashed
-
-
-@pytest.mark.parametrize("make", [object, Incomparable])
-async def test_attempts_that_wait_for_nothing_have_context_variables_of_their_own(
-    place: AnyBroker, make: Callable[[], object]
-) -> None:
-    """They run one right after the other in one task."""
-    router, seen, fresh = Router(), list[object](), make()
-    variable = contextvars.ContextVar[object]("variable")
-    variable.set(fresh)
-
-    @router.task("x")
-    async def work(payload: bytes) -> None:
-        seen.append(variable.get())
-        variable.set(make())
-
-    await put(place, *(task() for _ in range(40)))
-    async with serving(place, router, concurrency=10):
-        await until_true(lambda: len(seen) == 40)
-    assert all(each is fresh for each in seen)
 
 
 # Limits ------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ Theory of operation. The crew is an actor whose hands are background tasks. A ha
 takes one waiting lease after the other: it runs the function, gives the slot back,
 writes the outcome, and lies down when none waits; the fetcher, and hands that leave
 some waiting, resume others directly: no mailbox and no new task are on a task's way,
-and for functions that wait for nothing not even a turn of the scheduler. Each attempt
-has a context (in the sense of `contextvars`) of its own all the same.
+and for functions that wait for nothing not even a turn of the scheduler, or a cancel scope.
+Each attempt has a deadline and a context (in the sense of `contextvars`) of its own all
+the same.
 
 Successes are written by one more background task, all at once that have come up
 while the last ones were on their way. Other outcomes are written by the hand itself.
@@ -21,6 +22,7 @@ Nothing that a function raises crashes the crew, but for KeyboardInterrupt.
 
 import contextvars
 import math
+import operator
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -54,10 +56,12 @@ from terzetto.tasks._trace import follow_trace
 LAST_WORDS: Final = 5.0
 """Seconds that outcomes and hand-backs have to be written when a life ends."""
 
+_AWAKE: Final = object()
 _CALLED: Final = 2  # hands that one hand calls
 _HOOK_PATIENCE: Final = 10.0  # seconds that the user's error handler may take
 _FIRST_PAUSE: Final = 0.1  # seconds before a refused outcome is written again
 _LONGEST_PAUSE: Final = 5.0
+_TOO_EARLY: Final = 0.001  # seconds before its deadline that an attempt may be cancelled
 
 
 Write: TypeAlias = Callable[[], Awaitable[bool]]
@@ -129,8 +133,8 @@ class CrewActor(Actor):
             for _ in range(min(len(waiting) - 1, _CALLED)):
                 self._call_hand()
             while waiting:
-                await self._attempt(waiting.popleft())
-                if not _are_equal(task.context, fresh):
+                await self._attempt_some(task, fresh)
+                if not _is_untouched(task.context, fresh):
                     # Whatever a function did to its context ends with it; this takes
                     # effect when the hand is resumed.
                     task.context = fresh.copy()
@@ -138,24 +142,43 @@ class CrewActor(Actor):
             resting.append(task)
             await wait_task_rescheduled(leave)
 
-    async def _attempt(self, lease: Lease) -> None:
-        core = self.core
-        message, now = lease.message, core.broker.now()
-        deadline_at = attempt_deadline(message, now)
-        attempt = Attempt(
-            lease,
-            core.broker,
-            now,
-            deadline_at,
-            trio.CancelScope(deadline=trio.current_time() + deadline_at - now),
-        )
-        core.began(attempt)
+    async def _attempt_some(self, task: Task, fresh: contextvars.Context) -> None:
+        """Make one attempt, and others after it in the same cancel scope while that is the same.
+
+        It is, as long as functions succeed without having waited and leave no trace in their
+        context: nobody can have cancelled the scope, and its deadline can be the next one's.
+        """
+        core, waiting, scope = self.core, self._waiting, trio.CancelScope()
+        attempt = self._begin(waiting.popleft(), scope)
         try:
             wait = 0.0
             if core.options.limits:
                 wait = await self.limiter.admit(attempt)
             if wait == 0.0:
-                outcome = await self._run(attempt)
+                result: bytes | None = None
+                error: BaseException | None = None
+                # User code runs here; its errors are the task's and nobody else's. The try is
+                # around the scope, for groups leave it with the cancellation taken out of them.
+                try:
+                    with scope:
+                        while True:
+                            task.custom_sleep_data = _AWAKE  # trio replaces it when a task waits
+                            result = await self._call(attempt)
+                            if (
+                                not waiting
+                                or task.custom_sleep_data is not _AWAKE
+                                or core.options.limits
+                                or not _is_untouched(task.context, fresh)
+                            ):
+                                break
+                            self._end(attempt)
+                            self._succeed(attempt, Completion(attempt.lease, result))
+                            attempt = self._begin(waiting.popleft(), scope)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as raised:  # noqa: BLE001 - see above
+                    error = _own_error(raised)
+                outcome = await self._conclude(attempt, result, error)
             else:
                 core.counts.postponed += 1
                 outcome = self._retry(attempt, wait, None, is_failure=False)
@@ -163,13 +186,46 @@ class CrewActor(Actor):
             core.settled(attempt)
             raise
         finally:
-            attempt.is_running = False
-            core.function_ended()
+            self._end(attempt)
         if isinstance(outcome, Completion):
-            self._succeeded.append((attempt, outcome))
-            self._success.ring()
+            self._succeed(attempt, outcome)
         else:
             await self._settle(attempt, outcome)
+
+    def _begin(self, lease: Lease, scope: trio.CancelScope) -> Attempt:
+        """Take note of an attempt that begins, and give the scope its deadline."""
+        core, message = self.core, lease.message
+        now = core.broker.now()
+        deadline_at = attempt_deadline(message, now)
+        deadline = trio.current_time() + deadline_at - now
+        if not 0.0 <= deadline - scope.deadline < _TOO_EARLY:
+            scope.deadline = deadline
+        attempt = Attempt(lease, core.broker, now, deadline_at, scope)
+        core.began(attempt)
+        return attempt
+
+    def _call(self, attempt: Attempt) -> Awaitable[bytes | None]:
+        """Return what runs the function when it is awaited."""
+        if attempt.deadline_at <= attempt.started_at:
+            raise TaskTimeoutError
+        message = attempt.lease.message
+        if message.headers:
+            follow_trace(message.headers)  # until the hand's context is a fresh one
+        return self.core.find(message.type)(self._context_of(attempt))
+
+    def _context_of(self, attempt: Attempt) -> TaskContext:
+        return TaskContext(attempt.lease.message, attempt.deadline_at, attempt, self.core.log)
+
+    def _end(self, attempt: Attempt) -> None:
+        """Take note that a function is over, and give its slot back."""
+        attempt.is_running = False
+        self.core.function_ended()
+
+    def _succeed(self, attempt: Attempt, completion: Completion) -> None:
+        """Leave a success to whoever writes them."""
+        self.core.counts.succeeded += 1
+        self._succeeded.append((attempt, completion))
+        self._success.ring()
 
     async def _settle(self, attempt: Attempt, write: Write | None) -> None:
         """Write an outcome, if there is one to write; then the attempt is over."""
@@ -216,46 +272,27 @@ class CrewActor(Actor):
             else:
                 self.core.settled(attempt)
 
-    async def _run(self, attempt: Attempt) -> Completion | Write | None:
-        """Run the function; return the outcome, None if nothing is to be written."""
-        core, scope = self.core, attempt.scope
-        message = attempt.lease.message
-        context = TaskContext(message, attempt.deadline_at, attempt, core.log)
-        error: BaseException | None = None
-        result: bytes | None = None
-        if attempt.deadline_at <= attempt.started_at:
-            error = TaskTimeoutError()
-        else:
-            if message.headers:
-                follow_trace(message.headers)  # until the hand's context is a fresh one
-            # User code runs here; its errors are the task's and nobody else's. The try is
-            # around the scope, for groups leave it with the cancellation taken out of them.
-            try:
-                with scope:
-                    result = await core.find(message.type)(context)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as raised:  # noqa: BLE001 - see above
-                error = _own_error(raised)
-            if scope.cancelled_caught or (error is not None and attempt.reason is not None):
-                reason = attempt.reason or TaskTimeoutError()
-                reason.__cause__ = error
-                error = reason
+    async def _conclude(
+        self, attempt: Attempt, result: bytes | None, error: BaseException | None
+    ) -> Completion | Write | None:
+        """Return the outcome of a function that is over, None if nothing is to be written."""
+        core = self.core
+        if attempt.scope.cancelled_caught or (error is not None and attempt.reason is not None):
+            reason = attempt.reason or TaskTimeoutError()
+            reason.__cause__ = error
+            error = reason
         if attempt.is_lost:
             error = error if isinstance(error, LeaseLostError) else LeaseLostError()
         if error is None:
-            core.counts.succeeded += 1
             return Completion(attempt.lease, result)
         if isinstance(error, HandedBackError):
             core.counts.handed_back += 1
             return partial(core.broker.requeue, attempt.lease)
-        return await self._judge(attempt, context, error)
+        return await self._judge(attempt, error)
 
-    async def _judge(
-        self, attempt: Attempt, context: TaskContext, error: BaseException
-    ) -> Completion | Write | None:
+    async def _judge(self, attempt: Attempt, error: BaseException) -> Completion | Write | None:
         """Tell the user's hook of an error; return the outcome."""
-        core, lease = self.core, attempt.lease
+        core, lease, context = self.core, attempt.lease, self._context_of(attempt)
         await self._tell(context, error)
         if attempt.is_lost:
             core.counts.lost += 1
@@ -264,7 +301,6 @@ class CrewActor(Actor):
         if verdict.complaint:
             context.log.warning("a hook of the server's did not work", text=verdict.complaint)
         if verdict.fate is Fate.DONE:
-            core.counts.succeeded += 1
             return Completion(lease, retain=False)
         if verdict.fate is Fate.ARCHIVE or attempt.drop:
             core.counts.archived += 1
@@ -336,11 +372,12 @@ class CrewActor(Actor):
         )
 
 
-def _are_equal(context: contextvars.Context, other: contextvars.Context) -> bool:
-    try:
-        return context == other
-    except Exception:  # noqa: BLE001 - a boundary of user code: values compare as they like
-        return False
+def _is_untouched(context: contextvars.Context, fresh: contextvars.Context) -> bool:
+    """Return whether a copy of `fresh` has the very same values still.
+
+    Variables are added at most: a function has no token that could take out one of ours.
+    """
+    return len(context) == len(fresh) and all(map(operator.is_, context.values(), fresh.values()))
 
 
 def _own_error(raised: BaseException) -> BaseException:
