@@ -110,6 +110,21 @@ async def test_a_slot_ends_with_its_block(config: Map) -> None:
         await anext(changes)
 
 
+async def test_two_tasks_cannot_wait_for_one_notice(config: Map) -> None:
+    async with config.watch("k") as values:
+        assert await anext(values) is None
+
+        async def look() -> None:
+            assert await anext(values) == "1"
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            await wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError):
+                await anext(values)
+            await config.set("k", "1")  # and the first is woken by it
+
+
 async def test_watch_gives_the_value_now_and_then_each_last_one(config: Map) -> None:
     await config.set_and_wait("k", "1")
     async with config.watch("k") as values:

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 import attrs
 import trio
+from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
 
 from terzetto.rmap._replica import Change
 
@@ -25,7 +26,7 @@ class Slot(AsyncIterator[T_co], Generic[T_co]):
     """One waiter's slot. Cancelling a wait loses no notice."""
 
     def __init__(self) -> None:
-        self._woken = trio.Event()
+        self._waiter: Task | None = None
         self._is_ended = False
 
     @abstractmethod
@@ -43,22 +44,35 @@ class Slot(AsyncIterator[T_co], Generic[T_co]):
     def end(self) -> None:
         """Let iterating stop when the pending notice has been taken."""
         self._is_ended = True
-        self._woken.set()
+        self.wake()
 
     def wake(self) -> None:
         """Wake the task that iterates."""
-        self._woken.set()
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            reschedule(waiter)
 
     async def __anext__(self) -> T_co:
-        """Wait for the next notice."""
+        """Wait for the next notice.
+
+        Raises:
+            trio.BusyResourceError: another task waits for it.
+        """
         if self._is_ended or self._is_pending():
             await trio.lowlevel.checkpoint()
         while not self._is_pending():
             if self._is_ended:
                 raise StopAsyncIteration
-            self._woken = trio.Event()
-            await self._woken.wait()
+            if self._waiter is not None:
+                raise trio.BusyResourceError("another task is iterating: open a block for each")
+            self._waiter = current_task()
+            await wait_task_rescheduled(self._leave)
         return self._take()
+
+    def _leave(self, _: RaiseCancelT) -> Abort:
+        self._waiter = None
+        return Abort.SUCCEEDED
 
 
 class ChangeSlot(Slot[Change]):
