@@ -108,6 +108,12 @@ CASES = [
         peers=[
             Contender("terzetto on a single server", f"{OURS}:add_to_one_server"),
             Contender("redis.asyncio", f"{PEER}:add_in_cluster", loop="asyncio", packages=PACKAGES),
+            # As many requests under way as the 100 tasks have: no client gets more from the servers.
+            Contender(
+                "redis-benchmark --cluster -c 3 -P 33 (the ceiling)",
+                f"{PEER}:benchmark_cluster_adds",
+                loop="none",
+            ),
         ],
         goals={"terzetto on a single server": 0.7, "terzetto on a single server cpu": 0.7},
     ),

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import subprocess
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from time import perf_counter
 from typing import Any, cast
@@ -19,7 +19,7 @@ from tests.bench.harness import (
     Setting,
     Stopwatch,
 )
-from tests.bench.server import find_program
+from tests.bench.server import MASTERS, find_program
 from tests.bench.work import EVENT, PAYLOAD, SCRIPT, TASKS, rate_and_delays
 
 # redis-py's own signatures are partly unknown, so its clients come in as `Any`.
@@ -163,10 +163,23 @@ def benchmark_single_adds(setting: Setting) -> Generator[Measure]:
     yield benchmark(setting, "-c", str(TASKS), "-n", str(CEILING_EVENTS // 5))
 
 
+@contextmanager
+def benchmark_cluster_adds(setting: Setting) -> Generator[Measure]:
+    """redis-benchmark with a connection and a stream for each master, a third of 100 in a write."""
+    each = str(TASKS // MASTERS)
+    place = ["--cluster", "-p", str(setting.cluster_port)]
+    options = ["-c", str(MASTERS), "-P", each, "-n", str(CEILING_EVENTS // 2)]
+    yield benchmark_at(place, f"{setting.name}:ceiling:{{tag}}", *options)
+
+
 def benchmark(setting: Setting, *options: str) -> Measure:
-    """Return what runs redis-benchmark with these options."""
-    command = [find_program("redis-benchmark"), "-p", str(setting.port), "--csv", *options]
-    command += ["XADD", f"{setting.name}:ceiling", *EVENT]
+    """Return what runs redis-benchmark with these options on the single server."""
+    return benchmark_at(["-p", str(setting.port)], f"{setting.name}:ceiling", *options)
+
+
+def benchmark_at(place: Sequence[str], key: str, *options: str) -> Measure:
+    """Return what has redis-benchmark add events to `key` at the servers of `place`."""
+    command = [find_program("redis-benchmark"), *place, "--csv", *options, "XADD", key, *EVENT]
 
     def measure() -> Figures:
         done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -19,6 +19,7 @@ import trio
 
 from tests.bench.harness import MissingPeerError
 
+MASTERS = 3  # of a cluster; each has a replica
 START_LIMIT = 20.0  # seconds until the server answers
 
 
@@ -94,7 +95,7 @@ async def open_cluster(cores: Collection[int]) -> AsyncGenerator[int]:
     cli = find_program("redis-cli")
     async with AsyncExitStack() as stack:
         ports: list[int] = []
-        for _ in range(6):
+        for _ in range(2 * MASTERS):
             # By default members talk on a port that is higher by 10,000, and may not be one.
             config = ["--cluster-enabled", "yes", "--cluster-port", str(find_free_port())]
             ports.append(await stack.enter_async_context(open_server(cores, *config)))
@@ -104,7 +105,7 @@ async def open_cluster(cores: Collection[int]) -> AsyncGenerator[int]:
         with trio.fail_after(START_LIMIT):
             for port in ports:
                 await wait_until_it_says(cli, port, "cluster info", "cluster_state:ok")
-            for port in ports[:3]:
+            for port in ports[:MASTERS]:
                 await wait_until_it_says(cli, port, "info replication", "state=online")
         yield ports[0]
 
