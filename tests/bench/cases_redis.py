@@ -108,7 +108,7 @@ CASES = [
         peers=[
             Contender("terzetto on a single server", f"{OURS}:add_to_one_server"),
             Contender("redis.asyncio", f"{PEER}:add_in_cluster", loop="asyncio", packages=PACKAGES),
-            # As many requests under way as the 100 tasks have: no client gets more from the servers.
+            # As many requests under way as 100 tasks have: more is not to be had of the servers.
             Contender(
                 "redis-benchmark --cluster -c 3 -P 33 (the ceiling)",
                 f"{PEER}:benchmark_cluster_adds",

@@ -55,9 +55,11 @@ class Recorder(Transport):
 
 
 @asynccontextmanager
-async def running(recorder: Recorder, endpoint: Endpoint | None = None) -> AsyncGenerator[Link]:
+async def running(
+    recorder: Recorder, endpoint: Endpoint | None = None, *, max_in_flight: int = 10_000
+) -> AsyncGenerator[Link]:
     """Run a link on `recorder` for the time of a block; it reconnects to `endpoint`."""
-    options = Options(endpoint=endpoint or Endpoint())
+    options = Options(endpoint=endpoint or Endpoint(), max_in_flight=max_in_flight)
     first = Connection(
         transport=recorder,
         reader=ReplyReader(options.max_reply_bytes),
@@ -93,6 +95,32 @@ async def test_a_busy_turn_is_written_in_batches_while_it_goes_on() -> None:
                 assert sizes(recorder) == [1, 50, 50, 19]  # the first found an idle link
                 recorder.replies.send_nowait(b"".join(b":%d\r\n" % n for n in range(120)))
     assert sorted(got, key=str) == sorted(range(120), key=str)
+
+
+async def test_who_leaves_a_crowd_leaves_the_way_free() -> None:
+    recorder = Recorder()
+    async with running(recorder, max_in_flight=120) as link:
+
+        async def call() -> None:
+            await link.request(REQUEST)
+
+        async def call_together() -> None:
+            async with trio.open_nursery() as nursery:
+                for _ in range(120):
+                    nursery.start_soon(call)
+                await trio.testing.wait_all_tasks_blocked()
+                async with trio.open_nursery() as crowd:
+                    crowd.start_soon(call)
+                    await trio.testing.wait_all_tasks_blocked()
+                    assert link.statistics().crowd == 1
+                    crowd.cancel_scope.cancel()
+                recorder.replies.send_nowait(b"+PONG\r\n" * 120)
+
+        with trio.fail_after(PATIENCE):
+            await call_together()
+            before = len(recorder.writes)
+            await call_together()
+        assert sizes(recorder)[before:] == [50, 50, 20]  # not as those who stand behind a crowd
 
 
 async def test_a_batch_leaves_out_who_is_cancelled_already() -> None:

@@ -10,6 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from terzetto.redis import (
     Gap,
     LinkLostError,
+    LinkStatistics,
     Message,
     Redis,
     ReplyError,
@@ -18,6 +19,7 @@ from terzetto.redis import (
     connect,
 )
 from terzetto.server import EmbeddedServer
+from terzetto.testing import open_proxy
 from tests.redis.scripted import PATIENCE, held, open_scripted, say, say_nothing, wait_state
 from tests.redis.test_redis_calls import CALLS, Call
 
@@ -268,3 +270,58 @@ async def test_what_the_system_had_not_taken_has_not_run() -> None:
         with trio.fail_after(PATIENCE):
             assert await redis.execute("SET", "k", large) == b"OK"
     assert server.connections == 2
+
+
+async def test_who_stands_in_a_crowd_gets_in_when_the_connection_is_lost(
+    server: EmbeddedServer,
+) -> None:
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url, max_in_flight=5, max_backoff=0.1) as redis,
+    ):
+        lost: list[LinkLostError] = []
+        done: list[int] = []
+
+        async def increment() -> None:
+            try:
+                done.append(await redis.execute("INCR", "n"))
+            except LinkLostError as error:
+                lost.append(error)
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                proxy.hold()
+                for _ in range(20):
+                    nursery.start_soon(increment)
+                await trio.testing.wait_all_tasks_blocked()
+                assert redis.statistics().crowd == 15
+                proxy.cut()
+                await wait_state(redis, "reconnecting")
+                proxy.release()
+        assert [error.may_have_run for error in lost] == [True] * 5
+        assert len(done) == 15
+        assert redis.statistics() == LinkStatistics(queued=0, in_flight=0, crowd=0, connections=2)
+
+
+async def test_who_stands_in_a_crowd_gets_in_when_all_before_have_left(
+    server: EmbeddedServer,
+) -> None:
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url, max_in_flight=5, max_backoff=0.1) as redis,
+    ):
+        with trio.fail_after(PATIENCE):
+            await proxy.refuse()
+            proxy.cut()
+            await wait_state(redis, "reconnecting")
+            async with trio.open_nursery() as nursery:
+                async with trio.open_nursery() as leaving:
+                    for _ in range(5):
+                        leaving.start_soon(redis.execute, "INCR", "left")
+                    await trio.testing.wait_all_tasks_blocked()
+                    nursery.start_soon(redis.execute, "INCR", "stayed")
+                    await trio.testing.wait_all_tasks_blocked()
+                    assert redis.statistics().crowd == 1
+                    leaving.cancel_scope.cancel()
+                await proxy.accept()
+            assert await redis.execute("MGET", "left", "stayed") == [None, b"1"]

@@ -188,6 +188,7 @@ class Link(RequestQueue):
                 request.resume(None)  # heard by a notice; a caller has left
         for request in gone:
             request.resume(lost(reason_of(error), may_have_run=True, cause=error))
+        self._make_room()
         if self._closed:
             self._refuse_queue()
         else:

@@ -229,12 +229,17 @@ class RequestQueue(ABC):
     async def _wait_for_room(self) -> None:
         """Wait until the queues are shorter; at once if cancelled requests can be thrown out."""
         live = [request for request in self._queue if request.task is not None]
-        self._queue.clear()
-        self._queue.extend(live)
+        if len(live) < len(self._queue):
+            self._queue.clear()
+            self._queue.extend(live)
+            self._make_room()
         full = len(live) + len(self._written) >= self._max
         if not self._closed and (full or self._room):
             self._limit = 0  # whoever comes later stands behind
-            await self._room.park()
+            try:
+                await self._room.park()
+            finally:
+                self._open_if_nobody_waits()
 
     def _refuse_queue(self, error: Exception | None = None) -> None:
         for request in self._queue:
@@ -276,11 +281,14 @@ class RequestQueue(ABC):
 
     def _take(self) -> bytes:
         live = [request for request in self._queue if request.task is not None]
+        some_left = len(live) < len(self._queue)
         self._queue.clear()
         if self._notices:
             live += self._notices
             self._notices.clear()
         self._written.extend(live)
+        if some_left:
+            self._make_room()
         return live[0].data if len(live) == 1 else b"".join([request.data for request in live])
 
     def _hold(self, rest: memoryview) -> None:
@@ -311,5 +319,8 @@ class RequestQueue(ABC):
 
     def _make_room(self) -> None:
         self._room.unpark(count=max(0, self._max - len(self._written) - len(self._queue)))
-        if not self._room:
+        self._open_if_nobody_waits()
+
+    def _open_if_nobody_waits(self) -> None:
+        if not self._room and not self._closed:
             self._limit = self._max
