@@ -260,62 +260,6 @@ async def test_the_actors_of_a_process_are_drawn(command: Command, tmp_path: Pat
     assert (await command("actors", str(path))).code == 1
 
 
-async def test_the_doctor_finds_what_is_wrong(command: Command, redis: Redis) -> None:
-    well = await command("doctor", "--json")
-    assert (well.code, {each["level"] for each in well.json}) == (0, {"ok"})
-    await redis.execute("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-    await redis.execute("CONFIG", "SET", "appendonly", "no")
-    await redis.execute("XADD", "pulse:stream:users:dead", "*", "n", "created", "p", "")
-    await redis.execute("XADD", "pulse:stream:users", "*", "n", "created", "p", "")
-    await redis.hset("map:mail:jobs:content", mapping={"worker": '["a"]'})
-    await redis.hset("map:mail:node-keepalive:content", mapping={"=rev": "1"})
-    ill = await command("doctor", "--json")
-    assert ill.code == 1
-    found = {(each["check"], each["level"]) for each in ill.json}
-    assert {("memory", "error"), ("persistence", "error"), ("leftovers", "warning")} <= found
-    said = (await command("doctor")).out
-    assert "stream users has 1 dead letters" in said
-    assert "pool mail has 1 jobs and no node" in said
-
-
-async def test_the_doctor_says_what_it_may_not_look_at(
-    server: EmbeddedServer, redis: Redis, bare: Callable[..., Answer]
-) -> None:
-    await redis.execute("ACL", "SETUSER", "reader", "on", ">pass", "~*", "+@read", "+info", "+time")
-    url = f"redis://reader:pass@127.0.0.1:{server.port}"
-    answer = await trio.to_thread.run_sync(bare, "doctor", "--json", "--url", url)
-    assert {each["check"] for each in answer.json if "could not" in each["text"]} >= {"persistence"}
-
-
-async def never_called(_: bytes) -> None:
-    raise AssertionError
-
-
-async def test_the_doctor_looks_for_tasks_that_nobody_does(command: Command, redis: Redis) -> None:
-    client = tasks.Client(redis)
-    for queue in ("left", "paused"):
-        await client.enqueue(tasks.Task("mail", b""), queue=queue)
-    await tasks.Inspector(redis).pause_queue("paused")
-    given_up = await client.enqueue(tasks.Task("mail", b""), queue="served", process_in=60)
-    await tasks.Inspector(redis).archive_task("served", given_up.id)
-    async with (
-        tasks.open_server(redis, queues={"served": 1}) as server,
-        trio.open_nursery() as nursery,
-    ):
-        router = tasks.Router()
-        router.task("other")(never_called)
-        nursery.start_soon(server.run, router)
-        while not await tasks.Inspector(redis).list_servers():
-            await trio.lowlevel.checkpoint()  # until its first heartbeat
-        found = (await command("doctor", "--json")).json
-        await server.close()
-    assert sorted(each["text"] for each in found if each["check"] == "leftovers") == [
-        "queue left has 1 tasks and no server",
-        "queue paused has 1 tasks and is paused",
-        "queue served has 1 archived tasks",
-    ]
-
-
 def test_top_needs_a_terminal(bare: Callable[..., Answer]) -> None:
     answer = bare("top", "--url", "redis://nowhere")
     assert answer.code == 1

@@ -13,11 +13,15 @@ async def doctor(*, target: Target = _HERE) -> int:
     """
     async with target.connect() as redis:
         findings = await examine(redis)
+    columns = {"check": "Check", "level": "Level", "text": "Finding", "remedy": "Remedy"}
+    if any(finding.server for finding in findings):
+        columns = {"check": "Check", "server": "Server", **columns}
     target.output.show_table(
-        {"check": "Check", "level": "Level", "text": "Finding", "remedy": "Remedy"},
+        columns,
         [
             {
                 "check": finding.check,
+                "server": finding.server,
                 "level": finding.level.value,
                 "text": finding.text,
                 "remedy": finding.remedy,

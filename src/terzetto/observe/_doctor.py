@@ -7,13 +7,15 @@ its own, no error. Called by ``terzetto doctor``, or by a health check of one's 
 
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import Final, cast
+from functools import partial
+from typing import Final, Protocol, cast
 
 import attrs
+import trio
 from redis.exceptions import NoPermissionError, ResponseError
 
 from terzetto.pool import find_pools, look_at_pool
-from terzetto.redis import ClusterRedis, Redis
+from terzetto.redis import Arg, ClusterRedis, Redis, Reply
 from terzetto.streaming import Stream, find_streams
 from terzetto.tasks import Inspector
 
@@ -21,6 +23,7 @@ _SKEW: Final = 1.0  # seconds between our clock and the server's from which on d
 _FULL: Final = 0.9  # share of maxmemory from which on there is too little left
 _SLOTS: Final = 16384
 _BEHIND: Final = 10 * 1024 * 1024  # bytes that a replica may lag
+_PATIENCE: Final = 10.0  # seconds that a server has for one check
 _WAITING: Final = 10_000  # events that a sink may have before itself
 
 
@@ -41,36 +44,87 @@ class Finding:
         level: how bad it is.
         text: what was found.
         remedy: what to do about it; ``""`` if nothing.
+        server: which master of a cluster, as ``host:port``; ``""`` if it is about no single one.
     """
 
     check: str
     level: Level
     text: str
     remedy: str = ""
+    server: str = ""
+
+
+class Server(Protocol):
+    """One server, as a check sees it: a client of a single one, or a master of a cluster."""
+
+    async def execute(self, *args: Arg) -> Reply:
+        """Run a command there."""
+        ...
+
+    async def server_time_offset(self) -> float:
+        """Return by how many seconds its clock is ahead of ours."""
+        ...
 
 
 async def examine(redis: Redis) -> list[Finding]:
     """Look at everything, one check after the other, and return what was found.
 
-    Of a cluster, version, settings and clock are those of one node.
+    Of a cluster, each master is looked at. One that does not answer within ten
+    seconds is a finding, and what needs all of them is not looked at then.
 
     Raises:
-        LinkLostError: the server went away meanwhile.
+        LinkLostError: a server went away meanwhile.
+        LinkClosedError: a master lost its slots to another meanwhile.
     """
+    servers: list[tuple[str, Server]] = [("", redis)]
+    if isinstance(redis, ClusterRedis):
+        servers = [(master.name, master) for master in redis.masters()]
     found: list[Finding] = []
-    for name, check in _CHECKS.items():
-        try:
-            found += [attrs.evolve(finding, check=name) for finding in await check(redis)]
-        except ResponseError as error:
-            # Hosted servers do not have some commands, and accounts may not use them.
-            if not isinstance(error, NoPermissionError) and "unknown command" not in str(error):
-                raise
-            finding = _warning(
+    silent: set[str] = set()
+    for check, look in _SERVER_CHECKS.items():
+        for name, server in servers:
+            if name in silent:
+                continue
+            with trio.move_on_after(_PATIENCE) as patience:
+                found += await _look(check, partial(look, server), server=name)
+            if patience.cancelled_caught:
+                silent.add(name)
+                found.append(_silence(check, name))
+    with trio.move_on_after(_PATIENCE) as patience:
+        found += await _look("cluster", partial(_cluster, redis))
+    if silent or patience.cancelled_caught:
+        finding = _warning("not looked for: not every server answers", "Look again later.")
+        found.append(attrs.evolve(finding, check="leftovers"))
+    else:
+        found += await _look("leftovers", partial(_leftovers, redis))
+    return found
+
+
+async def _look(
+    check: str, look: Callable[[], Awaitable[list[Finding]]], *, server: str = ""
+) -> list[Finding]:
+    """Return what a check finds; what the account may not ask for is a finding, too."""
+    try:
+        found = await look()
+    except ResponseError as error:
+        # Hosted servers do not have some commands, and accounts may not use them.
+        if not isinstance(error, NoPermissionError) and "unknown command" not in str(error):
+            raise
+        found = [
+            _warning(
                 f"could not be looked at: {error}",
                 "Ask with an account that may, or look yourself.",
             )
-            found.append(attrs.evolve(finding, check=name))
-    return found
+        ]
+    return [attrs.evolve(finding, check=check, server=server) for finding in found]
+
+
+def _silence(check: str, server: str) -> Finding:
+    finding = _error(
+        f"no answer within {_PATIENCE:.0f} s",
+        "See whether the server is up, and reachable from here.",
+    )
+    return attrs.evolve(finding, check=check, server=server)
 
 
 def _ok(text: str) -> Finding:
@@ -85,18 +139,18 @@ def _error(text: str, remedy: str) -> Finding:
     return Finding(check="", level=Level.ERROR, text=text, remedy=remedy)
 
 
-async def _info(redis: Redis, section: str) -> dict[str, str]:
+async def _info(redis: Server, section: str) -> dict[str, str]:
     text = cast("bytes", await redis.execute("INFO", section)).decode()
     lines = (line.partition(":") for line in text.splitlines() if ":" in line)
     return {name: value.strip() for name, _, value in lines}
 
 
-async def _config(redis: Redis, name: str) -> str:
+async def _config(redis: Server, name: str) -> str:
     found = cast("dict[bytes, bytes]", await redis.execute("CONFIG", "GET", name))
     return next(iter(found.values()), b"").decode()
 
 
-async def _version(redis: Redis) -> list[Finding]:
+async def _version(redis: Server) -> list[Finding]:
     server = await _info(redis, "server")
     name = server.get("server_name", "redis")
     version = server.get(f"{name}_version") or server.get("redis_version", "0")
@@ -106,7 +160,7 @@ async def _version(redis: Redis) -> list[Finding]:
     return [_ok(f"{name} {version}")]
 
 
-async def _persistence(redis: Redis) -> list[Finding]:
+async def _persistence(redis: Server) -> list[Finding]:
     appends, sync, saves = [
         await _config(redis, name) for name in ("appendonly", "appendfsync", "save")
     ]
@@ -143,7 +197,7 @@ async def _persistence(redis: Redis) -> list[Finding]:
     return findings
 
 
-async def _memory(redis: Redis) -> list[Finding]:
+async def _memory(redis: Server) -> list[Finding]:
     policy = await _config(redis, "maxmemory-policy")
     memory = await _info(redis, "memory")
     used, most = int(memory.get("used_memory", 0)), int(memory.get("maxmemory", 0))
@@ -165,7 +219,7 @@ async def _memory(redis: Redis) -> list[Finding]:
     return findings or [_ok(f"maxmemory-policy noeviction, {used / 1e6:.0f} MB in use")]
 
 
-async def _clock(redis: Redis) -> list[Finding]:
+async def _clock(redis: Server) -> list[Finding]:
     offset = await redis.server_time_offset()
     if abs(offset) > _SKEW:
         return [
@@ -177,7 +231,7 @@ async def _clock(redis: Redis) -> list[Finding]:
     return [_ok(f"within {max(abs(offset) * 1000, 1):.0f} ms of this machine's")]
 
 
-async def _replication(redis: Redis) -> list[Finding]:
+async def _replication(redis: Server) -> list[Finding]:
     state = await _info(redis, "replication")
     if state.get("role") == "slave":
         up = state.get("master_link_status") == "up"
@@ -298,12 +352,11 @@ async def _queue_leftovers(redis: Redis) -> list[Finding]:
     return findings
 
 
-_CHECKS: Final[dict[str, Callable[[Redis], Awaitable[list[Finding]]]]] = {
+_SERVER_CHECKS: Final[dict[str, Callable[[Server], Awaitable[list[Finding]]]]] = {
     "version": _version,
     "persistence": _persistence,
     "memory": _memory,
     "clock": _clock,
     "replication": _replication,
-    "cluster": _cluster,
-    "leftovers": _leftovers,
 }
+"""What is looked at on each server for itself."""

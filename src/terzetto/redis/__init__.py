@@ -5,7 +5,7 @@ pipelined connection, links of one's own for what blocks, and subscriptions.
 """
 
 from terzetto.redis._client import Redis
-from terzetto.redis._cluster import ClusterRedis, CrossSlotError
+from terzetto.redis._cluster import ClusterRedis, CrossSlotError, Master
 from terzetto.redis._connect import connect
 from terzetto.redis._dedicated import Dedicated
 from terzetto.redis._errors import (
@@ -46,6 +46,7 @@ __all__ = [
     "LinkStatus",
     "Lock",
     "LockLostError",
+    "Master",
     "Message",
     "Pipeline",
     "Queued",

@@ -26,6 +26,7 @@ from redis.exceptions import (
 from terzetto.errors import TerzettoError
 from terzetto.redis._actors import Keeper
 from terzetto.redis._client import Redis
+from terzetto.redis._clock import measure_offset
 from terzetto.redis._commands import Road, check_unit, road_of, shared, upper_name
 from terzetto.redis._errors import LinkClosedError, LinkLostError, TextInRepr
 from terzetto.redis._link import Link
@@ -59,6 +60,33 @@ _EVERYWHERE: Final[dict[str, Callable[[list[Reply]], Reply]]] = {
 
 class CrossSlotError(TextInRepr, TerzettoError, ClusterCrossSlotError):
     """Keys of one command or unit live in different slots; give them a common ``{tag}``."""
+
+
+@attrs.frozen
+class Master:
+    """A server of a cluster, for what is about it and no other: settings, statistics, time.
+
+    Made by `ClusterRedis.masters`.
+
+    Attributes:
+        name: its address, as ``host:port``.
+    """
+
+    name: str
+    _link: Link
+
+    async def execute(self, *args: Arg) -> Reply:
+        """Run one command there and return its RESP3 reply; keys are not looked at.
+
+        Waits while the server is away; raises `LinkClosedError` when it has no slot any
+        more, an error reply as what it is, and otherwise as `Redis.execute`.
+        """
+        road = road_of(args)
+        return _result(await self._link.request(pack(args), road is Road.READ))
+
+    async def server_time_offset(self, *, samples: int = 5) -> float:
+        """Return by how many seconds its clock is ahead of ours; see `Redis`."""
+        return await measure_offset(self.execute, samples)
 
 
 class ClusterRedis(Redis):
@@ -264,6 +292,14 @@ class ClusterRedis(Redis):
 
     def _links(self) -> list[Link]:
         return list(self._topology.links.values())
+
+    def masters(self) -> list[Master]:
+        """Return the servers that have slots now, as this client knows them, by their names."""
+        found = [
+            Master(str(endpoint).partition("://")[2], link)
+            for endpoint, link in self._topology.links.items()
+        ]
+        return sorted(found, key=lambda master: master.name)
 
     def slot_of(self, key: str | bytes) -> int:
         """Return the slot of a key; keys of one slot can be used in one command."""
