@@ -124,6 +124,9 @@ class Keyspace:
     def hget(self, key: bytes, field: bytes) -> Value:
         return self.hashes.get(key, {}).get(field)
 
+    def hmget(self, key: bytes, *fields: bytes) -> Value:
+        return [self.hget(key, field) for field in fields]
+
     def hset(self, key: bytes, *pairs: bytes) -> Value:
         content = self.hashes.setdefault(key, {})
         before = len(content)

@@ -11,9 +11,17 @@ local function next_rev(hash)
   return decimal(redis.call('HINCRBY', hash, '=rev', 1))
 end
 
-local function map_set(hash, channel, key, value)
-  redis.call('HSET', hash, key, value, '=kind', 'set')
-  local rev = next_rev(hash)
+-- With the revision before the write, where it was read along with something else ('0' if
+-- there was none), the write is one command.
+local function map_set(hash, channel, key, value, before_rev)
+  local rev
+  if before_rev then
+    rev = decimal((tonumber(before_rev) or 0) + 1)
+    redis.call('HSET', hash, key, value, '=kind', 'set', '=rev', rev)
+  else
+    redis.call('HSET', hash, key, value, '=kind', 'set')
+    rev = next_rev(hash)
+  end
   -- Packing a long value would copy it byte by byte; joining does it at once.
   local before = struct.pack('<ic0i', #key, key, #value)
   redis.call('PUBLISH', channel, 'set:' .. before .. value .. struct.pack('<ic0', #rev, rev))
@@ -61,23 +69,27 @@ local function list_remove(hash, channel, field, key)
 end
 
 -- Adds keys to a list, as it is stored, that holds none of them. What our scripts wrote is
--- not parsed for it.
-local function list_add(hash, channel, field, stored, keys)
+-- not parsed for it. `before_rev` is as in `map_set`.
+local function list_add(hash, channel, field, stored, keys, before_rev)
   local ours = stored and string.sub(stored, 1, 2) == '["' and string.sub(stored, -2) == '"]'
   local items = stored and not ours and list_items(stored) or {}
   for _, key in ipairs(keys) do items[#items + 1] = key end
   local text = cjson.encode(items)
   if ours then text = string.sub(stored, 1, -2) .. ',' .. string.sub(text, 2) end
-  map_set(hash, channel, field, text)
+  map_set(hash, channel, field, text, before_rev)
 end
 
--- The lists of all workers, by id.
+-- The lists of all workers, by id, and the revision of their map.
 local function lists_of(hash)
-  local lists, flat = {}, redis.call('HGETALL', hash)
+  local lists, rev, flat = {}, '0', redis.call('HGETALL', hash)
   for i = 1, #flat, 2 do
-    if string.sub(flat[i], 1, 1) ~= '=' then lists[flat[i]] = flat[i + 1] end
+    if string.sub(flat[i], 1, 1) ~= '=' then
+      lists[flat[i]] = flat[i + 1]
+    elseif flat[i] == '=rev' then
+      rev = flat[i + 1]
+    end
   end
-  return lists
+  return lists, rev
 end
 
 -- The id of a worker other than `but` whose list holds `key`, or nil.

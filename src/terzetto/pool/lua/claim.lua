@@ -77,11 +77,11 @@ local function has_consumer(name)
 end
 
 -- The lists are read once; no key is claimed twice in between, for its payload is there then.
-local lists
+local lists, lists_rev
 local owned = {}
 local function own(key, body, worker, created, is_new)
   if redis.call('HGET', workers, worker) ~= created then return false end
-  lists = lists or lists_of(jobs)
+  if not lists then lists, lists_rev = lists_of(jobs) end
   if owner_in(lists, key, worker) then return false end
   local _, _, payload = struct.unpack('<ic0ic0ic0', body)
   -- A worker keeps no place for what is in its list, so a new key is not looked for there.
@@ -118,11 +118,12 @@ local function claim(claim_key, key, body, worker, created, consumer, node)
   else
     if redis.call('HEXISTS', KEYS[5], 'shutdown') == 1 then return {7, ''} end
     if redis.call('HEXISTS', payloads, key) == 1 then return {3, ''} end
-    if guard_holds(redis.call('HGET', pending, key)) then return {2, ''} end
+    local started = redis.call('HMGET', pending, key, '=rev')
+    if guard_holds(started[1]) then return {2, ''} end
     look_at_group()
     if limit > 0 and waiting >= limit then return {6, ''} end
     local guard = decimal(now_us() + tonumber(ARGV[4])) .. '000'
-    map_set(pending, ARGV[2], key, guard)
+    map_set(pending, ARGV[2], key, guard, started[2] or '0')
     id = redis.call('XADD', stream, '*', 'n', 'j', 'p', body)
     waiting, read = waiting + 1, '0'
     if worker ~= '' and not is_behind and not (node and waiting > most_told) then
@@ -149,5 +150,8 @@ for i = next_arg, #ARGV, 6 do
     ARGV[i + 4], KEYS[tonumber(ARGV[i + 5])])
   next_key = next_key + 1
 end
-for worker, keys in pairs(owned) do list_add(jobs, ARGV[3], worker, lists[worker], keys) end
+for worker, keys in pairs(owned) do
+  list_add(jobs, ARGV[3], worker, lists[worker], keys, lists_rev)
+  lists_rev = decimal((tonumber(lists_rev) or 0) + 1)
+end
 return replies
