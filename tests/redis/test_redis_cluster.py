@@ -17,7 +17,7 @@ from terzetto.redis import (
 from terzetto.redis._actors import open_keeper
 from terzetto.redis._topology import Topology
 from terzetto.redis._url import Endpoint, Options
-from terzetto.server import Cluster, EmbeddedServer, open_cluster
+from terzetto.server import Cluster, EmbeddedServer, free_port, open_cluster
 from tests.redis.moving import (
     KEY,
     SLOT,
@@ -168,6 +168,25 @@ async def test_waiting_for_connections_outlasts_a_master_that_is_replaced() -> N
         assert await redis.execute("SET", KEY, "v") == b"OK"
     with pytest.raises(LinkClosedError):
         await redis.wait_connected()
+
+
+async def test_a_cluster_that_comes_back_elsewhere_is_found_by_a_seed() -> None:
+    seeds = free_port(), free_port()
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(AsyncExitStack())
+        ports = [seeds[0], free_port(), free_port()]
+        await first.enter_async_context(open_cluster(replicas=0, ports=ports))
+        redis = await stack.enter_async_context(
+            connect(f"redis-cluster://127.0.0.1:{seeds[0]},127.0.0.1:{seeds[1]}", max_backoff=0.1)
+        )
+        assert await redis.execute("SET", KEY, "v") == b"OK"
+        await first.aclose()
+        ports = [free_port(), seeds[1], free_port()]
+        await stack.enter_async_context(open_cluster(replicas=0, ports=ports))
+        with trio.fail_after(FAIL_OVER):
+            assert await redis.execute("GET", KEY) is None
+            assert await redis.execute("SET", KEY, "v") == b"OK"
+        assert redis.slot_owner(KEY) in {f"redis://127.0.0.1:{port}" for port in ports}
 
 
 async def test_a_link_whose_opening_was_cancelled_is_opened_by_the_next(

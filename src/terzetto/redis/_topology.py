@@ -4,10 +4,11 @@ Theory of operation
 -------------------
 `slots` has a link for each slot. It is made from CLUSTER SLOTS, corrected by
 each MOVED at once, and made anew when something hints that it is stale: a
-MOVED, CLUSTERDOWN, or a link that is down. A link whose server owns no slot any
-more is closed; what was not written there gets `LinkClosedError`, and the client
-sends it to the new owner. So a request waits for a dead master only until the
-others have elected a new one.
+MOVED, CLUSTERDOWN, or a link that is down. If no link leads to a server that
+answers, the seeds are asked again: the whole cluster may be elsewhere. A link
+whose server owns no slot any more is closed; what was not written there gets
+`LinkClosedError`, and the client sends it to the new owner. So a request waits
+for a dead master only until the others have elected a new one.
 
 If reads may go to replicas, `readers` has a link for each slot, too: to one of the
 replicas of its owner, chosen by chance but not anew each time. While a slot has no
@@ -18,11 +19,14 @@ replica, the map is asked again now and then.
 
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from math import inf
 from typing import Final
 
 import attrs
 import trio
 
+from terzetto.redis._backoff import Backoff
 from terzetto.redis._connection import ask, open_connection
 from terzetto.redis._errors import ConnectError
 from terzetto.redis._link import Link
@@ -58,6 +62,8 @@ class Topology:
         self._taste = secrets.randbits(32)  # which replicas this client likes
         self._seeds = seeds
         self._start = start
+        self._backoff = Backoff(ceiling=options.max_backoff)
+        self._next_seeds = -inf  # when the seeds may be asked again
         self.on_change: Callable[[], None] | None = None  # called when slots have other owners
         self._stale = trio.Event()
         self._fresh = trio.Event()
@@ -71,24 +77,30 @@ class Topology:
         """
         failures: list[str] = []
         for seed in self._seeds:
-            options = attrs.evolve(self.options, endpoint=seed)
             try:
-                connection = await open_connection(options)
-                try:
-                    commands = await ask(connection, "COMMAND")
-                    reply = await ask(connection, "CLUSTER", "SLOTS")
-                finally:
-                    connection.transport.close()
+                await self._adopt(await self._ask_seed(seed), seed)
             except ConnectError as error:
                 failures.append(str(error))
-                continue
-            if isinstance(reply, Exception) or isinstance(commands, Exception) or not reply:
-                failures.append(f"{seed} is no member of a cluster ({reply})")
-                continue
-            self.rules = parse_commands(commands)
-            await self._adopt(reply, seed)
-            return
+            else:
+                return
         raise ConnectError(f"no seed leads to a cluster: {'; '.join(failures)}")
+
+    async def _ask_seed(self, seed: Endpoint) -> Reply:
+        """Ask a server, by a connection of its own, for its commands and its map; return that.
+
+        Raises:
+            ConnectError: it does not answer as a member of a cluster does.
+        """
+        connection = await open_connection(attrs.evolve(self.options, endpoint=seed))
+        try:
+            commands = await ask(connection, "COMMAND")
+            reply = await ask(connection, "CLUSTER", "SLOTS")
+        finally:
+            connection.transport.close()
+        if isinstance(reply, Exception) or isinstance(commands, Exception) or not reply:
+            raise ConnectError(f"{seed} is no member of a cluster ({reply})")
+        self.rules = parse_commands(commands)
+        return reply
 
     async def run(self) -> None:
         """Keep the map up to date, until cancelled."""
@@ -174,7 +186,7 @@ class Topology:
         if self._is_doubtful():
             return _PAUSE
         lacking = self._read_from == "replica" and None in self.readers
-        return _PAUSE_WITHOUT_REPLICA if lacking else float("inf")
+        return _PAUSE_WITHOUT_REPLICA if lacking else inf
 
     async def _refresh(self) -> bool:
         for endpoint, link in list(self.links.items()):
@@ -186,6 +198,21 @@ class Topology:
             if isinstance(reply, list) and reply:
                 await self._adopt(reply, endpoint)
                 return True
+        return await self._begin_anew()
+
+    async def _begin_anew(self) -> bool:
+        """Ask the seeds, for no link leads to a server that answers: all may have moved."""
+        if trio.current_time() < self._next_seeds:
+            return False
+        for seed in self._seeds:
+            reply: Reply = None
+            with trio.move_on_after(_ANSWER), suppress(ConnectError):
+                reply = await self._ask_seed(seed)
+            if reply:
+                self._backoff.reset()
+                await self._adopt(reply, seed)
+                return True
+        self._next_seeds = trio.current_time() + self._backoff.next_delay()
         return False
 
     async def _adopt(self, reply: Reply, asked: Endpoint) -> None:
