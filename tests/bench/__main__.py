@@ -1,9 +1,9 @@
 """The command behind `nox -s bench`: choose cases, run them, print and write what they say.
 
 Usage: ``nox -s bench -- [WORD ...] [--beside PEER ...] [--list] [--rounds N] [--json FILE]``.
-Words choose the cases whose names contain one of them; a case that takes minutes a turn
-runs only where a word is its whole name. Exits with 1 if ours fails in a case; a peer
-that is missing or fails is named and does no harm.
+Words choose the cases whose names contain one of them, or the one whose whole name it is; a
+case that takes minutes a turn is chosen by its whole name only. Exits with 1 if ours fails
+in a case; a peer that is missing or fails is named and does no harm.
 """
 
 import argparse
@@ -49,11 +49,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def choose_cases(cases: Sequence[Case], words: Sequence[str], beside: Sequence[str]) -> list[Case]:
     """Return the cases that `words` name, with only those peers that `beside` does, if any."""
+    names = {case.name for case in cases}
+    parts = [word for word in words if word not in names]
     chosen = [
         case
         for case in cases
         if case.name in words
-        or (not case.long and (not words or any(word in case.name for word in words)))
+        or (not case.long and (not words or any(part in case.name for part in parts)))
     ]
     if not beside:
         return chosen

@@ -36,7 +36,8 @@ async def open_queue(url: str, handle: Handle, concurrency: int) -> AsyncGenerat
         try:
             yield
         finally:
-            await worker.close()
+            # Closing cancels what it waits for, and so may end with that cancellation.
+            await asyncio.gather(worker.close(), return_exceptions=True)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 

@@ -11,7 +11,7 @@ import trio
 from terzetto import tasks
 from terzetto.cli import main
 from terzetto.redis import Redis, connect
-from terzetto.server import open_cluster
+from terzetto.server import open_cluster, open_sentinel
 from terzetto.tasks import Client, Router, Task, TaskContext
 from tests.cli.conftest import Command
 
@@ -213,6 +213,15 @@ async def test_what_schedulers_do_is_shown(command: Command, redis: Redis) -> No
         while not (events := (await command("cron", "history", row["id"], "--json")).json):
             await trio.lowlevel.checkpoint()  # until the first tick
         assert events[0]["entry"] == row["id"]
+
+
+async def test_queues_behind_sentinel_are_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    async with open_sentinel() as group, connect(group.url) as redis:
+        await Client(redis).enqueue(Task("mail", b""))
+        capfd.readouterr()
+        words = ["queue", "ls", "--json", "--url", group.url]
+        assert await trio.to_thread.run_sync(main, words) == 0
+        assert [row["queue"] for row in json.loads(capfd.readouterr().out)] == ["default"]
 
 
 async def test_the_slots_and_nodes_of_queues_on_a_cluster(

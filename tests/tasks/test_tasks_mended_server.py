@@ -20,6 +20,7 @@ from terzetto.tasks import (
     Router,
     ServerInfo,
     Task,
+    TaskContext,
     TaskMessage,
     TaskState,
     WorkerInfo,
@@ -27,9 +28,10 @@ from terzetto.tasks import (
     open_server,
 )
 from terzetto.tasks._broker import Broker
-from terzetto.tasks._broker_values import Lease
+from terzetto.tasks._broker_values import CancelRequest, Lease
 from terzetto.tasks._redis_broker import RedisBroker
 from terzetto.tasks.testing import MemoryBroker
+from tests.tasks.conftest import AnyBroker
 from tests.tasks.serving import put, reaches, serving, task, until, until_true
 from tests.tasks.work import server_time
 
@@ -248,6 +250,30 @@ async def test_a_hand_back_that_redis_refuses_is_tried_again(
     info = await memory.read_task(QUEUE, task_id)
     assert info is not None
     assert (info.state, info.message.retried, full.refusals) == (TaskState.PENDING, 0, 0)
+
+
+async def test_equal_ids_in_two_queues_are_two_tasks(place: AnyBroker) -> None:
+    """In asynq one of them loses its lease, and who cancels one cancels both."""
+    router, running, release = Router(), set[str](), trio.Event()
+
+    @router.task("x")
+    async def work(payload: bytes, ctx: TaskContext) -> None:
+        running.add(ctx.queue)
+        await release.wait()
+
+    await put(place, *(task(id="same", queue=queue, retention=60) for queue in "ab"))
+    began = place.now()
+    async with serving(place, router, queues={"a": 1, "b": 1}):
+        await until_true(lambda: running == {"a", "b"})
+        await until_true(lambda: place.now() > began + 3.5)  # their first leases are over
+        for queue in "ab":
+            info = await place.read_task(queue, "same")
+            assert info is not None
+            assert (info.state, info.is_orphaned) == (TaskState.ACTIVE, False)
+        await place.send_cancel(CancelRequest(task_id="same", queue="a"))
+        await reaches(place, "same", TaskState.RETRY, queue="a")
+        release.set()
+        await reaches(place, "same", TaskState.COMPLETED, queue="b")
 
 
 # Without a server, and with many -----------------------------------------------------

@@ -178,6 +178,7 @@ def test_words_choose_cases_but_a_long_one_by_its_whole_name() -> None:
     assert choose_cases([short, long], [], []) == [short]
     assert choose_cases([short, long], ["other"], []) == []
     assert choose_cases([short, long], ["some"], []) == [short]
+    assert choose_cases([short, attrs.evolve(long, long=False)], ["some.case"], []) == [short]
     assert choose_cases([short, long], ["some.case.20000"], []) == [long]
 
 
