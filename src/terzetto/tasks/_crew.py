@@ -217,9 +217,10 @@ class CrewActor(Actor):
         return TaskContext(attempt.lease.message, attempt.deadline_at, attempt, self.core.log)
 
     def _end(self, attempt: Attempt) -> None:
-        """Take note that a function is over, and give its slot back."""
-        attempt.is_running = False
-        self.core.function_ended()
+        """Take note that a function is over, and give its slot back, once."""
+        if attempt.is_running:  # not where Ctrl-C strikes between two attempts
+            attempt.is_running = False
+            self.core.function_ended()
 
     def _succeed(self, attempt: Attempt, completion: Completion) -> None:
         """Leave a success to whoever writes them."""
