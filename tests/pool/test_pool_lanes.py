@@ -25,7 +25,7 @@ async def test_everybody_who_ends_the_lanes_waits_for_the_same_end() -> None:
             nursery.start_soon(lane, *args)
             return trio.CancelScope()  # no start is broken off here
 
-        lanes = Lanes(spawn, carry_out)
+        lanes = Lanes(spawn, carry_out, lambda _: False)
         lanes.accept(Order(STOP, "a"))
         with trio.fail_after(10):
             async with trio.open_nursery() as callers:

@@ -5,7 +5,6 @@ resolves a method named through any base class to the actor's own override, once
 for each class and method; beside it stands which of the handlers are brief.
 """
 
-import dis
 import inspect
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -13,6 +12,7 @@ from weakref import WeakKeyDictionary
 import attrs
 import trio
 
+from terzetto._shared._brief import is_brief
 from terzetto.actor._current import current_cell
 from terzetto.actor._errors import MessageError
 from terzetto.actor._message import Handler, Message
@@ -80,7 +80,6 @@ class Actor:
 
 
 _tables: "WeakKeyDictionary[type, dict[Any, Handler]]" = WeakKeyDictionary()
-_WAITING = ("YIELD", "SEND", "GET_A")  # how the opcodes begin that can suspend a coroutine
 _briefs: "WeakKeyDictionary[type, set[Handler]]" = WeakKeyDictionary()
 
 
@@ -90,16 +89,6 @@ def message_table(cls: type) -> dict[Any, Handler]:
     if table is None:
         table = _tables[cls] = {}
     return table
-
-
-def _is_brief(handler: Handler) -> bool:
-    """Return whether there is no ``await``, ``async for`` and ``async with`` in `handler`."""
-    code = getattr(handler, "__code__", None)
-    if code is None or not code.co_flags & inspect.CO_COROUTINE:
-        return False  # a function that passes for one: what it returns may wait
-    return not any(
-        instruction.opname.startswith(_WAITING) for instruction in dis.get_instructions(code)
-    )
 
 
 def brief_handlers(cls: type) -> set[Handler]:
@@ -134,6 +123,6 @@ def resolve(cls: type, method: object) -> Handler:
     if not inspect.iscoroutinefunction(own):
         raise MessageError(f"{cls.__name__}.{name} is no message: make it `async def`")
     message_table(cls)[method] = own
-    if _is_brief(own):
+    if is_brief(own):
         brief_handlers(cls).add(own)
     return own

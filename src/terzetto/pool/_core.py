@@ -234,7 +234,7 @@ class Core:
         """Wait for the next change of the fleet."""
         await self._changed.wait()
 
-    def answer(self, sender: str, worker_id: str, ack: Ack) -> None:
+    def answer(self, worker_id: str, sender: str, ack: Ack) -> None:
         """Send a worker's answer to the node that routed the event to it."""
         body = encode_envelope(worker_id, encode_ack(ack))
         self.outbox.answer(self.names.node_stream(sender), ACK, body)

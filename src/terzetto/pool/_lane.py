@@ -2,7 +2,7 @@
 
 A lane is a task of the worker's; it comes with the first order for its key and ends when
 there are none. Keys are independent, so a slow start holds up nobody but those who speak
-of the same job.
+of the same job. A start that waits for nothing needs none.
 
 A place can be reserved for a job whose dispatch is still on its way to Redis: a lane
 where orders wait until the job comes or the place is given up. Its task is made ready while
@@ -40,6 +40,8 @@ class Lanes:
 
     spawn: Spawn
     carry_out: Callable[[Order], Awaitable[None]]
+    start_now: Callable[[Order], bool]
+    """Carries out a start that waits for nothing, in this very turn; False for all others."""
     broken_off: list[Order] = attrs.field(factory=list[Order])
     """Starts that were broken off: whoever asked is to be told once the job has ended here,
     lest it be started elsewhere while it still runs."""
@@ -57,6 +59,8 @@ class Lanes:
         """Put an order into its lane; a start that meets another shares that one's outcome."""
         lane = self._lanes.get(order.key)
         if lane is None:
+            if self._is_done(order):
+                return
             lane = self._lanes[order.key] = Lane(order.key)
             lane.orders.append(order)
             self._start(lane)
@@ -90,6 +94,9 @@ class Lanes:
 
     def fill(self, order: Order) -> None:
         """Put the order into the place that was kept for it, before all that wait there."""
+        if self._is_done(order):
+            self.give_up(order.key)
+            return
         lane = self._lanes[order.key]
         lane.orders.appendleft(order)
         self._open(lane)
@@ -120,6 +127,10 @@ class Lanes:
             if self._done.is_set():  # if not, others may be waiting for it
                 self._done = trio.Event()
             await self._done.wait()
+
+    def _is_done(self, order: Order) -> bool:
+        """Carry out an order that needs no lane, with the context variables that it would have."""
+        return self._context.copy().run(self.start_now, order)
 
     def _open(self, lane: Lane) -> None:
         """Let the task of a place that was kept go on, if there is something to do."""

@@ -12,13 +12,16 @@ import attrs
 
 from terzetto.pool._codec import (
     EVENT_ID,
+    Ack,
     JobBody,
+    decode_envelope,
     decode_job,
     decode_job_key,
     decode_notification,
 )
-from terzetto.pool._errors import MalformedBodyError
+from terzetto.pool._errors import MalformedBodyError, error_text
 from terzetto.pool._names import NOTIFY, START, STOP
+from terzetto.streaming import Event
 
 RETRY: Final = None
 """The answer that is none: not here, or not now; ask again."""
@@ -42,6 +45,13 @@ class Order:
     replies: list[Reply] = attrs.field(factory=list[Reply])
     is_owned: bool = False
     """Whether the worker owns the job already, which it is to start."""
+    failure: BaseException | None = None
+    """What the handler raised, if it has been called already."""
+
+    def raise_failure(self) -> None:
+        """Raise what the handler raised, if it has been called already."""
+        if self.failure is not None:
+            raise self.failure
 
     def reply(self, outcome: str | None) -> None:
         """Answer everybody who asked."""
@@ -53,6 +63,29 @@ class Order:
 RELEASE: Final = "release"
 REASSERT: Final = "reassert"
 ENDED: Final = "ended"
+
+
+def read_letter(event: Event, answer: Callable[[str, Ack], None]) -> Order:
+    """Return the order of an event of a worker's stream.
+
+    Args:
+        event: the event.
+        answer: sends an answer to a node, by its id.
+
+    Raises:
+        MalformedBodyError: it is broken; whoever sent it, if that is known, was told so.
+    """
+    envelope = decode_envelope(event.payload)
+
+    def reply(outcome: str | None) -> None:
+        if outcome is not None:
+            answer(envelope.sender, Ack(event.id, outcome))
+
+    try:
+        return read_order(event.name, envelope.body, reply, event_id=event.topic)
+    except MalformedBodyError as error:
+        reply(error_text(error))
+        raise
 
 
 def read_order(

@@ -22,6 +22,7 @@ from typing import Protocol, cast
 import attrs
 import trio
 
+from terzetto._shared._brief import finish, is_brief
 from terzetto.errors import TerzettoError
 from terzetto.pool._checks import check_count, check_seconds
 from terzetto.pool._codec import JobBody
@@ -39,6 +40,7 @@ _NOTIFICATIONS = 1000
 _LONGEST_DELAY = 30.0
 
 Spawn = Callable[[Callable[[], Awaitable[None]]], object]
+BriefStart = Callable[[JobBody], None]
 
 
 class JobHangsError(TerzettoError):
@@ -72,6 +74,10 @@ class JobPolicy:
 
 class Runner(Protocol):
     """What a worker asks of either form."""
+
+    brief_start: BriefStart | None
+    """What starts a job at once, in any task, and raises what the handler raises; None where
+    a start may wait."""
 
     async def start(self, body: JobBody) -> None:
         """Start a job; raises what the handler raises."""
@@ -109,6 +115,13 @@ class ObjectRunner:
     policy: JobPolicy
     _nothing: trio.MemoryReceiveChannel[bytes] = attrs.field(factory=_ended_channel)
     """What the jobs have as notifications, which come to the handler itself."""
+    brief_start: BriefStart | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Look once whether starts wait for anything."""
+        start = self.handler.start
+        if is_brief(start):
+            self.brief_start = lambda body: finish(start(read_job(body, self._nothing)))
 
     async def start(self, body: JobBody) -> None:
         """Call the handler's start."""
@@ -169,6 +182,7 @@ class TaskRunner:
     spawn: Spawn
     restarting: Restarting
     ended: Ended
+    brief_start: BriefStart | None = attrs.field(default=None, init=False)
     _tasks: dict[str, _Task] = attrs.field(factory=dict[str, _Task])
 
     async def start(self, body: JobBody) -> None:

@@ -37,9 +37,7 @@ from ulid import ULID
 from terzetto.actor import Actor, Context, Stop
 from terzetto.errors import InvalidNameError
 from terzetto.pool._codec import (
-    Ack,
     JobBody,
-    decode_envelope,
     encode_envelope,
     encode_job,
     encode_text,
@@ -57,7 +55,7 @@ from terzetto.pool._ledger import OVER, Ledger
 from terzetto.pool._letter import encode_letter
 from terzetto.pool._names import INIT, START, STOP, check_key
 from terzetto.pool._observe import Kind
-from terzetto.pool._order import ENDED, REASSERT, RELEASE, RETRY, Order, read_order
+from terzetto.pool._order import ENDED, REASSERT, RELEASE, RETRY, Order, read_letter
 from terzetto.pool._runner import JobPolicy, Runner, runner_for
 from terzetto.streaming import OLDEST, Event, Stream
 
@@ -100,7 +98,7 @@ class WorkerActor(Actor):
 
     async def _join(self, ctx: Context["WorkerActor"]) -> None:
         self._ctx = ctx
-        self._lanes = Lanes(ctx.start_soon, self._carry_out)
+        self._lanes = Lanes(ctx.start_soon, self._carry_out, self._start_now)
         core = self.core
         self._runner = runner_for(
             self.handler,
@@ -109,12 +107,7 @@ class WorkerActor(Actor):
             restarting=partial(self._report_crash, "job_restarted"),
             ended=self._job_ended,
         )
-        stream = core.names.worker_stream(self.worker_id)
-        # The stream comes first, so that nothing that is routed here is swallowed.
-        await core.store.open_stream(
-            stream, encode_envelope(core.node_id, encode_text(self.worker_id))
-        )
-        created = await core.store.enlist(self.worker_id, core.home)
+        created = await self._enlist()
         if created is None:
             raise PoolShutdownError(
                 f"pool {core.names.pool!r} is being shut down: it takes no new worker"
@@ -123,7 +116,7 @@ class WorkerActor(Actor):
         self._ledger = Ledger(core.store, self.worker_id, created)
         ctx.start_soon(self._ledger.run)
         reader = await ctx.spawn(
-            Stream(stream, core.store.redis).reader_child(
+            Stream(core.names.worker_stream(self.worker_id), core.store.redis).reader_child(
                 start=OLDEST, block=core.options.worker_ttl / 2
             )
         )
@@ -138,6 +131,13 @@ class WorkerActor(Actor):
         core.report("worker_joined", worker_id=self.worker_id)
         while not core.fleet.is_member(self.worker_id) and not core.is_shutting_down:
             await core.wait_fleet_changed()
+
+    async def _enlist(self) -> str | None:
+        """Enter the pool, with a stream before that, so that nothing routed here is swallowed."""
+        core = self.core
+        body = encode_envelope(core.node_id, encode_text(self.worker_id))
+        await core.store.open_stream(core.names.worker_stream(self.worker_id), body)
+        return await core.store.enlist(self.worker_id, core.home)
 
     async def stopping(self, reason: Stop) -> None:  # noqa: ARG002 - all reasons are alike
         """Hand every job over to the rest of the pool, then leave it."""
@@ -182,8 +182,9 @@ class WorkerActor(Actor):
         return self._lanes.reserve(job.key)
 
     def make_ready(self, key: str) -> None:
-        """Get ready for a job whose place is kept."""
-        self._lanes.make_ready(key)
+        """Get ready for a job whose place is kept, if it will need a task."""
+        if self._runner.brief_start is None:
+            self._lanes.make_ready(key)
 
     def keeps_place(self, key: str) -> bool:
         """Tell whether the place of a job is still kept."""
@@ -242,12 +243,7 @@ class WorkerActor(Actor):
 
     async def readmit(self) -> None:
         """Join again with all jobs: Redis has lost the pool, and nobody else has them."""
-        core = self.core
-        await core.store.open_stream(
-            core.names.worker_stream(self.worker_id),
-            encode_envelope(core.node_id, encode_text(self.worker_id)),
-        )
-        if (created := await core.store.enlist(self.worker_id, core.home)) is not None:
+        if (created := await self._enlist()) is not None:
             self.created = self._ledger.created = created
             self.reassert(self.settled())
 
@@ -271,22 +267,11 @@ class WorkerActor(Actor):
         if event.name == INIT:
             return
         try:
-            envelope = decode_envelope(event.payload)
+            order = read_letter(event, partial(self.core.answer, self.worker_id))
         except MalformedBodyError as error:
             self.core.report("dead_letter", worker_id=self.worker_id, text=str(error))
-            return
-
-        def reply(outcome: str | None) -> None:
-            if outcome is not None:
-                self.core.answer(envelope.sender, self.worker_id, Ack(event.id, outcome))
-
-        try:
-            order = read_order(event.name, envelope.body, reply, event_id=event.topic)
-        except MalformedBodyError as error:
-            self.core.report("dead_letter", worker_id=self.worker_id, text=str(error))
-            reply(error_text(error))
-            return
-        self._accept(order)
+        else:
+            self._accept(order)
 
     def _accept(self, order: Order) -> None:
         if self.is_leaving:
@@ -297,7 +282,7 @@ class WorkerActor(Actor):
     async def _carry_out(self, order: Order) -> None:
         try:
             if order.name == START and order.job is not None:
-                order.reply(await self._start(order.job, is_owned=order.is_owned))
+                order.reply(await self._start(order.job, order))
             elif order.name == RELEASE:
                 await self._release(order.key)
             elif order.name == REASSERT:
@@ -315,25 +300,41 @@ class WorkerActor(Actor):
             self.core.warn("Redis refused a change of a job", order.key, error)
             order.reply(RETRY)
 
-    async def _start(self, job: JobBody, *, is_owned: bool) -> str | None:
+    def _start_now(self, order: Order) -> bool:
+        job, start = order.job, self._runner.brief_start
+        if job is None or not order.is_owned or start is None or job.key in self._jobs:
+            return False
+        self._jobs[job.key] = job
+        try:
+            start(job)
+        except BaseException as error:  # noqa: BLE001 - it is raised where starts are, in the lane
+            order.failure = error
+            del self._jobs[job.key]
+            return False
+        self._has_started(job)
+        order.reply("")
+        return True
+
+    async def _start(self, job: JobBody, order: Order) -> str | None:
         if job.key in self._jobs:
             # Told again. Whoever sent it may have buried this worker, which has not heard
             # of that yet: to say that the job runs would lose it.
             return "" if await self._own(self._jobs[job.key]) == 1 else RETRY
         try:
-            if not is_owned:  # or its dispatch has looked
+            if not order.is_owned:  # or its dispatch has looked
                 check_key(job.key)
         except InvalidNameError as error:
             return error_text(error)
         # From here on the key may be ours in Redis, whatever we hear of it.
         self._jobs[job.key] = job
         self._starting.add(job.key)
-        owned = 1 if is_owned else await self._own(job, sent_again=job.requeued)
+        owned = 1 if order.is_owned else await self._own(job, sent_again=job.requeued)
         if owned != 1:
             self._starting.discard(job.key)
             self._jobs.pop(job.key, None)
             return "" if owned == OVER else RETRY
         try:
+            order.raise_failure()
             await self._runner.start(job)
         except Exception as error:  # noqa: BLE001 - user code; its error is the answer
             if isinstance(error, JobRetryError):
@@ -346,12 +347,13 @@ class WorkerActor(Actor):
         self._starting.discard(job.key)
         if job.requeued:
             await self._ledger.fine(job.key)
-        self.core.report("job_started", key=job.key, worker_id=self.worker_id)
-        self._check_place(job.key)
+        self._has_started(job)
         return ""
 
-    def _check_place(self, key: str) -> None:
-        """Let a job go that came here while its place changed: no further change will tell."""
+    def _has_started(self, job: JobBody) -> None:
+        """Tell of it; let it go if its place changed meanwhile: no further change will tell."""
+        key = job.key
+        self.core.report("job_started", key=key, worker_id=self.worker_id)
         fleet, now = self.core.fleet, trio.current_time()
         if fleet.place(key, now) == self.worker_id:
             return
@@ -438,12 +440,8 @@ class WorkerActor(Actor):
 
     async def _hand_over(self, key: str) -> None:
         """Stop a job here and send it to the pool again; it stays if it will not stop."""
-        try:
-            await self._runner.stop(key)
-        except Exception as error:  # noqa: BLE001 - user code; its error is logged
-            self.core.warn("a job would not stop to be moved", key, error)
-            if not self._leaving:
-                return
+        if not await self._end_run(key, "a job would not stop to be moved") and not self._leaving:
+            return
         job = self._jobs.get(key)
         if job is None or self.is_evicted:
             self._jobs.pop(key, None)
@@ -463,18 +461,21 @@ class WorkerActor(Actor):
         if job is None or await self._own(job) == 1:
             return
         self.core.report("job_fenced", key=key, worker_id=self.worker_id)
-        try:
-            await self._runner.stop(key)
-        except Exception as error:  # noqa: BLE001 - user code; its error is logged
-            self.core.warn("a job that runs elsewhere would not stop", key, error)
+        await self._end_run(key, "a job that runs elsewhere would not stop")
         self._jobs.pop(key, None)
 
     async def _stop_for_good(self, key: str) -> None:
+        await self._end_run(key, "a job would not stop at the shutdown")
+        await self._stopped(key)
+
+    async def _end_run(self, key: str, complaint: str) -> bool:
+        """Stop what runs; False, and a word in the log, if it would not stop."""
         try:
             await self._runner.stop(key)
         except Exception as error:  # noqa: BLE001 - user code; its error is logged
-            self.core.warn("a job would not stop at the shutdown", key, error)
-        await self._stopped(key)
+            self.core.warn(complaint, key, error)
+            return False
+        return True
 
     async def _each_job(self, end: Callable[[str], Awaitable[None]]) -> None:
         """End all lanes, and then all jobs at the same time, each as `end` does."""
