@@ -1,17 +1,19 @@
 """Who writes what, and when: the requests of one turn of the scheduler."""
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import attrs
 import trio
 import trio.testing
 
+from terzetto.redis import Dedicated, LinkLostError, Redis
 from terzetto.redis._connection import Connection
 from terzetto.redis._io import Transport
 from terzetto.redis._link import Link
 from terzetto.redis._reader import ReplyReader
-from terzetto.redis._url import Endpoint, Options
+from terzetto.redis._url import Endpoint, Options, parse_url
+from terzetto.server import EmbeddedServer
 from tests.redis.scripted import PATIENCE, open_scripted
 
 REQUEST = b"*1\r\n$4\r\nPING\r\n"
@@ -215,3 +217,24 @@ async def test_the_seat_of_a_caller_who_left_goes_to_nobody_while_its_reply_is_d
                 await trio.testing.wait_all_tasks_blocked()
                 recorder.replies.send_nowait(b":0\r\n" * 20 + b":2\r\n" * 20)
     assert sum(sizes(recorder)) == 2 + 20 + 20
+
+
+async def test_who_waits_on_the_server_may_leave_at_any_turn_of_the_connections_end(
+    redis: Redis, server: EmbeddedServer
+) -> None:
+    async def take(dedicated: Dedicated) -> None:
+        with suppress(LinkLostError):
+            await dedicated.execute("BLPOP", "none", 0)
+
+    endpoint = parse_url(server.url).endpoint
+    for turns in [turns for turns in range(8) for _ in range(8)]:  # the order in a turn is chance
+        recorder = Recorder()
+        async with running(recorder, endpoint) as link:
+            with trio.fail_after(PATIENCE):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(take, Dedicated(link, redis))
+                    await trio.testing.wait_all_tasks_blocked()
+                    recorder.replies.send_nowait(b"")
+                    for _ in range(turns):
+                        await trio.lowlevel.checkpoint()
+                    nursery.cancel_scope.cancel()

@@ -67,7 +67,10 @@ class Link(RequestQueue):
         )
 
     def start_soon(self, fn: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Run a function in the background, until the connection of this moment ends."""
+        """Run a function in the background, until the connection of this moment ends.
+
+        Not while it ends: what it would wait for is settled then.
+        """
         if self._nursery is not None:
             self._nursery.start_soon(fn, *args)
 
@@ -146,9 +149,11 @@ class Link(RequestQueue):
                     self._nursery = nursery
                     nursery.start_soon(self._write, transport)
                     nursery.start_soon(watch, self)
-                    await self._read(transport, connection.reader)
+                    try:
+                        await self._read(transport, connection.reader)
+                    finally:
+                        self._nursery = None  # which closes when the others have ended too
         finally:
-            self._nursery = None
             self._detach(transport)
 
     def _attach(self, connection: Connection) -> None:
