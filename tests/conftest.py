@@ -7,6 +7,7 @@ its test is found among the descendants, in whatever session it runs.
 
 import ctypes
 import gc
+import multiprocessing
 import os
 import signal
 import sys
@@ -61,6 +62,7 @@ def _no_leaks() -> Iterator[None]:
         if time.monotonic() > deadline:
             _end_processes(left)
             pytest.fail(f"left behind: {', '.join(sorted(map(str, left)))}")
+        multiprocessing.active_children()  # joins, and closes, those that have ended unnoticed
         gc.collect()
         time.sleep(0.01)  # what the kernel takes down has no event to wait for
 
