@@ -12,8 +12,10 @@ import trio
 
 from terzetto import pool
 from terzetto.errors import InvalidNameError, TerzettoError
+from terzetto.pool._names import TOLD, Names
 from terzetto.redis import Redis, connect
 from terzetto.server import Cluster, EmbeddedServer, open_cluster
+from terzetto.streaming import stream_key
 
 TTL = 4.0
 FAIL_OVER = 60.0  # seconds for the cluster to agree; the machine may be busy
@@ -73,6 +75,27 @@ async def master_of(cluster: Cluster, key: str) -> EmbeddedServer:
     async with connect(cluster.url) as redis:
         owner = str(redis.slot_owner(key))
     return next(one for one in await cluster.masters() if owner.endswith(f":{one.port}"))
+
+
+async def test_the_node_of_a_worker_is_told_of_a_start_on_a_cluster_too() -> None:
+    """Its stream is in the pool's slot, as all that the script of a dispatch names."""
+    jobs = Jobs()
+    async with (
+        open_cluster(replicas=0) as cluster,
+        nodes(cluster, 2) as (first, second),
+        connect(cluster.url) as redis,
+    ):
+        await second.add_worker(jobs)
+        names, numbers = Names(first.pool), count()
+        stream = stream_key(names.node_stream(second.id))
+        told = False
+        with trio.fail_after(FAIL_OVER):
+            while not told:  # until the first knows where the worker lives
+                await first.dispatch(f"job-{next(numbers)}", b"x")
+                entries = await redis.execute("XRANGE", stream, "-", "+")
+                told = any(TOLD.encode() in fields for _, fields in entries)
+        assert list(jobs.live) == [f"job-{number}" for number in range(next(numbers))]
+        assert jobs.overlaps == []
 
 
 async def test_a_pool_that_is_given_a_hash_tag_works_on_a_cluster() -> None:
