@@ -13,6 +13,7 @@ from terzetto import pool
 from terzetto.redis import connect
 from terzetto.testing import Program, open_program
 from tests.bench.harness import AsyncMeasure, Figures, Setting, Stopwatch
+from tests.bench.server import pin
 from tests.bench.work import TASKS, TOLD, rate_and_delays
 
 ALONE = 300
@@ -99,9 +100,10 @@ async def other_node(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
     name = f"{setting.name}:terzetto-2"
     async with (
         connect(setting.url) as redis,
-        open_worker(setting.url, name, "30", "20"),
+        open_worker(setting.url, name, "30", "20") as worker,
         pool.open_node(name, redis, client_only=True) as client,
     ):
+        pin(worker.pid, setting.second_cores)
         yield lambda: dispatch_alone(client, next(turns))
 
 

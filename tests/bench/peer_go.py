@@ -223,6 +223,7 @@ async def other_node(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
     """One goroutine dispatches through a client-only node to a worker in another process."""
     turns = count()
     async with open_go(setting.url, 2) as [go, other]:
+        pin(other.process.pid, setting.second_cores)
         await open_worker(other, f"{setting.name}:go-2")
         await go.call("node.open", "node", name=f"{setting.name}:go-2", ttl=30, grace=20, flag=True)
 

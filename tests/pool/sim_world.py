@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from random import Random
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import attrs
 import trio
@@ -353,17 +353,14 @@ class Reader:
 
     stream: Stream
     _last: Id = (0, 0)
-    _batch: deque[Event] = attrs.field(factory=deque[Event])
 
-    def __aiter__(self) -> "Reader":
-        return self
+    async def deliver(self, take: Callable[[Event], None]) -> NoReturn:
+        """Hand each entry to `take`."""
+        while True:
+            for event in await self._read():
+                take(event)
 
-    async def __anext__(self) -> Event:
-        while not self._batch:
-            await self._read()
-        return self._batch.popleft()
-
-    async def _read(self) -> None:
+    async def _read(self) -> list[Event]:
         client, stream = self.stream.client, self.stream
 
         def read() -> Value:
@@ -375,9 +372,8 @@ class Reader:
         while not found:
             await news.wait()
             found, news = await client.ask(read)
-        for entry_id, fields in found:
-            self._last = entry_id
-            self._batch.append(stream.event(entry_id, fields))
+        self._last = found[-1][0]
+        return [stream.event(entry_id, fields) for entry_id, fields in found]
 
 
 @attrs.define(eq=False)

@@ -60,7 +60,7 @@ async def test_a_start_without_await_needs_no_task(redis: Redis) -> None:
         await node.dispatch("here")
         assert worker.jobs == ["here"]
         with trio.fail_after(20):
-            while not any("_hear" in name for name in tasks):  # until the client knows its home
+            while not any("reader of p:node:" in name for name in tasks):  # it knows the home then
                 await client.dispatch(f"there {len(tasks)}")
         assert not tasks[0].endswith("_run"), "the name of a lane's task"
         with pytest.raises(pool.JobExistsError):

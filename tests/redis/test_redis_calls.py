@@ -332,3 +332,24 @@ async def test_the_bound_of_requests_in_flight_holds_and_lets_go(server: Embedde
                     queued=0, in_flight=5, crowd=35, connections=1
                 )
         assert sorted(done) == list(range(1, 41))
+
+
+async def test_replies_are_glanced_at_before_their_caller_has_them(redis: Redis) -> None:
+    seen: list[tuple[str, list[object]]] = []
+
+    def glance(replies: list[object]) -> None:
+        seen.append((trio.lowlevel.current_task().name, list(replies)))
+
+    async with redis.open_dedicated("glancing") as link:
+        replies = await link.execute_many([("SET", "k", "v"), ("HGETALL", "k")], glance=glance)
+        ((task, glanced),) = seen
+        assert glanced == replies
+        assert task != trio.lowlevel.current_task().name
+        assert isinstance(replies[1], ResponseError)
+        with trio.move_on_after(0.01) as given_up:
+            await link.execute_many([("BLPOP", "nothing", 0)], glance=glance)
+        assert given_up.cancelled_caught
+        await redis.execute("RPUSH", "nothing", "late")
+        with trio.fail_after(20):
+            await link.execute("PING")
+        assert len(seen) == 1, "who has left is shown nothing"

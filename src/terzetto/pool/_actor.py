@@ -334,13 +334,17 @@ class NodeActor(Actor):
 
     async def _hear(self, reader: Reader) -> None:
         """Take the answers of workers and the returns of dispatches."""
-        async for event in reader:
-            try:
-                self._take(event)
-            except MalformedBodyError as error:
-                self.core.report("dead_letter", text=f"{event.name} {event.id}: {error}")
+        with contextlib.suppress(ClosedError):
+            await reader.deliver(self._take)
 
     def _take(self, event: Event) -> None:
+        """Take an event in; called in the task that read it."""
+        try:
+            self._understand(event)
+        except MalformedBodyError as error:
+            self.core.report("dead_letter", text=f"{event.name} {event.id}: {error}")
+
+    def _understand(self, event: Event) -> None:
         if event.name == RETURN:
             ack = decode_ack(event.payload)
             self.seat.returns.returned(ack.event_id, ack.error)

@@ -87,6 +87,9 @@ def _pack(data: bytes) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
+_EMPTY: Final = _pack(b"")
+
+
 def _unpack(data: bytes, start: int, what: str) -> tuple[bytes, int]:
     if start + 4 > len(data):
         raise MalformedBodyError(f"the length of the {what} is cut short at byte {start}")
@@ -179,14 +182,16 @@ def decode_told(data: bytes) -> Told:
     event_id, position = _unpack(data, 0, "event's id")
     worker_id, position = _unpack(data, position, "worker's id")
     is_owned, body = data[position : position + 1], data[position + 1 :]
-    if not EVENT_ID.fullmatch(decode_text(event_id)):
+    event_name = decode_text(event_id)
+    if not EVENT_ID.fullmatch(event_name):
         raise MalformedBodyError(f"{event_id[:80]!r} is no event's id")
-    return Told(decode_text(event_id), decode_text(worker_id), is_owned == b"\x01", body)
+    return Told(event_name, decode_text(worker_id), is_owned == b"\x01", body)
 
 
 def encode_ack(ack: Ack) -> bytes:
     """Return the body of an ack or of a dispatch's return."""
-    return _pack(encode_text(ack.event_id)) + _pack(encode_text(ack.error))
+    error = _pack(encode_text(ack.error)) if ack.error else _EMPTY
+    return _pack(encode_text(ack.event_id)) + error
 
 
 def decode_ack(data: bytes) -> Ack:

@@ -62,9 +62,9 @@ class ServerClock:
         """Return the server's time in Unix nanoseconds."""
         return round(trio.current_time() * 1e6 + self._offset_us) * 1000
 
-    def now_ms(self) -> float:
-        """Return the server's time in Unix milliseconds."""
-        return (trio.current_time() * 1e6 + self._offset_us) / 1000
+    def ms_at(self, at: float) -> float:
+        """Return what the server's time was, in Unix milliseconds, when ours was `at`."""
+        return (at * 1e6 + self._offset_us) / 1000
 
 
 @attrs.define(eq=False)

@@ -137,11 +137,10 @@ class Router:
             MalformedBodyError: it is broken.
         """
         event = read_event(told.event_id, START, told.body)
-        options = self.core.options
+        options, now = self.core.options, trio.current_time()
         patience = min(options.worker_ttl, options.ack_grace_period) / 2
-        if self.core.clock.now_ms() - event.sent_ms > patience * 1000:
+        if self.core.clock.ms_at(now) - event.sent_ms > patience * 1000:
             return
-        now = trio.current_time()
         if not self._routes.arrive(event, now):
             return
         worker = self.core.workers.get(told.worker_id)
@@ -214,7 +213,8 @@ class Router:
         """Read an event; what cannot be read is put away."""
         if entry.name not in _KNOWN:
             # Peers of another version may know it; nobody needs it for ever.
-            if self.core.clock.now_ms() - int(entry.id.partition("-")[0]) > TOO_OLD * 1000:
+            now_ms = self.core.clock.ms_at(trio.current_time())
+            if now_ms - int(entry.id.partition("-")[0]) > TOO_OLD * 1000:
                 self.core.claims.acknowledge(entry.id)
             return None
         try:
@@ -253,7 +253,7 @@ class Router:
                     self._routes.hold(event.event_id, trio.current_time())
 
     def _decide(self, event: PoolEvent, now: float) -> Deliver | Verdict:
-        server_ms = self.core.clock.now_ms()
+        server_ms = self.core.clock.ms_at(now)
         start = self._routes.start_of(event)
         return decide(event, self.core.fleet, now=now, server_ms=server_ms, start=start)
 
@@ -317,9 +317,9 @@ class Router:
         if route is None:
             return
         job = route.event.job
-        self.core.claims.acknowledge(event_id)
         if job is not None and job.node_id == self.core.node_id:
             self.returned(event_id, error)
         elif job is not None:
             stream = self.core.names.node_stream(job.node_id)
             self.core.outbox.answer(stream, RETURN, encode_ack(Ack(event_id, error)))
+        self.core.claims.acknowledge(event_id)

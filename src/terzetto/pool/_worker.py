@@ -311,8 +311,8 @@ class WorkerActor(Actor):
             order.failure = error
             del self._jobs[job.key]
             return False
+        order.reply("")  # somebody waits for this, and for nothing else here
         self._has_started(job)
-        order.reply("")
         return True
 
     async def _start(self, job: JobBody, order: Order) -> str | None:

@@ -20,7 +20,7 @@ from redis.exceptions import AskError, ClusterDownError, RedisError, TryAgainErr
 from terzetto.redis._commands import blocking_time, check_dedicated, upper_name
 from terzetto.redis._link import Link
 from terzetto.redis._refusals import ASKING, asking, is_ask, refusal_of
-from terzetto.redis._request import Blocking, Notice, as_list, lost, replies_of
+from terzetto.redis._request import Blocking, Glance, Notice, as_list, lost, replies_of
 from terzetto.redis._url import Endpoint
 from terzetto.redis._wire import Arg, Reply, pack
 
@@ -123,8 +123,14 @@ class Dedicated:
                     raise reply
         return reply
 
-    async def execute_many(self, commands: Sequence[Sequence[Arg]]) -> list[Reply | RedisError]:
+    async def execute_many(
+        self, commands: Sequence[Sequence[Arg]], *, glance: Glance | None = None
+    ) -> list[Reply | RedisError]:
         """Run commands in order with one write; error replies stand in their places.
+
+        `glance`, a plain function that must not raise, is called with the list of the
+        replies in the task that read them: a turn of the scheduler before this returns.
+        It is left out where the commands were sent on to another server.
 
         Cancelling is as in `execute`. If a server refuses them because it is the wrong
         one, and none has run, all of them go to the right one; if some have run, the
@@ -145,9 +151,13 @@ class Dedicated:
         with self._hold(patience):
             while True:
                 epoch = self._bound_to()
-                replies = replies_of(await self._link.request_unit(data, len(units), epoch=epoch))
+                replies = replies_of(
+                    await self._link.request_unit(data, len(units), epoch=epoch, glance=glance)
+                )
                 for unit, reply in zip(units, replies, strict=True):
                     self._note(unit, reply)
+                if not any(isinstance(reply, Exception) for reply in replies):
+                    return replies
                 # What a connection held does not go elsewhere with the unit.
                 refusal = None if epoch else refusal_of(units, replies)
                 if is_ask(refusal):

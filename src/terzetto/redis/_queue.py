@@ -33,6 +33,7 @@ from trio.lowlevel import (
     Abort,
     RaiseCancelT,
     Task,
+    cancel_shielded_checkpoint,
     checkpoint,
     checkpoint_if_cancelled,
     current_task,
@@ -44,6 +45,7 @@ from terzetto.redis._errors import AuthError
 from terzetto.redis._io import Transport
 from terzetto.redis._request import (
     Blocking,
+    Glance,
     LinkStatistics,
     Notice,
     Request,
@@ -163,13 +165,19 @@ class RequestQueue(ABC):
 
     @trio.lowlevel.enable_ki_protection
     async def request_unit(
-        self, data: bytes, count: int, *, repeatable: bool = False, epoch: int = 0
+        self,
+        data: bytes,
+        count: int,
+        *,
+        repeatable: bool = False,
+        epoch: int = 0,
+        glance: Glance | None = None,
     ) -> Reply:
         """Send `count` packed commands in one piece; return the list of their replies.
 
         Error replies stand in the list; other errors are returned in its stead, as
         in `request`. With `epoch` the unit is for that connection only:
-        `LinkLostError(may_have_run=False)` if it is over.
+        `LinkLostError(may_have_run=False)` if it is over. `glance` sees the list first.
         """
         await checkpoint_if_cancelled()
         if len(self._queue) + len(self._written) >= self._limit:
@@ -179,13 +187,18 @@ class RequestQueue(ABC):
         if epoch not in (0, self.epoch):
             await checkpoint()
             return lost("the connection that this belongs to is gone", may_have_run=False)
-        request = Unit(current_task(), data, count=count, repeatable=repeatable, epoch=epoch)
+        request = Unit(
+            current_task(), data, count=count, repeatable=repeatable, epoch=epoch, glance=glance
+        )
         self._queue.append(request)
         if self._send_now is not None and not self._written and len(self._queue) == 1:
             self._flush()
         else:
             self._wake_writer()
-        return await wait_task_rescheduled(request.abort)
+        replies: Reply = await wait_task_rescheduled(request.abort)
+        if glance is not None:
+            await cancel_shielded_checkpoint()  # whom it has woken goes first
+        return replies
 
     @trio.lowlevel.enable_ki_protection
     async def request_blocking(self, data: bytes, unblock: Callable[[Blocking], None]) -> Reply:

@@ -21,6 +21,9 @@ from terzetto.redis._wire import Reply
 State: TypeAlias = Literal["connected", "reconnecting", "closed"]
 """How a link stands with its server."""
 
+Glance: TypeAlias = Callable[[list[Reply]], None]
+"""Looks at replies a turn of the scheduler before their caller is resumed; never raises."""
+
 
 @attrs.frozen(kw_only=True)
 class LinkStatus:
@@ -134,23 +137,34 @@ def sleep(
 class Unit(Request):
     """A place for several commands, which nothing comes between.
 
-    With `epoch` it belongs to that connection and is never sent on another.
+    With `epoch` it belongs to that connection and is never sent on another. `glance` is
+    called with the replies in the task that read them, unless the caller has left.
     """
 
-    __slots__ = ("count", "epoch", "replies")
+    __slots__ = ("count", "epoch", "glance", "replies")
 
     def __init__(
-        self, task: Task, data: bytes, *, count: int, repeatable: bool, epoch: int
+        self,
+        task: Task,
+        data: bytes,
+        *,
+        count: int,
+        repeatable: bool,
+        epoch: int,
+        glance: Glance | None,
     ) -> None:
         super().__init__(task, data, repeatable)
         self.count = count
         self.epoch = epoch
+        self.glance = glance
         self.replies: list[Reply] = []
 
     def take(self, reply: Reply) -> bool:
         self.replies.append(reply)
         if len(self.replies) < self.count:
             return False
+        if self.glance is not None and self.task is not None:
+            self.glance(self.replies)
         self.resume(self.replies)
         return True
 

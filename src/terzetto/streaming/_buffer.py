@@ -94,6 +94,7 @@ class Buffer:
         self._batches: deque[Batch] = deque()
         self._length = 0
         self._taken = 0
+        self._fresh = 0  # events of the last batch, until somebody gives way to their takers
         self._waiting = ParkingLot()
         self._looked_at = 0.0
         self.last_taken = float("-inf")
@@ -129,7 +130,8 @@ class Buffer:
         """Add a batch; the loop has looked for room before it asked Redis for one."""
         if batch.events and not self.is_closed:
             self._batches.append(batch)
-            self._length += len(batch.events)
+            self._fresh = len(batch.events)
+            self._length += self._fresh
             self._waiting.unpark(count=len(batch.events))
 
     def drop(self, batch: Batch, ids: Iterable[str] | None = None) -> None:
@@ -170,7 +172,8 @@ class Buffer:
 
         What they do with them would wait while the next read is packed and sent.
         """
-        if 0 < self._length <= _FEW:
+        is_few, self._fresh = 0 < self._fresh <= _FEW, 0
+        if is_few:
             for _ in range(_TURNS):
                 await checkpoint()
 

@@ -26,15 +26,17 @@ Used by `_reader.py`, the actor and the face.
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar, cast
 
+import attrs
 import trio
 from redis.exceptions import RedisError
 
 from terzetto._shared._logging import Logger
 from terzetto._shared._texts import describe_error
-from terzetto.redis import Arg, LinkClosedError, Redis
+from terzetto.redis import Arg, LinkClosedError, Redis, Reply
 from terzetto.streaming._buffer import Batch, Buffer, Signal
+from terzetto.streaming._delivery import Delivery
 from terzetto.streaming._edges import edges_command, edges_of, read_edges
 from terzetto.streaming._event import Entry, Event, decode_entries
 from terzetto.streaming._gap import Cursor, Edges, Gap
@@ -52,6 +54,38 @@ from terzetto.streaming._retry import insist
 _SUSPICIOUS_BATCH: Final = 100
 _SUSPICIOUS_PAUSE: Final = 0.05
 _KEPT_GAPS: Final = 100
+
+B = TypeVar("B", Buffer, Delivery)
+
+
+@attrs.define
+class _Read:
+    """A read that is under way.
+
+    Attributes:
+        cursors: those that it reads from, by key.
+        count: how many events of each stream it may bring.
+        is_suspicious: whether trimming may have overtaken it, whatever it brings.
+        is_taken: whether what it brought has been taken in.
+    """
+
+    cursors: dict[str, Cursor]
+    count: int
+    is_suspicious: bool
+    is_taken: bool = False
+
+    @staticmethod
+    def sort(reply: dict[bytes, list[Entry]]) -> list[tuple[str, list[Entry]]]:
+        """Return what was brought for each key."""
+        return [(key.decode("utf-8", "surrogateescape"), entries) for key, entries in reply.items()]
+
+    def may_be_overtaken(self, key: str, entries: list[Entry]) -> bool:
+        """Tell whether trimming may have taken events before these; see `_SUSPICIOUS_BATCH`."""
+        return (
+            self.is_suspicious
+            or len(entries) >= min(self.count, _SUSPICIOUS_BATCH)
+            or self.cursors[key].number is None
+        )
 
 
 class Feed:
@@ -75,22 +109,28 @@ class Feed:
         self.is_closed = False
         self._log = logger
         self._on_gap = on_gap
-        self._buffers: list[Buffer] = []
+        self._buffers: list[Buffer | Delivery] = []
         self._wanted = Signal()
 
     # The callers' side
 
     def open_buffer(self, size: int) -> Buffer:
         """Add a buffer that gets every event from now on."""
-        buffer = Buffer(size, self._wanted)
+        return self._open(Buffer(size, self._wanted))
+
+    def open_delivery(self, take: Callable[[Event], None]) -> Delivery:
+        """Have every event from now on handed to a function."""
+        return self._open(Delivery(self.options.buffer_size, self._wanted, take))
+
+    def _open(self, buffer: B) -> B:
         if self.is_closed:
             buffer.close()
         else:
             self._buffers.append(buffer)
         return buffer
 
-    def close_buffer(self, buffer: Buffer) -> None:
-        """Take a buffer away; the others no longer wait for it."""
+    def close_buffer(self, buffer: Buffer | Delivery) -> None:
+        """Take a buffer or a delivery away; the others no longer wait for it."""
         buffer.close()
         if buffer in self._buffers:
             self._buffers.remove(buffer)
@@ -176,11 +216,12 @@ class Feed:
         if not cursors:
             return
         count = lane.count
+        read = _Read(cursors, count, is_suspicious=paused)
         commands = [self._command(cursors, count)]
         # Where more waits each batch is looked at, and this saves a round trip for each.
         behind = [key for key in cursors if key in lane.behind]
         commands += [edges_command(key) for key in behind]
-        replies = await poll.read(commands)
+        replies = await poll.read(commands, partial(self._take_at_once, read))
         lane.last_end = trio.current_time()
         reply, *looks = replies or [None]
         if isinstance(reply, RedisError):
@@ -190,19 +231,32 @@ class Feed:
         if not reply:
             await self._check_places(cursors)
             return
+        if read.is_taken:
+            return
         edges = {
             key: edges_of(look)
             for key, look in zip(behind, looks, strict=False)
             if not isinstance(look, RedisError)
         }
-        for encoded, entries in reply.items():
-            key = encoded.decode("utf-8", "surrogateescape")
-            full = len(entries) == count
-            if full:
+        for key, entries in read.sort(reply):
+            if len(entries) == count:
                 lane.behind.add(key)
-            if paused or full or cursors[key].number is None or len(entries) >= _SUSPICIOUS_BATCH:
+            if read.may_be_overtaken(key, entries):
                 await self._look_for_gap(cursors[key], entries, edges.get(key))
             self._take_in(cursors[key], entries)
+
+    def _take_at_once(self, read: "_Read", replies: list[Reply]) -> None:
+        """Take a read's events in the task that read the bytes, if nothing has to be looked at."""
+        reply = replies[0]
+        if read.is_suspicious or len(replies) > 1 or not isinstance(reply, dict):
+            return
+        batches = read.sort(cast("dict[bytes, list[Entry]]", reply))
+        for key, entries in batches:
+            if read.may_be_overtaken(key, entries):
+                return
+        read.is_taken = True
+        for key, entries in batches:
+            self._take_in(read.cursors[key], entries)
 
     def _cursors_by_key(self, lane: Lane) -> dict[str, Cursor]:
         return {stream_key(name): self.cursors[name] for name in lane.names}

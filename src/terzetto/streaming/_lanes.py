@@ -26,7 +26,7 @@ engines of readers and sinks.
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import suppress
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -34,7 +34,7 @@ from redis.exceptions import RedisError
 
 from terzetto.actor import ActorStoppedError
 from terzetto.redis import Redis, ReplyTooLongError
-from terzetto.streaming._buffer import Buffer, Signal
+from terzetto.streaming._buffer import Signal
 from terzetto.streaming._claims import Dues
 from terzetto.streaming._names import stream_key
 from terzetto.streaming._poll import Poll
@@ -96,6 +96,20 @@ class Lane:
         """End the read that is under way, if there is one."""
         if self.poll is not None:
             await self.poll.interrupt()
+
+
+class Taker(Sized, Protocol):
+    """What is filled by reading: a buffer, or what takes in place of one."""
+
+    @property
+    def size(self) -> int:
+        """How many events it holds at most."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """How many events a read may bring."""
+        ...
 
 
 Loop: TypeAlias = Callable[[Lane], Awaitable[None]]
@@ -166,14 +180,14 @@ class Lanes:
         """End all reads that are under way."""
         await for_each(self, Lane.interrupt)
 
-    def reserve(self, lane: Lane, buffers: Iterable[Buffer], most: int) -> int:
+    def reserve(self, lane: Lane, buffers: Iterable[Taker], most: int) -> int:
         """Return how many events a lane may read, and keep the room; 0 if there is none now."""
         others = sum(other.reserved for other in self if other is not lane)
         room = min((self._share(buffer, others) for buffer in buffers), default=0)
         lane.reserved = min(room, most, lane.most)
         return lane.reserved
 
-    def _share(self, buffer: Buffer, reserved: int) -> int:
+    def _share(self, buffer: Taker, reserved: int) -> int:
         if not buffer.room:
             return 0
         free = min(buffer.room - reserved, max(1, buffer.size // len(self)))

@@ -9,7 +9,7 @@ the read returns as if its time were up, with all that was delivered to it.
 Called by the loops of readers and sinks; one of these for each dedicated link.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -29,8 +29,14 @@ class Poll:
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()
 
-    async def read(self, commands: Sequence[Sequence[Arg]]) -> list[Reply | RedisError] | None:
+    async def read(
+        self,
+        commands: Sequence[Sequence[Arg]],
+        glance: Callable[[list[Reply]], None] | None = None,
+    ) -> list[Reply | RedisError] | None:
         """Run commands, the last of which blocks; None if the read had to be cancelled.
+
+        `glance` is as in `Dedicated.execute_many`.
 
         Raises:
             LinkLostError, LinkClosedError: as the link does.
@@ -38,7 +44,7 @@ class Poll:
         with trio.CancelScope() as scope:
             self._scope, self._ended = scope, trio.Event()
             try:
-                return await self._link.execute_many(commands)
+                return await self._link.execute_many(commands, glance=glance)
             finally:
                 self._scope = None
                 self._ended.set()

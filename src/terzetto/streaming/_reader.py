@@ -8,7 +8,7 @@ works. `Stream.open_reader` and `Stream.reader_child` make readers.
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import attrs
 
@@ -120,6 +120,24 @@ class Reader:
             yield Subscription(buffer, self._feed.options.max_polled)
         finally:
             self._feed.close_buffer(buffer)
+
+    async def deliver(self, take: Callable[[Event], None]) -> NoReturn:
+        """Hand every event from now on to `take` at once; until cancelled.
+
+        `take` is a plain function, called where possible in the task that read the event's
+        bytes, a turn or two of the scheduler before an iteration would have it. It should
+        not take long: nothing else is read meanwhile. As with `subscribe`, other takers get
+        all events too, and what comes between two deliveries is nobody's.
+
+        Raises:
+            Exception: what `take` raised; it gets nothing more.
+            ClosedError: the reader is closed.
+        """
+        delivery = self._feed.open_delivery(take)
+        try:
+            await delivery.run()
+        finally:
+            self._feed.close_buffer(delivery)
 
     async def add_stream(self, stream: "Stream", *, start: Start | None = None) -> None:
         """Read one more stream, from `start` or, by default, from where this reader starts.

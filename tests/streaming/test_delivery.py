@@ -1,0 +1,143 @@
+"""Events that are handed to a function: order, whose task, errors, ends, and other takers."""
+
+from collections.abc import Callable
+
+import pytest
+import trio
+import trio.testing
+
+from terzetto.errors import ClosedError
+from terzetto.redis import Redis
+from terzetto.streaming import OLDEST, Event, Reader, Stream
+
+PATIENCE = 20.0
+
+
+class Collector:
+    """Takes events, and tells when there are enough."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.tasks: set[str] = set()
+        self._grown = trio.Event()
+
+    @property
+    def names(self) -> list[str]:
+        return [event.name for event in self.events]
+
+    def take(self, event: Event) -> None:
+        self.events.append(event)
+        self.tasks.add(trio.lowlevel.current_task().name)
+        self._grown.set()
+        self._grown = trio.Event()
+
+    async def until_there_are(self, count: int) -> None:
+        with trio.fail_after(PATIENCE):
+            while len(self.events) < count:
+                await self._grown.wait()
+
+
+async def deliver(reader: Reader, take: Callable[[Event], None]) -> None:
+    await reader.deliver(take)
+
+
+async def test_events_are_handed_over_in_order_and_at_last_in_the_task_that_read_them(
+    stream: Stream,
+) -> None:
+    sizes = (3, 250, 1, 2)  # many at once are looked at first, and come from the reader's task
+    expected: list[str] = []
+    found = Collector()
+    async with stream.open_reader(start=OLDEST) as reader, trio.open_nursery() as nursery:
+        nursery.start_soon(deliver, reader, found.take)
+        for size in sizes:
+            names = [f"{len(expected) + number}" for number in range(size)]
+            await stream.add_many([(name, b"x") for name in names])
+            expected += names
+            await found.until_there_are(len(expected))
+        found.tasks.clear()
+        await stream.add("last", b"x")
+        await found.until_there_are(len(expected) + 1)
+        nursery.cancel_scope.cancel()
+    assert found.names == [*expected, "last"]
+    assert [event.payload for event in found.events] == [b"x"] * len(found.events)
+    (task,) = found.tasks
+    assert "link" in task
+
+
+async def test_what_the_function_raises_ends_its_delivery_and_nothing_else(
+    redis: Redis, stream: Stream
+) -> None:
+    def refuse(event: Event) -> None:
+        raise LookupError(event.name)
+
+    found = Collector()
+    async with stream.open_reader() as reader, trio.open_nursery() as nursery:
+        nursery.start_soon(deliver, reader, found.take)
+        await trio.testing.wait_all_tasks_blocked()
+        connections = await redis.execute("CLIENT", "LIST")
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as adding:
+                adding.start_soon(stream.add_many, [("a", b""), ("b", b"")])
+                with pytest.raises(LookupError, match="a"):
+                    await reader.deliver(refuse)
+        await stream.add("c", b"")
+        await found.until_there_are(3)
+        assert found.names == ["a", "b", "c"]
+        ids = [line.split()[0] for line in connections.splitlines()]
+        now = [line.split()[0] for line in (await redis.execute("CLIENT", "LIST")).splitlines()]
+        assert now == ids, "no link was lost for it"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_delivery_that_was_cancelled_gets_nothing_more(stream: Stream) -> None:
+    found = Collector()
+    async with stream.open_reader() as reader, trio.open_nursery() as outer:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(deliver, reader, found.take)
+            await stream.add("a", b"")
+            await found.until_there_are(1)
+            nursery.cancel_scope.cancel()
+        later = Collector()
+        outer.start_soon(deliver, reader, later.take)
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.add("b", b"")
+        await later.until_there_are(1)
+        outer.cancel_scope.cancel()
+    assert (found.names, later.names) == (["a"], ["b"])
+
+
+async def test_a_taker_that_does_not_take_holds_up_a_delivery_too(stream: Stream) -> None:
+    found = Collector()
+    async with stream.open_reader(start=OLDEST, buffer_size=2) as reader:
+        with reader.subscribe() as slow:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(deliver, reader, found.take)
+                for name in "abcd":
+                    await stream.add(name, b"")
+                await found.until_there_are(2)
+                await trio.testing.wait_all_tasks_blocked()
+                assert found.names == ["a", "b"]
+                with trio.fail_after(PATIENCE):
+                    await slow.read()
+                await found.until_there_are(4)
+                nursery.cancel_scope.cancel()
+    assert found.names == ["a", "b", "c", "d"]
+
+
+async def test_a_closed_reader_ends_a_delivery(stream: Stream) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def take_until_closed(reader: Reader) -> None:
+            with pytest.raises(ClosedError):
+                await reader.deliver(found.take)
+            ended.set()
+
+        found, ended = Collector(), trio.Event()
+        async with stream.open_reader() as reader:
+            nursery.start_soon(take_until_closed, reader)
+            await stream.add("a", b"")
+            await found.until_there_are(1)
+        with trio.fail_after(PATIENCE):
+            await ended.wait()
+        with pytest.raises(ClosedError), trio.fail_after(PATIENCE):
+            await reader.deliver(found.take)
