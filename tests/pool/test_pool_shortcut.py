@@ -337,7 +337,7 @@ async def test_a_claim_that_is_answered_when_its_event_has_come_round_starts_it_
         router = life.core.claims.router
         assert isinstance(router, Router)
         job = JobBody("k", node.id, b"payload", 1)
-        keeper = router.worker_for(job)
+        keeper = router.worker_for(job, trio.current_time())
         created = "" if keeper is None else keeper.created
         claim = await claim_for(
             redis, router.consumer, worker_id=worker.id, created=created, node_id=node.id
@@ -345,7 +345,7 @@ async def test_a_claim_that_is_answered_when_its_event_has_come_round_starts_it_
         assert claim.is_owned
         await until(lambda: len(router))
         assert handler.starts == []
-        router.take(Bid(job, encode_job(job), "k", Waiting(), keeper), claim)
+        router.take(Bid(job, encode_job(job), "k", Waiting(), keeper), claim, trio.current_time())
         await until(lambda: handler.starts)
         await until(lambda: not len(router))
         assert handler.starts == worker.jobs == ["k"]

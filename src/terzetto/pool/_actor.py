@@ -182,9 +182,9 @@ class NodeActor(Actor):
 
     def dispatch(self, job: JobBody, token: str, waiting: Waiting) -> None:
         """Ask for a job's key, and have the job started; `waiting` hears what came of it."""
-        router, core = self._router, self.core
-        keeper = None if router is None else router.worker_for(job)
-        remote = core.homes.worker_for(job.key) if keeper is None else None
+        router, core, now = self._router, self.core, trio.current_time()
+        keeper = None if router is None else router.worker_for(job, now)
+        remote = core.homes.worker_for(job.key, now) if keeper is None else None
         core.claims.put(Bid(job, encode_job(job), token, waiting, keeper, remote))
         if keeper is not None:
             keeper.make_ready(job.key)

@@ -99,7 +99,7 @@ class Taker(Protocol):
         """The consumer of the pool's sink that reads for this node."""
         ...
 
-    def take(self, bid: Bid, claim: Claim) -> None:
+    def take(self, bid: Bid, claim: Claim, now: float) -> None:
         """See a start to its worker; it was read for this node when it was sent."""
         ...
 
@@ -111,6 +111,8 @@ class _Load:
     bids: Sequence[Bid] = ()
     acks: list[str] = attrs.field(factory=list[str])
     guards: list[tuple[str, str]] = attrs.field(factory=list[tuple[str, str]])
+    guarded: set[str] = attrs.field(factory=set[str])
+    """The keys of these guards."""
     settled: trio.Event = attrs.field(factory=trio.Event)
 
 
@@ -165,6 +167,7 @@ class Claims:
     def release(self, key: str, token: str) -> None:
         """Have the guard of a dispatch released, if it is still its own, some time soon."""
         self._left.guards.append((key, token))
+        self._left.guarded.add(key)
         self._left_behind.set()
 
     def hurry(self) -> None:
@@ -212,7 +215,7 @@ class Claims:
         """Take the next bids, and what is left behind if it is not to wait for another script."""
         bids, left = self._take_bids(), self._left
         is_alone = len(bids) == 1 and not self._is_hurried and len(left.guards) < _LEFT
-        if is_alone and all(bids[0].job.key != key for key, _ in left.guards):
+        if is_alone and bids[0].job.key not in left.guarded:
             self._under_way = _Load(bids)
         else:
             self._left, self._is_hurried = _Load(), False
@@ -286,6 +289,7 @@ class Claims:
             # let be: guards run out, and events come round again.
             self._left.acks += load.acks
             self._left.guards += load.guards
+            self._left.guarded |= load.guarded
             self._left_behind.set()
             await trio.sleep(self._pause)
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -321,11 +325,12 @@ class Claims:
             self._give_up(bid)
             bid.waiting.refuse(claim)
             return
-        self.returns.sent(bid.waiting, claim.event_id, patience=self.guard_for)
+        now = trio.current_time()
+        self.returns.sent(bid.waiting, claim.event_id, until=now + self.guard_for)
         if claim.was_nobody_home:
             self.homes.look()
         if claim.is_read and self.router is not None:
-            self.router.take(bid, claim)
+            self.router.take(bid, claim, now)
         else:
             self._give_up(bid)
 

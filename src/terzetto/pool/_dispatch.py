@@ -103,15 +103,15 @@ class Returns:
                 if not oldest.event.is_set():
                     oldest.expire()
 
-    def sent(self, waiting: Waiting, event_id: str, *, patience: float) -> None:
-        """Note the event of a dispatch, which waits for so many seconds from now on.
+    def sent(self, waiting: Waiting, event_id: str, *, until: float) -> None:
+        """Note the event of a dispatch, which waits until then, by `trio.current_time()`.
 
         Its return may be here already.
         """
         if waiting.is_over:
             return
         waiting.event_id = event_id
-        waiting.deadline = trio.current_time() + patience
+        waiting.deadline = until
         self._sent[event_id] = waiting
         self._news.set()
         early = self._early.pop(event_id, None)

@@ -59,9 +59,9 @@ class Homes:
     _homes: dict[str, Home] = attrs.field(factory=dict[str, Home])
     _wake: trio.Event = attrs.field(factory=trio.Event)
 
-    def worker_for(self, key: str) -> RemoteWorker | None:
+    def worker_for(self, key: str, now: float) -> RemoteWorker | None:
         """Return the worker of another node that a job belongs to, if its home is known."""
-        worker_id = self.fleet.place(key, trio.current_time()) or ""
+        worker_id = self.fleet.place(key, now) or ""
         home = self._homes.get(worker_id)
         if home is None or home.node_id == self.node_id:
             return None

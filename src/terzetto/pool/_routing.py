@@ -106,22 +106,22 @@ class Router:
         """The consumer of the pool's sink that reads for this node."""
         return self.source.consumer
 
-    def worker_for(self, job: JobBody) -> LocalWorker | None:
+    def worker_for(self, job: JobBody, now: float) -> LocalWorker | None:
         """Return the worker of this node that keeps the place of a job to be dispatched.
 
         None if the job belongs to another node, or its worker cannot take it now.
         """
-        worker = self.core.workers.get(self.core.fleet.place(job.key, trio.current_time()) or "")
+        worker = self.core.workers.get(self.core.fleet.place(job.key, now) or "")
         return worker if worker is not None and worker.keep_place(job) else None
 
-    def take(self, bid: Bid, claim: Claim) -> None:
+    def take(self, bid: Bid, claim: Claim, now: float) -> None:
         """See a start to the worker that kept its place; it was read when it was sent."""
         event_id, keeper = claim.event_id, bid.keeper
         if keeper is None:
             return
         job = bid.job.brought_by(event_id)
         event = PoolEvent(event_id, START, job.key, bid.body, job)
-        if not self._routes.arrive(event, trio.current_time()):
+        if not self._routes.arrive(event, now):
             keeper.give_place_up(job.key)  # it has come round by itself, and waits behind
             return
         self._routes.deliver_here(event_id, keeper.worker_id)

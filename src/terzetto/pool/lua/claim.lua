@@ -79,7 +79,7 @@ end
 -- The lists are read once; no key is claimed twice in between, for its payload is there then.
 local lists, lists_rev
 local owned = {}
-local function own(key, body, worker, created, is_new)
+local function own(key, body, worker, created, is_new, payloads_rev)
   if redis.call('HGET', workers, worker) ~= created then return false end
   if not lists then lists, lists_rev = lists_of(jobs) end
   if owner_in(lists, key, worker) then return false end
@@ -91,7 +91,7 @@ local function own(key, body, worker, created, is_new)
     table.insert(owned[worker], key)
   end
   if is_new or redis.call('HGET', payloads, key) ~= payload then
-    map_set(payloads, ARGV[1], key, payload)
+    map_set(payloads, ARGV[1], key, payload, payloads_rev)
   end
   return true
 end
@@ -111,13 +111,15 @@ end
 
 local function claim(claim_key, key, body, worker, created, consumer, node)
   local known = redis.call('GET', claim_key)
-  local id, read, is_nowhere
+  local id, read, is_nowhere, payloads_rev
   if known then
     id, read = string.match(known, '^%d+ (%S+) (%d)$')
     if read == '1' and not is_held(id, consumer) then read = '0' end
   else
     if redis.call('HEXISTS', KEYS[5], 'shutdown') == 1 then return {7, ''} end
-    if redis.call('HEXISTS', payloads, key) == 1 then return {3, ''} end
+    local stored = redis.call('HMGET', payloads, key, '=rev')
+    if stored[1] then return {3, ''} end
+    payloads_rev = stored[2] or '0'
     local started = redis.call('HMGET', pending, key, '=rev')
     if guard_holds(started[1]) then return {2, ''} end
     look_at_group()
@@ -139,7 +141,7 @@ local function claim(claim_key, key, body, worker, created, consumer, node)
   end
   if is_nowhere then return {8, id} end
   if read == '0' or worker == '' then return {read == '0' and 1 or 4, id} end
-  local is_owned = own(key, body, worker, created, not known)
+  local is_owned = own(key, body, worker, created, not known, payloads_rev)
   if node and not known then tell(node, id, worker, is_owned, body) end
   return {is_owned and 5 or 4, id}
 end
