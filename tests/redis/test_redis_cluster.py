@@ -51,6 +51,28 @@ async def test_a_slot_that_moves_is_followed(masters: Cluster) -> None:
         assert await source.client.execute("CLUSTER", "COUNTKEYSINSLOT", SLOT) == 0
 
 
+async def test_the_owner_that_is_remembered_for_a_key_follows_its_slot(masters: Cluster) -> None:
+    async with connect(masters.url) as redis, AsyncExitStack() as stack:
+        source, target = await owner_and_other(stack, masters)
+
+        async def count_moved() -> int:
+            stats: bytes = await source.client.execute("INFO", "errorstats")
+            _, found, rest = stats.partition(b"errorstat_MOVED:count=")
+            return int(rest.split()[0]) if found else 0
+
+        await redis.execute("SET", KEY, "v")
+        for key in (KEY, KEY.encode(), KEY):
+            assert await redis.execute("GET", key) == b"v"
+        with trio.fail_after(FAIL_OVER):
+            await move_slot(source, target, [KEY])
+            before = await count_moved()
+            assert await redis.execute("GET", KEY) == b"v"
+            assert await count_moved() == before + 1
+            for key in (KEY, KEY.encode(), KEY):
+                assert await redis.execute("GET", key) == b"v"
+            assert await count_moved() == before + 1
+
+
 async def test_a_slot_on_its_way_is_asked_for(masters: Cluster) -> None:
     async with connect(masters.url) as redis, AsyncExitStack() as stack:
         source, target = await owner_and_other(stack, masters)

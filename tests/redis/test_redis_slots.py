@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from terzetto.redis import Arg, Reply, UrlError
-from terzetto.redis._slots import KeyRule, fixed_place, keys_of, parse_slots, slot_of
-from terzetto.redis._url import Endpoint, Group, parse_group
+from terzetto.redis._link import Link
+from terzetto.redis._slots import SLOTS, KeyRule, fixed_place, keys_of, parse_slots, slot_of
+from terzetto.redis._topology import Owners
+from terzetto.redis._url import Endpoint, Group, Options, parse_group
 
 RULES = {
     "GET": KeyRule(1, 1, 1),
@@ -63,6 +65,26 @@ def test_the_keys_of_a_command(args: tuple[Arg, ...], keys: list[Arg]) -> None:
 def test_the_place_of_the_only_key() -> None:
     assert fixed_place("get", RULES) == 1
     assert [fixed_place(name, RULES) for name in ("DEL", "PING", "EVAL", "NO.SUCH")] == [0] * 4
+
+
+async def test_owners_are_remembered_for_text_and_within_bounds() -> None:
+    one, other = (Link(Options(), name) for name in ("one", "other"))
+    slots: list[Link | None] = [None] * SLOTS
+    owners = Owners(slots)
+    with pytest.raises(KeyError):
+        owners["a"]
+    slots[slot_of("a")] = one
+    slots[slot_of(1)], slots[slot_of(1.0)] = one, other
+    assert owners["a"] is owners[b"a"] is owners[1] is one
+    assert owners[1.0] is other  # equal to 1, and another key on the server
+    assert set(owners) == {"a", b"a"}
+    slots[:] = [other] * SLOTS
+    assert owners["a"] is one  # until it is cleared
+    for number in range(30_000):
+        assert owners[f"key {number}"] is other
+        assert len(owners) <= 10_000
+    assert owners["x" * 1000] is other
+    assert "x" * 1000 not in owners
 
 
 def test_a_server_that_does_not_know_its_name_is_the_one_that_was_asked() -> None:

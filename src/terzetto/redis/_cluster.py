@@ -103,7 +103,8 @@ class ClusterRedis(Redis):
         super().__init__(options, topology.any_link(), keeper)
         self._topology = topology
         self._shards: Shards | None = None
-        self._places: dict[Arg, int] = {}  # of the one key, by name; 0: look closer
+        self._owners = topology.owners
+        self._simple: dict[Arg, tuple[int, bool]] = {}  # place of the one key, and `repeatable`
 
     @property
     def status(self) -> LinkStatus:
@@ -152,33 +153,19 @@ class ClusterRedis(Redis):
         """
         try:
             data = pack_often(args)
-            place = self._places.get(args[0])
-        except (TypeError, UnicodeEncodeError, IndexError):
-            data = pack(args)  # which knows more, or says what is wrong
-            place = None
-        if place is None:
-            place = self._learn(args)
-        if place and len(args) > place:
-            slot = slot_of(args[place])
-            link = self._topology.slots[slot]
-            if link is not None:
-                repeatable = shared[args[0]]
-                reply = await link.request(data, repeatable)
-                if isinstance(reply, Exception):
-                    return _result(
-                        await self._settle(reply, link, slot, data, repeatable=repeatable)
-                    )
-                return reply
-        return await self._execute_with_care(args, data)
+            place, repeatable = self._simple[args[0]]
+            key = args[place]
+            link = self._owners[key]
+        except (TypeError, UnicodeEncodeError, LookupError):
+            return await self._execute_with_care(args)
+        reply = await link.request(data, repeatable)
+        if isinstance(reply, Exception):
+            slot = slot_of(key)
+            return _result(await self._settle(reply, link, slot, data, repeatable=repeatable))
+        return reply
 
-    def _learn(self, args: tuple[Arg, ...]) -> int:
-        road_of(args)  # raises for what cannot share a link; notes what can
-        place = fixed_place(args[0], self._topology.rules) if args[0] in shared else 0
-        if len(self._places) < len(shared) + 1:
-            self._places[args[0]] = place
-        return place
-
-    async def _execute_with_care(self, args: tuple[Arg, ...], data: bytes) -> Reply:
+    async def _execute_with_care(self, args: tuple[Arg, ...]) -> Reply:
+        data = pack(args)  # which says what is wrong
         road = road_of(args)
         if road is Road.BLOCKS:
             return await self._execute_blocking(args)
@@ -188,8 +175,15 @@ class ClusterRedis(Redis):
             return merge([_result(reply) for reply in await self._everywhere(data)])
         if name in _SPLIT and len({slot_of(key) for key in args[1:]}) > 1:
             return await self._split(name, args)
+        self._learn(args[0])
         slot = self._slot(keys_of(args, self._topology.rules))
         return _result(await self._send(slot, data, repeatable=road is Road.READ))
+
+    def _learn(self, name: Arg) -> None:
+        """Note a command that needs no second look."""
+        place = fixed_place(name, self._topology.rules)
+        if place and name in shared:
+            self._simple[name] = place, shared[name]
 
     async def execute_many(self, commands: Sequence[Sequence[Arg]]) -> list[Reply | RedisError]:
         """Run commands in order; those of one master in one write, in one piece.

@@ -31,15 +31,41 @@ from terzetto.redis._connection import ask, open_connection
 from terzetto.redis._errors import ConnectError
 from terzetto.redis._link import Link
 from terzetto.redis._request import closed
-from terzetto.redis._slots import SLOTS, KeyRule, parse_commands, parse_slots
+from terzetto.redis._slots import SLOTS, KeyRule, parse_commands, parse_slots, slot_of
 from terzetto.redis._url import Endpoint, Options, Role
-from terzetto.redis._wire import Reply, pack
+from terzetto.redis._wire import Arg, Reply, pack
 
 _PAUSE: Final = 0.1  # seconds between attempts to learn the map while it is stale
 _PAUSE_WITHOUT_REPLICA: Final = 2.0
 _ANSWER: Final = 1.0  # seconds that one server has to tell its map
 
+_MOST_KEYS: Final = 10_000  # whose owners are remembered: a program asks for the same ones
+_LONG_KEY: Final = 200  # characters; longer ones are not remembered
+
 StartLink = Callable[[Link], Awaitable[None]]
+
+
+class Owners(dict[Arg, Link]):
+    """The link to the owner of each key: ``owners[key]`` looks once, and remembers text.
+
+    Raises `KeyError` while nobody is known to own the key's slot. What it remembers is of the
+    map of this moment: whoever changes that clears it.
+    """
+
+    def __init__(self, slots: list[Link | None]) -> None:
+        super().__init__()
+        self._slots = slots
+
+    def __missing__(self, key: Arg) -> Link:
+        link = self._slots[slot_of(key)]
+        if link is None:
+            raise KeyError(key)
+        # Not numbers: 1 is 1.0 to a dict, and another key to the server.
+        if isinstance(key, (str, bytes)) and len(key) < _LONG_KEY:
+            if len(self) >= _MOST_KEYS:
+                self.clear()
+            self[key] = link
+        return link
 
 
 class Topology:
@@ -56,6 +82,7 @@ class Topology:
         self.rules: dict[str, KeyRule] = {}
         self.links: dict[Endpoint, Link] = {}
         self.slots: list[Link | None] = [None] * SLOTS
+        self.owners = Owners(self.slots)
         self.readers: list[Link | None] = [None] * SLOTS
         self._replicas: dict[Endpoint, Link] = {}
         self._read_from = read_from
@@ -146,6 +173,7 @@ class Topology:
     async def moved(self, slot: int, endpoint: Endpoint) -> None:
         """Take a server's word that another owns a slot now."""
         self.slots[slot] = await self.link_of(endpoint)
+        self.owners.clear()
         if self.on_change is not None:
             self.on_change()
         self.doubt()
@@ -229,6 +257,7 @@ class Topology:
                 wanted.add(link)
                 readers[first : last + 1] = [link] * (last + 1 - first)
         self.slots[:] = slots
+        self.owners.clear()
         self.readers[:] = readers
         for links in (self.links, self._replicas):
             for endpoint in [each for each, link in links.items() if link not in wanted]:
