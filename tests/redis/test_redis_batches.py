@@ -26,6 +26,7 @@ class Recorder(Transport):
     limit: Callable[[int], int] = lambda size: size
     can_send_now: bool = True
     writes: list[bytes] = attrs.field(factory=list[bytes])
+    writers: list[trio.lowlevel.Task] = attrs.field(factory=list[trio.lowlevel.Task])
     writable: trio.Event = attrs.field(factory=trio.Event)
     replies: trio.MemorySendChannel[bytes] = attrs.field(init=False)
     _coming: trio.MemoryReceiveChannel[bytes] = attrs.field(init=False)
@@ -37,6 +38,7 @@ class Recorder(Transport):
         taken = bytes(data)[: self.limit(len(data))]
         if taken:
             self.writes.append(taken)
+            self.writers.append(trio.lowlevel.current_task())
         return len(taken)
 
     async def wait_writable(self) -> None:
@@ -97,6 +99,85 @@ async def test_a_busy_turn_is_written_in_batches_while_it_goes_on() -> None:
                 assert sizes(recorder) == [1, 50, 50, 19]  # the first found an idle link
                 recorder.replies.send_nowait(b"".join(b":%d\r\n" % n for n in range(120)))
     assert sorted(got, key=str) == sorted(range(120), key=str)
+
+
+async def test_the_last_of_those_who_were_woken_together_sends_what_they_ask() -> None:
+    recorder = Recorder()
+    callers: set[trio.lowlevel.Task] = set()
+    async with running(recorder) as link:
+
+        async def call(times: int) -> None:
+            callers.add(trio.lowlevel.current_task())
+            for _ in range(times):
+                await link.request(REQUEST)
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                for number in range(10):
+                    nursery.start_soon(call, 3 if number < 4 else 2)
+                await trio.testing.wait_all_tasks_blocked()
+                assert sizes(recorder) == [1, 9]
+                assert recorder.writers[-1] not in callers  # nobody knew who would ask
+                recorder.replies.send_nowait(b"+PONG\r\n" * 10)
+                await trio.testing.wait_all_tasks_blocked()
+                assert sizes(recorder) == [1, 9, 10]
+                assert recorder.writers[-1] in callers
+                recorder.replies.send_nowait(b"+PONG\r\n" * 10)
+                await trio.testing.wait_all_tasks_blocked()
+                assert sizes(recorder) == [1, 9, 10, 4]  # who was waited for has left
+                recorder.replies.send_nowait(b"+PONG\r\n")
+                await trio.testing.wait_all_tasks_blocked()
+                recorder.replies.send_nowait(b"+PONG\r\n" * 3)
+
+
+async def test_who_is_woken_alone_asks_at_once_though_others_wait_for_replies() -> None:
+    recorder = Recorder()
+    callers: set[trio.lowlevel.Task] = set()
+    async with running(recorder) as link:
+
+        async def call() -> None:
+            callers.add(trio.lowlevel.current_task())
+            for _ in range(2):
+                await link.request(REQUEST)
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(call)
+                await trio.testing.wait_all_tasks_blocked()
+                recorder.replies.send_nowait(b"+PONG\r\n")
+                await trio.testing.wait_all_tasks_blocked()
+                assert sizes(recorder) == [1, 2, 1]
+                assert recorder.writers[-1] in callers
+                recorder.replies.send_nowait(b"+PONG\r\n" * 3)
+                await trio.testing.wait_all_tasks_blocked()
+                recorder.replies.send_nowait(b"+PONG\r\n" * 2)
+
+
+async def test_the_last_to_ask_is_left_out_if_it_is_cancelled_already() -> None:
+    recorder = Recorder()
+    asked = 0
+    async with running(recorder) as link:
+
+        async def call() -> None:
+            nonlocal asked
+            await link.request(REQUEST)
+            with trio.CancelScope() as scope:
+                asked += 1
+                if asked == 10:
+                    scope.cancel()
+                await link.request(REQUEST)
+            assert scope.cancelled_caught == scope.cancel_called
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                for _ in range(10):
+                    nursery.start_soon(call)
+                await trio.testing.wait_all_tasks_blocked()
+                recorder.replies.send_nowait(b"+PONG\r\n" * 10)
+                await trio.testing.wait_all_tasks_blocked()
+                assert sizes(recorder) == [1, 9, 9]
+                recorder.replies.send_nowait(b"+PONG\r\n" * 9)
 
 
 async def test_who_leaves_a_crowd_leaves_the_way_free() -> None:

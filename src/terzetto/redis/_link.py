@@ -16,6 +16,7 @@ The client, dedicated links and pub/sub have one each; `_actors.py` runs them.
 """
 
 from collections.abc import Awaitable, Callable
+from sys import maxsize
 from typing import Final
 
 import trio
@@ -25,7 +26,7 @@ from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
 from terzetto.redis._connection import Connection, reconnect
 from terzetto.redis._errors import AuthError, ConnectError, LinkClosedError, ReplyError
 from terzetto.redis._io import Transport
-from terzetto.redis._queue import BROKEN, RequestQueue
+from terzetto.redis._queue import BROKEN, MOST_IN_BATCH, RequestQueue
 from terzetto.redis._reader import ReplyReader, malformed
 from terzetto.redis._request import LinkStatus, Seat, State, lost, reason_of, sort_out
 from terzetto.redis._url import Options
@@ -253,10 +254,9 @@ class Link(RequestQueue):
                     elif request.take(reply):
                         drop_first()
                 reply = gets()
-            burst = before - len(written) > 1
-            if burst is not self._burst:
-                self._burst = burst
-                self._allow_send()
+            replies = before - len(written)
+            if replies and self._batch < maxsize:  # as many were woken, and may ask again
+                self._batch = min(replies, MOST_IN_BATCH) - 1
             if self._room:
                 self._make_room()
             if self._retiring and not written:

@@ -6,11 +6,13 @@ A request lives in one of two queues. In `_queue` it has not been written; in
 `_written` it has, and its reply will come in exactly that order. Two tasks
 work on them while a connection is there:
 
-* the caller's own: it appends its request to `_queue` and sleeps. If the link is
-  idle (both queues empty) it writes it itself, one or a unit, which saves a turn;
-* the writer gathers all that was queued in one turn of the scheduler, moves it
-  to `_written`, and sends it with one system call. In a busy turn a caller does
-  so for each `_BATCH`, and the server works on it while the turn goes on.
+* the caller's own: it appends its request to `_queue` and sleeps. If that completes a
+  batch (`_batch` others wait) it moves all to `_written` and sends them with one
+  system call, which saves a turn, and the server works while the turn goes on. A batch
+  is as many as the last read woke, who are likely to ask again in one turn, so one on
+  an idle link; after each it is `MOST_IN_BATCH`, and never more;
+* the writer sends what is queued at the end of a turn of the scheduler: it is woken by
+  the first in the queue, for of those who were woken some may not ask again.
 
 A caller that is cancelled empties its request (`task` becomes None). Not yet
 written, it is never sent; written, it keeps its place and its reply is dropped,
@@ -60,7 +62,7 @@ from terzetto.redis._wire import Reply
 BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 """What a transport raises when the connection is lost, beside OSError."""
 
-_BATCH: Final = 50  # requests that do not wait for the turn's end: at 300 bytes, a server's read
+MOST_IN_BATCH: Final = 50  # at 300 bytes each, it is what a server reads at once
 _MOST_SPARE: Final = 1000  # seats that are kept for later callers
 
 
@@ -78,11 +80,11 @@ class RequestQueue(ABC):
         self._max = max_in_flight
         self._limit = self._max  # 0 while there is a crowd, or the link is closed
         self._closed = False
-        self._burst = False  # the last read woke several tasks: let the writer gather
         self._rest = memoryview(b"")  # what the system would not take yet
         self._transport: Transport | None = None
-        self._send_now: Callable[[bytes], int] | None = None  # None: the writer is to send
-        self._batch = maxsize  # `_BATCH` where callers may send what has been queued
+        self._batch = (
+            maxsize  # who finds as many in `_queue` sends them; `maxsize`: the writer does
+        )
         self._notices: list[Request] = []
         self._writer: Task | None = None  # the writer, while it sleeps
         self._loss = self._retiring = cast("Exception | None", None)
@@ -119,11 +121,8 @@ class RequestQueue(ABC):
         waiting = len(queue)
         if waiting + len(self._written) >= self._limit:
             return self._request_later(data, repeatable=repeatable)
-        send = self._send_now
-        if send is not None and not waiting and not self._written:
-            return self._request_alone(data, send, repeatable=repeatable)
         if waiting >= self._batch:
-            self._flush()  # without this request: its caller may be cancelled already
+            return self._complete_batch(data, repeatable=repeatable)
         # As in `_take_seat`, without the call.
         spare = self._spare
         seat = spare.pop() if spare else Seat()
@@ -148,14 +147,17 @@ class RequestQueue(ABC):
         return await sleep(seat, self._spare)
 
     @trio.lowlevel.enable_ki_protection
-    async def _request_alone(
-        self, data: bytes, send: Callable[[bytes], int], *, repeatable: bool
-    ) -> Reply:
+    async def _complete_batch(self, data: bytes, *, repeatable: bool) -> Reply:
         await checkpoint_if_cancelled()
-        if self._send_now is not send:
+        if len(self._queue) < self._batch:
             return await self.request(data, repeatable)
         seat = self._take_seat(data, repeatable=repeatable)
-        self._write_through(seat, send)
+        transport = self._transport
+        if transport is None or self._queue or self._notices:
+            self._queue.append(seat)
+            self._flush()
+        else:
+            self._write_through(seat, transport)
         return await sleep(seat, self._spare)
 
     def _take_seat(self, data: bytes, *, repeatable: bool) -> Seat:
@@ -191,7 +193,7 @@ class RequestQueue(ABC):
             current_task(), data, count=count, repeatable=repeatable, epoch=epoch, glance=glance
         )
         self._queue.append(request)
-        if self._send_now is not None and not self._written and len(self._queue) == 1:
+        if len(self._queue) > self._batch:
             self._flush()
         else:
             self._wake_writer()
@@ -217,20 +219,21 @@ class RequestQueue(ABC):
     def notify(self, data: bytes) -> Notice:
         """Send a packed command whose reply nobody waits for, if there is a connection."""
         notice = Notice(data)
-        send = self._send_now
-        if self._transport is None or self._closed:
+        transport = self._transport
+        if transport is None or self._closed:
             notice.done.set()
-        elif send is not None and not (self._written or self._queue or self._notices):
-            self._write_through(notice, send)
+        elif self._batch == 0 and not (self._queue or self._notices):
+            self._write_through(notice, transport)
         else:
             self._notices.append(notice)
             self._wake_writer()
         return notice
 
-    def _write_through(self, request: Request, send: Callable[[bytes], int]) -> None:
-        """Write a request from its caller's own task: nobody else waits for anything."""
+    def _write_through(self, request: Request, transport: Transport) -> None:
+        """Write a request from its caller's own task: nobody else waits to be written."""
+        self._batch = MOST_IN_BATCH - 1
         try:
-            sent = send(request.data)
+            sent = transport.send_now(request.data)
         except OSError as error:
             self._queue.append(request)
             self.drop(error)
@@ -282,6 +285,8 @@ class RequestQueue(ABC):
 
     def _flush(self) -> None:
         """Send what is queued, from any task, as far as the system takes it."""
+        if self._batch < maxsize:
+            self._batch = MOST_IN_BATCH - 1
         data = self._take()
         if data and self._transport is not None:
             self._rest = memoryview(data)  # should the send fail, all is unsent
@@ -314,11 +319,10 @@ class RequestQueue(ABC):
         transport = self._transport
         held = self._rest or self._loss or self._retiring or self._closed
         if transport is not None and transport.can_send_now and not held:
-            self._send_now = None if self._burst else transport.send_now
-            self._batch = _BATCH
+            self._batch = 0
 
     def _forbid_send(self) -> None:
-        self._send_now, self._batch = None, maxsize
+        self._batch = maxsize
 
     def _wake_writer(self) -> None:
         writer = self._writer
