@@ -1,11 +1,11 @@
 """A process with one task server, for tests that kill, pause and count.
 
 Arguments: url, name, queue, log file, and where to die: ``""`` for nowhere, else
-``dequeued`` (before anything knows of it), ``started``, ``finished`` (the function has
-returned), or ``written`` (the outcome, too); and perhaps ``default``, for a server with
-the options that it has by default, and not the quick ones. It appends a line for each start and
-end of a function: name, event, task id. Tasks of type ``sleep`` take as long as
-their payload says. On SIGTERM it shuts down.
+``dequeued`` (before anything knows of it), ``started``, ``held`` (while another task is
+held), ``finished`` (the function has returned), or ``written`` (the outcome, too); and
+perhaps ``default``, for a server with the options that it has by default, and not the
+quick ones. It appends a line for each start and end of a function: name, event, task id.
+Tasks of type ``sleep`` take as long as their payload says. On SIGTERM it shuts down.
 """
 
 import os
@@ -76,6 +76,8 @@ async def main(*arguments: str) -> None:
             die()
         try:
             await trio.sleep(float(payload))
+            if where == "held" and server.core and server.core.held.leases:
+                die()
         except trio.Cancelled:
             note("cancelled", ctx.id)
             raise

@@ -75,6 +75,23 @@ async def test_a_server_may_die_at_any_step(
         assert (figures.active, figures.retry, figures.pending) == (0, 0, 0)
 
 
+async def test_what_a_killed_server_held_is_run_by_another(
+    server: EmbeddedServer, redis: Redis, tmp_path: Path
+) -> None:
+    broker, log = RedisBroker(redis), tmp_path / "log"
+    ids = await put(broker, *(sleep(0.05) for _ in range(40)))
+    async with program(server.url, log, "victim", where="held") as victim:
+        assert await victim.wait() == -9
+    active = await broker.list_tasks("default", TaskState.ACTIVE, first=0, count=100)
+    held = {one.id for one in active} - set(count(log, "start"))
+    assert held
+    async with program(server.url, log, "other"):
+        for task_id in ids:
+            await reaches(broker, task_id, TaskState.COMPLETED)
+    assert {count(log, "start")[task_id] for task_id in held} == {1}
+    assert set(count(log, "end")) == set(ids)
+
+
 async def test_a_server_that_slept_too_long_cannot_write_over_anothers_outcome(
     server: EmbeddedServer, redis: Redis, tmp_path: Path
 ) -> None:

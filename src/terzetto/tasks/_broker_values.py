@@ -183,3 +183,7 @@ class CancelRequest:
     task_id: str
     queue: str | None = None
     drop: bool = False
+
+    def is_for(self, task: TaskMessage) -> bool:
+        """Return whether it is this one."""
+        return task.id == self.task_id and self.queue in (None, task.queue)

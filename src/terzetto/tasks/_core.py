@@ -25,6 +25,7 @@ from terzetto._shared._logging import Logger
 from terzetto.tasks._attempt import Attempt
 from terzetto.tasks._broker import Broker
 from terzetto.tasks._broker_values import Lease
+from terzetto.tasks._held import AHEAD, Held
 from terzetto.tasks._message import ServerInfo, WorkerInfo
 from terzetto.tasks._options import ServerOptions
 from terzetto.tasks._queues import QueueOrder
@@ -94,10 +95,14 @@ class Bell:
 
 
 class Crew(Protocol):
-    """What the fetcher needs of who runs tasks."""
+    """What the others need of who runs tasks."""
 
     def begin(self, leases: Sequence[Lease]) -> None:
         """Start an attempt with each, in their order."""
+        ...
+
+    def cancel(self, lease: Lease, *, drop: bool) -> None:
+        """End a task that was not begun as one that was cancelled; `drop`: for good."""
         ...
 
 
@@ -120,6 +125,8 @@ class Core:
     """All attempts whose outcome is not written yet, by the token of their lease."""
     busy: int = 0
     """Slots that are taken: functions that run, or are about to."""
+    held: Held = attrs.field(init=False)
+    """What was taken before there was a slot for it."""
     work: Bell = attrs.field(factory=Bell)
     """Rung when there may be something to fetch, or room for it."""
     due: Bell = attrs.field(factory=Bell)
@@ -130,12 +137,16 @@ class Core:
     """Rung when the server's status has changed."""
     listens: trio.Event = attrs.field(factory=trio.Event)
     """Set when it hears whom to cancel, or knows that it can't."""
-    _is_fetcher_waiting_for_room: bool = False
+    _waits_for_room_since: float | None = None
+    """Since when the fetcher does, on trio's clock."""
     _quiet: trio.Event = attrs.field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
         """Make the order in which queues are asked."""
-        self.order = QueueOrder(self.options.queues, self.options.strict)
+        options = self.options
+        self.order = QueueOrder(options.queues, options.strict)
+        # What is held would be ahead of what comes into a queue of a higher priority.
+        self.held = Held(0 if options.strict and len(options.queues) > 1 else AHEAD)
 
     @property
     def is_fetching(self) -> bool:
@@ -157,13 +168,13 @@ class Core:
         unwritten = 2 * concurrency + _UNWRITTEN - len(self.running)
         return min(concurrency - self.busy, unwritten)
 
-    async def wait_room(self) -> None:
-        """Wait until a slot is free, or the status changes."""
-        self._is_fetcher_waiting_for_room = True
+    async def wait_room(self, seconds: float) -> None:
+        """Wait until a slot is free, or the status changes, at most so long."""
+        self._waits_for_room_since = trio.current_time()
         try:
-            await self.work.wait()
+            await self.work.wait(seconds)
         finally:
-            self._is_fetcher_waiting_for_room = False
+            self._waits_for_room_since = None
 
     def began(self, attempt: Attempt) -> None:
         """Take note of an attempt; it has a slot."""
@@ -172,13 +183,23 @@ class Core:
     def function_ended(self) -> None:
         """Give a slot back."""
         self.busy -= 1
-        if self._is_fetcher_waiting_for_room:
+        if (since := self._waits_for_room_since) is not None:
+            self._waits_for_room_since = None
+            now = trio.current_time()
+            self.held.slot_freed(now, waited=now - since)
             self.work.ring()
+
+    def take_held(self) -> Lease | None:
+        """Give a slot that is free to a task that is held, if there is one."""
+        lease = self.held.take(trio.current_time()) if self.is_fetching else None
+        if lease is not None:
+            self.busy += 1
+        return lease
 
     def settled(self, attempt: Attempt) -> None:
         """Forget an attempt whose outcome is written, or not to be."""
         self.running.pop(attempt.lease.token, None)
-        if self._is_fetcher_waiting_for_room:
+        if self._waits_for_room_since is not None:
             self.work.ring()
         if not self.running:
             self._quiet.set()

@@ -2,9 +2,10 @@
 
 Theory of operation. The crew is an actor whose hands are background tasks. A hand
 takes one waiting lease after the other: it runs the function, gives the slot back,
-writes the outcome, and lies down when none waits; the fetcher, and hands that leave
-some waiting, resume others directly: no mailbox and no new task are on a task's way,
-and for functions that wait for nothing not even a turn of the scheduler, or a cancel scope.
+begins the task that is held for a free slot, if there is one (`_held.py`), writes the
+outcome, and lies down when none waits; the fetcher, and hands that leave some waiting,
+resume others directly: no mailbox and no new task are on a task's way, and for functions
+that wait for nothing not even a turn of the scheduler, or a cancel scope.
 Each attempt has a deadline and a context (in the sense of `contextvars`) of its own all
 the same.
 
@@ -50,7 +51,13 @@ from terzetto.tasks._broker_values import Completion, Lease
 from terzetto.tasks._context import TaskContext
 from terzetto.tasks._core import Bell, Core
 from terzetto.tasks._limiter import Limiter
-from terzetto.tasks._retry import Fate, LeaseLostError, TaskTimeoutError, error_text
+from terzetto.tasks._retry import (
+    Fate,
+    LeaseLostError,
+    TaskCancelledError,
+    TaskTimeoutError,
+    error_text,
+)
 from terzetto.tasks._trace import follow_trace
 
 LAST_WORDS: Final = 5.0
@@ -98,6 +105,7 @@ class CrewActor(Actor):
         """Let what runs finish for a while, then hand it back."""
         core = self.core
         core.crew = None
+        core.work.ring()  # what is held goes back
         with trio.move_on_after(core.options.shutdown_timeout):
             await core.wait_quiet()
         for attempt in list(core.running.values()):
@@ -109,6 +117,26 @@ class CrewActor(Actor):
         """Start an attempt with each; slots have been taken for them."""
         self._call_hand()
         self._waiting.extend(leases)
+
+    def cancel(self, lease: Lease, *, drop: bool) -> None:
+        """Write that a task was cancelled whose function had no slot yet."""
+        core, now = self.core, self.core.broker.now()
+        attempt = Attempt(lease, core.broker, now, now, trio.CancelScope(), is_running=False)
+        attempt.drop = drop
+        self._ctx.start_soon(self._refuse, attempt)
+        core.began(attempt)
+
+    async def _refuse(self, attempt: Attempt) -> None:
+        """Judge an attempt that was cancelled before it began."""
+        try:
+            outcome = await self._conclude(attempt, None, TaskCancelledError())
+        except BaseException:
+            self.core.settled(attempt)
+            raise
+        if isinstance(outcome, Completion):
+            self._succeed(attempt, outcome)
+        else:
+            await self._settle(attempt, outcome)
 
     def _call_hand(self) -> None:
         """Have one more hand look for leases that wait."""
@@ -187,6 +215,7 @@ class CrewActor(Actor):
             raise
         finally:
             self._end(attempt)
+        self._take_held(is_by_another=not isinstance(outcome, Completion))
         if isinstance(outcome, Completion):
             self._succeed(attempt, outcome)
         else:
@@ -221,6 +250,13 @@ class CrewActor(Actor):
         if attempt.is_running:  # not where Ctrl-C strikes between two attempts
             attempt.is_running = False
             self.core.function_ended()
+
+    def _take_held(self, *, is_by_another: bool) -> None:
+        """Have a task that is held begun in a slot that is free, if there is one."""
+        if self.core.held.leases and (lease := self.core.take_held()) is not None:
+            if is_by_another:
+                self._call_hand()
+            self._waiting.append(lease)
 
     def _succeed(self, attempt: Attempt, completion: Completion) -> None:
         """Leave a success to whoever writes them."""

@@ -13,6 +13,7 @@ to reconnect and to renew theirs.
 
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, NoReturn
 
 import attrs
@@ -20,7 +21,7 @@ import trio
 from redis.exceptions import RedisError
 
 from terzetto._shared._texts import describe_error
-from terzetto.actor import Actor, Context, Stop
+from terzetto.actor import Actor, ActorStoppedError, Context, Stop
 from terzetto.redis import LinkClosedError
 from terzetto.tasks._broker import BATCH
 from terzetto.tasks._broker_values import CancelRequest, Lease
@@ -111,13 +112,14 @@ class Upkeep:
     async def renew_leases(self) -> float:
         """Put off the end of all leases; end what is somebody else's by now."""
         core, options = self.core, self.core.options
-        attempts = list(core.running.values())
-        if attempts:
-            leases = [attempt.lease for attempt in attempts]
+        leases = [*core.held.leases, *(attempt.lease for attempt in core.running.values())]
+        if leases:
             _, lost = await core.broker.extend(leases, lease_for=options.lease)
-            for attempt in attempts:
-                if attempt.lease.token in lost and attempt.lease.token in core.running:
-                    attempt.lose()
+            for lease in leases:
+                if lease.token in lost:
+                    core.held.drop(lease)
+                    if lease.token in core.running:
+                        core.running[lease.token].lose()
             if options.limits:
                 await self.limiter.renew()
         self._name_stubborn()
@@ -244,7 +246,12 @@ class Upkeep:
         return _FIRST_PAUSE
 
     def _cancel(self, request: CancelRequest) -> None:
-        for attempt in list(self.core.running.values()):
-            message = attempt.lease.message
-            if message.id == request.task_id and request.queue in (None, message.queue):
+        core = self.core
+        for attempt in list(core.running.values()):
+            if request.is_for(attempt.lease.message):
                 attempt.end(TaskCancelledError(), drop=request.drop)
+        for lease in list(core.held.leases):
+            if request.is_for(lease.message) and core.crew is not None:
+                with suppress(ActorStoppedError):  # then it goes back
+                    core.crew.cancel(lease, drop=request.drop)
+                    core.held.drop(lease)
