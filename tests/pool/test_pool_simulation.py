@@ -4,6 +4,7 @@ Each seed is one story, always the same one. ``TERZETTO_SIMULATION=123-123`` tel
 of a seed again, ``TERZETTO_SIMULATION=500`` the first 500; `tests/faults` tells thousands.
 """
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Generator
@@ -46,6 +47,19 @@ class Seat:
     is_cut: bool = False
     healed_at: float = float("-inf")
     """When it was last cut off; its jobs may have moved until it hears of that."""
+
+
+class CrashEar(logging.Handler):
+    """Notes the crashes of actors: what befalls a node in a story crashes none of its parts."""
+
+    def __init__(self, heard: list[str]) -> None:
+        super().__init__()
+        self._heard = heard
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text.startswith("actor crashed"):
+            self._heard.append(text)
 
 
 @attrs.define(eq=False)
@@ -221,28 +235,46 @@ class World:
 
 
 async def tell_story(seed: int) -> None:
-    """Let things happen to a pool, then see that it settles; then kill a node in peace."""
+    """Tell one story, in which nothing may go wrong."""
     chance = Random(seed)  # noqa: S311 - to be repeated
-    async with trio.open_nursery() as nursery:
-        world = World(chance, nursery, Server(chance))
-        for _ in range(chance.randint(2, 3)):
-            await world.open()
-        for number in range(chance.randint(5, 12)):
-            await world.step(number)
-            await trio.sleep(chance.expovariate(1 / (TTL / 4)))
-            while not world.able():  # noqa: ASYNC110 - a state of several processes
-                await trio.sleep(TTL / 10)
-        await trio.sleep(3 * TTL)  # until nobody is cut off any more
+    wrong: list[str] = []
+    with hearing_crashes(wrong):
+        async with trio.open_nursery() as nursery:
+            await play(World(chance, nursery, Server(chance), wrong=wrong))
+
+
+async def play(world: World) -> None:
+    """Let things happen to a pool, then see that it settles; then kill a node in peace."""
+    chance = world.chance
+    for _ in range(chance.randint(2, 3)):
+        await world.open()
+    for number in range(chance.randint(5, 12)):
+        await world.step(number)
+        await trio.sleep(chance.expovariate(1 / (TTL / 4)))
+        while not world.able():  # noqa: ASYNC110 - a state of several processes
+            await trio.sleep(TTL / 10)
+    await trio.sleep(3 * TTL)  # until nobody is cut off any more
+    await world.settle(SETTLED)
+    if len(world.able()) < 2:
+        await world.open()
         await world.settle(SETTLED)
-        if len(world.able()) < 2:
-            await world.open()
-            await world.settle(SETTLED)
-        world.tell("a death in peace")
-        world.kill(chance.choice(world.able()))
-        await world.settle(RECOVERED)
-        nursery.cancel_scope.cancel()
-        for seat in world.live():
-            seat.client.die()
+    world.tell("a death in peace")
+    world.kill(chance.choice(world.able()))
+    await world.settle(RECOVERED)
+    world.nursery.cancel_scope.cancel()
+    for seat in world.live():
+        seat.client.die()
+
+
+@contextmanager
+def hearing_crashes(heard: list[str]) -> Generator[None]:
+    """Note the crashes of actors in `heard`."""
+    log, ear = logging.getLogger("terzetto.actor"), CrashEar(heard)
+    log.addHandler(ear)
+    try:
+        yield
+    finally:
+        log.removeHandler(ear)
 
 
 @contextmanager

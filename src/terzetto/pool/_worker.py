@@ -35,7 +35,7 @@ from redis.exceptions import RedisError, ResponseError
 from ulid import ULID
 
 from terzetto.actor import Actor, Context, Stop
-from terzetto.errors import InvalidNameError
+from terzetto.errors import ClosedError, InvalidNameError
 from terzetto.pool._codec import (
     JobBody,
     encode_envelope,
@@ -124,8 +124,8 @@ class WorkerActor(Actor):
         self.adopt(self)
 
         async def read() -> None:
-            async for event in reader:
-                self._take(event)
+            with suppress(ClosedError):
+                await reader.deliver(self._take)
 
         ctx.start_soon(read)
         core.report("worker_joined", worker_id=self.worker_id)
