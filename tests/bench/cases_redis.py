@@ -104,6 +104,7 @@ CASES = [
         units={**LATENCIES, "cpu": "us"},
         server=True,
         cluster=True,
+        turns=8,
         ours=Contender("terzetto", f"{OURS}:add_in_cluster"),
         peers=[
             Contender("terzetto on a single server", f"{OURS}:add_to_one_server"),

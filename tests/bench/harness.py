@@ -47,6 +47,8 @@ With `pinned=False` nothing is pinned, where more processes work than there are 
 With `cluster=True` there are a server and, on the same core, a cluster of six.
 A case with `long=True` takes minutes a turn: it runs only where it is named in full, and each
 contender has one turn, with none to warm up.
+With `turns` a round has so many for each contender, by turns: where the clock of the cores
+moves by more within a second than what is to be told apart, many short turns tell it.
 Contenders share those servers: keys open with `Setting.name`, and data must not
 grow from turn to turn. A goal is for the case's own figure, or for another one
 that stands after the peer's name: ``{"redis.asyncio": 8.0, "redis.asyncio p50": 8.0}``.
@@ -123,6 +125,7 @@ class Case:
     pinned: bool = True
     cluster: bool = False
     long: bool = False
+    turns: int = 1
     goals: Mapping[str, float] = attrs.field(factory=dict[str, float])
 
 

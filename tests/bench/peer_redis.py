@@ -168,7 +168,7 @@ def benchmark_cluster_adds(setting: Setting) -> Generator[Measure]:
     """redis-benchmark with a connection and a stream for each master, a third of 100 in a write."""
     each = str(TASKS // MASTERS)
     place = ["--cluster", "-p", str(setting.cluster_port)]
-    options = ["-c", str(MASTERS), "-P", each, "-n", str(CEILING_EVENTS // 2)]
+    options = ["-c", str(MASTERS), "-P", each, "-n", str(CEILING_EVENTS // 5)]
     yield benchmark_at(place, f"{setting.name}:ceiling:{{tag}}", *options)
 
 

@@ -163,11 +163,11 @@ async def run_case(case: Case, rounds: int) -> list[Line]:
             open_runners(pythons, setting, client_cores) as runners,
         ):
             limit = LONG_TURN_LIMIT if case.long else TURN_LIMIT
-            for round_number in [1] if case.long else range(rounds + 1):
-                first = round_number % len(runners)
+            for turn in [1] if case.long else range(rounds * case.turns + 1):
+                first = turn % len(runners)
                 for runner in [*runners[first:], *runners[:first]]:
                     if runner.line.is_running:
-                        await runner.take_turn(limit, counts=round_number > 0)
+                        await runner.take_turn(limit, counts=turn > 0)
             return [*(runner.line for runner in runners), *missing]
     except* MissingPeerError as group:
         why = str(group.exceptions[0])
