@@ -52,8 +52,10 @@ class Work:
     acknowledged: Counter[str] = attrs.Factory(Counter[str])
     delivered: Counter[str] = attrs.Factory(Counter[str])
     read: dict[str, list[str]] = attrs.Factory(dict[str, list[str]])
+    adding: int = 0
 
     async def add(self, stream: Stream, stop: trio.Event) -> None:
+        self.adding += 1
         for number in count():
             name = f"{stream.name}-{number}"
             try:
@@ -64,6 +66,7 @@ class Work:
             except LinkLostError:
                 self.undecided.add(name)
             if stop.is_set():
+                self.adding -= 1
                 return
             await trio.sleep(0.005)
 
@@ -77,7 +80,9 @@ class Work:
             self.read.setdefault(event.stream, []).append(event.name)
 
     async def settled(self) -> bool:
-        """Tell whether nothing is left to be delivered or acknowledged, or read."""
+        """Tell whether nothing is left to be added, delivered or acknowledged, or read."""
+        if self.adding:  # what is added after the look at its group would not be seen
+            return False
         for stream in self.streams:
             (group,) = (await stream.info()).groups
             if group.pending or group.lag:
