@@ -1,6 +1,7 @@
 """Events that are handed to a function: order, whose task, errors, ends, and other takers."""
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack, ExitStack
 
 import pytest
 import trio
@@ -8,7 +9,7 @@ import trio.testing
 
 from terzetto.errors import ClosedError
 from terzetto.redis import Redis
-from terzetto.streaming import OLDEST, Event, Reader, Stream
+from terzetto.streaming import OLDEST, Event, Reader, Stream, Subscription
 
 PATIENCE = 20.0
 
@@ -86,6 +87,66 @@ async def test_what_the_function_raises_ends_its_delivery_and_nothing_else(
         ids = [line.split()[0] for line in connections.splitlines()]
         now = [line.split()[0] for line in (await redis.execute("CLIENT", "LIST")).splitlines()]
         assert now == ids, "no link was lost for it"
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_no_exception_comes_out_where_the_delivery_was_asked_for(
+    stream: Stream,
+) -> None:
+    def leave(event: Event) -> None:
+        raise SystemExit(event.name)
+
+    async with stream.open_reader(start=OLDEST) as reader:
+        await stream.add("a", b"")
+        with trio.fail_after(PATIENCE):
+            with pytest.raises(SystemExit, match="a"):
+                await reader.deliver(leave)
+            await stream.add("b", b"")
+            assert (await anext(reader)).name == "b", "the link is there still"
+
+
+async def test_a_matcher_runs_in_the_task_of_the_reader(stream: Stream) -> None:
+    tasks: list[str] = []
+
+    def match(_: Event) -> bool:
+        tasks.append(trio.lowlevel.current_task().name)
+        return True
+
+    found = Collector()
+    async with stream.open_reader(matcher=match) as reader, trio.open_nursery() as nursery:
+        nursery.start_soon(deliver, reader, found.take)
+        for number in range(5):
+            await stream.add(f"{number}", b"")
+            await found.until_there_are(number + 1)
+        nursery.cancel_scope.cancel()
+    assert tasks
+    assert not [name for name in tasks if "link" in name], "which it may crash, and no link"
+
+
+async def test_a_function_may_open_and_close_other_takers(stream: Stream) -> None:
+    async with (
+        stream.open_reader(start=OLDEST) as reader,
+        trio.open_nursery() as nursery,
+        AsyncExitStack() as stack,
+    ):
+        earlier = ExitStack()
+        earlier.enter_context(reader.subscribe())
+
+        def take(event: Event) -> None:
+            earlier.close()
+            if event.name == "a":
+                opened.append(stack.enter_context(reader.subscribe()))
+
+        opened: list[Subscription] = []
+        nursery.start_soon(deliver, reader, take)
+        await trio.testing.wait_all_tasks_blocked()
+        with reader.subscribe() as later:
+            await stream.add("a", b"")
+            with trio.fail_after(PATIENCE):
+                assert (await anext(later)).name == "a", "though one before it has left"
+            await stream.add("b", b"")
+            with trio.fail_after(PATIENCE):
+                assert (await anext(opened[0])).name == "b", "all from when it was opened"
         nursery.cancel_scope.cancel()
 
 

@@ -333,6 +333,43 @@ async def test_what_is_held_when_the_crew_crashes_goes_back_with_no_retry_counte
         assert info.message.retried == 0
 
 
+@pytest.mark.usefixtures("patient")
+async def test_no_slot_takes_what_is_held_while_the_crew_is_ending(place: AnyBroker) -> None:
+    work = Work()
+    await put(place, *(task() for _ in range(10)))
+    async with serving(place, work.router, **FEW) as server:
+        next_one = await work.until_held(server)
+        core = server.core
+        assert core is not None
+        crew, core.crew = core.crew, None  # as it does first when it ends
+        assert core.take_held() is None
+        core.crew = crew
+        assert held(server) == [next_one]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_slot_of_a_function_that_waited_for_nothing_takes_what_is_held(
+    place: AnyBroker,
+) -> None:
+    """The hand that ran it goes on with another task that waits: one more begins the held one."""
+    work = Work()
+
+    async def wait_for_nothing(_payload: bytes, ctx: TaskContext) -> None:
+        work.begun.append(ctx.id)
+
+    work.router.handle("quick", wait_for_nothing)
+    await put(place, *(task(id=f"first {number}") for number in range(7)))
+    async with serving(place, work.router, concurrency=3, shutdown_timeout=0.1) as server:
+        await until_true(lambda: len(work.begun) == 3)
+        for _ in range(3):
+            await work.replace()
+        await until_true(lambda: held(server))
+        await put(place, task("quick", id="quick"), task(id="beside"), task(id="last"))
+        for _ in range(3):
+            work.let_go()  # one slot takes what is held; the next request brings the others
+        await until_true(lambda: {"quick", "beside", "last"} <= set(work.begun))
+
+
 # Whoever looks at it meanwhile --------------------------------------------------------
 
 

@@ -130,7 +130,8 @@ class Dedicated:
 
         `glance`, a plain function that must not raise, is called with the list of the
         replies in the task that read them: a turn of the scheduler before this returns.
-        It is left out where the commands were sent on to another server.
+        Where they were refused and sent to another server it may be shown the refusals
+        too, or nothing.
 
         Cancelling is as in `execute`. If a server refuses them because it is the wrong
         one, and none has run, all of them go to the right one; if some have run, the

@@ -24,7 +24,7 @@ class Delivery:
         self.is_closed = False
         self._wanted = wanted
         self._take = take
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._over = trio.Event()
         self._has_given = False
 
@@ -42,7 +42,7 @@ class Delivery:
         while batch.events and self._error is None and not self.is_closed:
             try:
                 self._take(batch.events.popleft())
-            except Exception as error:  # noqa: BLE001 - the user's: `run` raises it
+            except BaseException as error:  # noqa: BLE001 - the user's: `run` raises it
                 self._error = error
                 self._over.set()
 
@@ -64,7 +64,7 @@ class Delivery:
         """Have events handed over until cancelled.
 
         Raises:
-            Exception: what the function raised.
+            BaseException: what the function raised.
             ClosedError: no more events come.
         """
         self._wanted.raise_()

@@ -246,9 +246,14 @@ class Feed:
             self._take_in(cursors[key], entries)
 
     def _take_at_once(self, read: "_Read", replies: list[Reply]) -> None:
-        """Take a read's events in the task that read the bytes, if nothing has to be looked at."""
+        """Take a read's events in the task that read the bytes, if nothing has to be looked at.
+
+        A matcher is the user's, and may raise anything: it is called in our own task.
+        """
         reply = replies[0]
         if read.is_suspicious or len(replies) > 1 or not isinstance(reply, dict):
+            return
+        if self.options.matcher is not None:
             return
         batches = read.sort(cast("dict[bytes, list[Entry]]", reply))
         for key, entries in batches:
@@ -273,7 +278,7 @@ class Feed:
         first_id, last_id = str(entries[0][0], "ascii"), str(entries[-1][0], "ascii")
         cursor.advance(first_id, last_id, len(entries))
         events = self._select(cursor.stream, entries)
-        for buffer in self._buffers:
+        for buffer in tuple(self._buffers):  # a function that is given one may open and close some
             buffer.put(Batch(stream=cursor.stream, events=deque(events)))
 
     def _select(self, stream: str, entries: list[Entry]) -> list[Event]:

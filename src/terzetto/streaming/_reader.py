@@ -130,7 +130,8 @@ class Reader:
         all events too, and what comes between two deliveries is nobody's.
 
         Raises:
-            Exception: what `take` raised; it gets nothing more.
+            BaseException: what `take` raised; it gets nothing more. Ctrl-C is none of it: that
+                comes where a task waits.
             ClosedError: the reader is closed.
         """
         delivery = self._feed.open_delivery(take)

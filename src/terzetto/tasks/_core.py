@@ -191,7 +191,8 @@ class Core:
 
     def take_held(self) -> Lease | None:
         """Give a slot that is free to a task that is held, if there is one."""
-        lease = self.held.take(trio.current_time()) if self.is_fetching else None
+        is_for_it = self.is_fetching and self.crew is not None  # else it goes back
+        lease = self.held.take(trio.current_time()) if is_for_it else None
         if lease is not None:
             self.busy += 1
         return lease

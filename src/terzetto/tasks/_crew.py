@@ -200,6 +200,8 @@ class CrewActor(Actor):
                             ):
                                 break
                             self._end(attempt)
+                            if core.held.leases:  # this hand goes on with what waits
+                                self._take_held(is_by_another=True)
                             self._succeed(attempt, Completion(attempt.lease, result))
                             attempt = self._begin(waiting.popleft(), scope)
                 except KeyboardInterrupt:
