@@ -118,7 +118,7 @@ async def test_a_job_that_has_moved_is_sent_again_once_when_the_router_of_its_st
     jobs = Jobs()
     async with open_worker(redis, jobs) as (node, worker):
         event_id = await route_and_die(redis, worker)
-        await until(lambda: worker.jobs)
+        await until(lambda: node.counts.get("job_started"))  # it is answered for by then
         await worker.close()
         assert not await waits(redis, event_id)
         await node.add_worker(jobs.run)
