@@ -207,7 +207,7 @@ async def test_none_is_held_where_slots_seldom_fall_free(
     async with serving(as_broker(watched), work.router, **FEW):
         await until_true(lambda: len(work.begun) == SLOTS)
         await work.replace()
-        await trio.sleep(PATIENCE)
+        await trio.sleep(PATIENCE)  # how long no slot falls free is what is tested
         await work.replace()
         await place.sync_clock()  # a request that was sent by now would have been counted
     assert watched.limits == [SLOTS, 1, 1]
@@ -268,6 +268,7 @@ async def test_what_no_slot_takes_goes_back_and_none_is_held_until_slots_fall_fr
         await reaches(place, next_one, TaskState.PENDING)
         assert next_one not in work.begun
         assert await pending(place) == ids[ids.index(next_one) :]
+        # That nothing is asked for has no event: the span is the test.
         await trio.sleep(2 * QUICK["poll_interval"])
         assert (len(watched.limits), held(server)) == (asked, [])
         await work.replace()

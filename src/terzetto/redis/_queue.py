@@ -82,9 +82,8 @@ class RequestQueue(ABC):
         self._closed = False
         self._rest = memoryview(b"")  # what the system would not take yet
         self._transport: Transport | None = None
-        self._batch = (
-            maxsize  # who finds as many in `_queue` sends them; `maxsize`: the writer does
-        )
+        # Who finds as many in `_queue` sends them; `maxsize`: the writer does.
+        self._batch = maxsize
         self._notices: list[Request] = []
         self._writer: Task | None = None  # the writer, while it sleeps
         self._loss = self._retiring = cast("Exception | None", None)

@@ -42,6 +42,7 @@ class Delivery:
         while batch.events and self._error is None and not self.is_closed:
             try:
                 self._take(batch.events.popleft())
+            # Of whatever kind: this may be the task of a link, which it would end.
             except BaseException as error:  # noqa: BLE001 - the user's: `run` raises it
                 self._error = error
                 self._over.set()

@@ -251,9 +251,7 @@ class Feed:
         A matcher is the user's, and may raise anything: it is called in our own task.
         """
         reply = replies[0]
-        if read.is_suspicious or len(replies) > 1 or not isinstance(reply, dict):
-            return
-        if self.options.matcher is not None:
+        if self.options.matcher is not None or len(replies) > 1 or not isinstance(reply, dict):
             return
         batches = read.sort(cast("dict[bytes, list[Entry]]", reply))
         for key, entries in batches:

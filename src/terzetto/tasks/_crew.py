@@ -130,7 +130,7 @@ class CrewActor(Actor):
         """Judge an attempt that was cancelled before it began."""
         try:
             outcome = await self._conclude(attempt, None, TaskCancelledError())
-        except BaseException:
+        except BaseException:  # cancelled, say: nobody writes an outcome that would settle it
             self.core.settled(attempt)
             raise
         if isinstance(outcome, Completion):

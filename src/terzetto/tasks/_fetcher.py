@@ -103,7 +103,7 @@ class FetcherActor(Actor):
     def _begin(self, leases: Sequence[Lease]) -> None:
         """Have the crew start as many attempts as slots are free; hold the rest.
 
-        If the server stops, or the crew has crashed, that is all, and goes back soon.
+        If the server stops, or the crew has crashed, all of them are held, and go back soon.
         """
         core, crew, free = self.core, self.core.crew, 0
         if crew is not None and core.is_fetching:
@@ -134,7 +134,7 @@ class FetcherActor(Actor):
                 raise
             except RedisError as error:
                 core.log.warning("Redis refuses to take a task back", error=describe_error(error))
-                await trio.sleep(pause)
+                await trio.sleep(pause)  # nobody tells when it takes writes again
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
                 core.held.drop(lease)
