@@ -55,10 +55,10 @@ async def start(redis: Redis, name: str, *, task_status: trio.TaskStatus[None]) 
 
 
 async def count_jobs(client: pool.Node, known: int) -> int:
-    """Return how many jobs run, when none moves: one that does is nobody's for a moment."""
-    while len(await client.job_keys()) < known:  # noqa: ASYNC110 - what other processes do is not announced
+    """Return how many jobs run, once all do: one that moves is nobody's for a moment."""
+    while (count := len(await client.job_keys())) < known:  # noqa: ASYNC110 - what other processes do is not announced
         await trio.sleep(0.01)
-    return len(await client.job_keys())
+    return count
 
 
 async def main() -> None:
