@@ -40,6 +40,7 @@ from terzetto.tasks._fetcher import FetcherActor
 from terzetto.tasks._limiter import Limiter
 from terzetto.tasks._options import ServerOptions
 from terzetto.tasks._processes import keep_processes
+from terzetto.tasks._punctual import wake_on_time
 from terzetto.tasks._router import Route, Router, RunSync
 from terzetto.tasks._upkeep import LoopActor, PresenceActor, Upkeep
 
@@ -202,6 +203,7 @@ class ServerActor(Actor):
     async def started(self, ctx: Context["ServerActor"]) -> None:
         """Begin, if there is a router; one that comes later is for `begin`."""
         self._ctx = ctx
+        ctx.start_soon(wake_on_time)
         if self.face.router is not None:
             await self._open(self.face.router)
 

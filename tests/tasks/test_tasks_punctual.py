@@ -1,0 +1,117 @@
+"""A server has trio notice deadlines as they fall due: by a timer of the kernel's, set anew."""
+
+import re
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from terzetto.tasks import Router
+from terzetto.tasks._punctual import wake_on_time
+from tests.tasks.conftest import AnyBroker
+from tests.tasks.serving import QUICK, put, serving, task
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such timers")
+
+TRIOS_LONGEST: Final = 24 * 60 * 60
+"""Seconds that trio waits at most, where it has no deadline."""
+
+
+def timers() -> list[float]:
+    """Return the seconds that are left of each timer this process has, 0 where it is not set."""
+    left: list[float] = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            is_timer = str(entry.readlink()) == "anon_inode:[timerfd]"
+        except FileNotFoundError:  # the descriptor that lists them
+            continue
+        if is_timer:
+            info = Path(f"/proc/self/fdinfo/{entry.name}").read_text(encoding="ascii")
+            found = re.search(r"it_value: \((\d+), (\d+)\)", info)
+            assert found is not None
+            left.append(int(found[1]) + int(found[2]) / 1e9)
+    return left
+
+
+async def is_set_within(least: float, most: float) -> None:
+    """Wait until the one timer there is is set so; the test's own time-out is the limit."""
+    while True:
+        # Looked at from a thread, while trio waits; or is about to, then it is looked at again.
+        (left,) = await trio.to_thread.run_sync(timers)
+        if least < left <= most:
+            return
+
+
+@attrs.define(eq=False)
+class Waits(trio.abc.Instrument):
+    """Counts how often trio has waited."""
+
+    count: int = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Count one."""
+        self.count += timeout > 0
+
+
+async def test_the_timer_is_set_for_the_deadline_that_is_next() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wake_on_time)
+        await trio.testing.wait_all_tasks_blocked()
+        await is_set_within(TRIOS_LONGEST - 100, TRIOS_LONGEST)
+        nursery.start_soon(trio.sleep, 3000)
+        with trio.move_on_after(2000) as scope:
+            await is_set_within(1900, 2000)
+            scope.deadline = trio.current_time() + 500.75
+            await is_set_within(400, 500.75)
+        await is_set_within(2900, 3000)
+        nursery.cancel_scope.cancel()
+    assert timers() == []
+
+
+async def test_a_deadline_is_noticed_by_the_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    fired: list[float] = []
+    wait_readable: Callable[[int], Awaitable[None]] = trio.lowlevel.wait_readable
+
+    async def note(fileno: int) -> None:
+        await wait_readable(fileno)
+        fired.append(trio.current_time())
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", note)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wake_on_time)
+        for _ in range(10):
+            await trio.sleep(0.0505)  # trio's own wait is of whole milliseconds
+        nursery.cancel_scope.cancel()
+    assert fired
+
+
+async def test_a_timer_that_has_fired_keeps_nobody_busy() -> None:
+    waits = Waits()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wake_on_time)
+        trio.lowlevel.add_instrument(waits)
+        for _ in range(20):
+            await trio.sleep(0.0105)
+        trio.lowlevel.remove_instrument(waits)
+        nursery.cancel_scope.cancel()
+    assert waits.count <= 3 * 20
+
+
+async def test_a_server_has_a_timer_for_as_long_as_it_lives(broker: AnyBroker) -> None:
+    router, found = Router(), trio.Event()
+
+    @router.task("x")
+    async def look(_: bytes) -> None:
+        with trio.move_on_after(0.5):
+            assert len(await trio.to_thread.run_sync(timers)) == 1
+            found.set()
+
+    await put(broker, task("x"))
+    async with serving(broker, router, **QUICK):
+        await found.wait()
+    assert timers() == []
