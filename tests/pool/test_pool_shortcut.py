@@ -156,6 +156,8 @@ async def test_an_event_is_not_read_before_those_that_wait(redis: Redis) -> None
     third = await claim_for(redis, "me", "b")
     assert not third.is_read
     assert await pending(redis) == []
+    [group] = await redis.execute("XINFO", "GROUPS", stream)
+    assert group[b"lag"] == 3, "what waits can be counted as before"
 
     async def read() -> list[bytes]:
         words = ("GROUP", "events", "you", "STREAMS", stream, ">")
@@ -164,7 +166,7 @@ async def test_an_event_is_not_read_before_those_that_wait(redis: Redis) -> None
 
     assert await read() == [first, second, third.event_id.encode()], "each once, in their order"
     assert (await claim_for(redis, "me", "c")).is_read
-    fourth = await redis.execute("XADD", stream, "99999999999999-7", "n", "s", "p", "x")
+    fourth = await redis.execute("XADD", stream, "99999999999999-18014398509481987", "n", "s", "p", "x")
     assert not (await claim_for(redis, "me", "d")).is_read
     assert (await read())[0] == fourth
 

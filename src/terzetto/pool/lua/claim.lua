@@ -7,7 +7,8 @@
 -- ARGV: 1 to 3 channels of job-payloads, pending-jobs and jobs, 4 how long a guard holds
 --       in us, 5 greatest number of queued events (0: any), 6 name of the pool's sink,
 --       7 how many events are acknowledged, 8 how many guards are released,
---       9 '1' if this was asked before, and the reply was lost, else '0', then the ids of these events, then the job keys of these guards,
+--       9 '1' if this was asked before, and the reply was lost, else '0',
+--       then the ids of these events, then the job keys of these guards,
 --       then for each claim six: job key, start event's body, id and creation time of the
 --       worker that is to run it, the consumer of its node, all three or '', and which of
 --       KEYS is the stream of that node, or 0 for the node that asks
@@ -42,27 +43,33 @@ for i = 0, released - 1 do
 end
 next_key, next_arg = next_key + released, next_arg + released
 
+-- What Redis tells of the sink's group, by name; nil if there is none.
+local function group_info()
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, flat in ipairs(groups.err and {} or groups) do
+    local group = {}
+    for i = 1, #flat, 2 do group[flat[i]] = flat[i + 1] end
+    if group['name'] == sink then return group end
+  end
+  return nil
+end
+
 -- What waits is what the group has not read yet and what it has not acknowledged. The stream
 -- holds that, and what is done and not yet deleted: its length, which costs less to ask for,
--- is an upper bound. The group is made here if nobody did: events before its birth are never
--- delivered.
+-- is enough as long as it is small. (What was cut off unacknowledged is not in it; nobody can
+-- bring that any more.) The group is made here if nobody did: events before its birth are
+-- never delivered.
 local waiting, is_counted
 local function count_waiting()
   is_counted = true
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  if not groups.err then
-    for _, flat in ipairs(groups) do
-      local group = {}
-      for i = 1, #flat, 2 do group[flat[i]] = flat[i + 1] end
-      if group['name'] == sink then
-        waiting = group['pending'] + (group['lag'] or #redis.call('XRANGE', stream,
-          '(' .. group['last-delivered-id'], '+', 'COUNT', math.max(limit, 1)))
-        return
-      end
-    end
+  local group = group_info()
+  if group then
+    waiting = group['pending'] + (group['lag'] or #redis.call('XRANGE', stream,
+      '(' .. group['last-delivered-id'], '+', 'COUNT', math.max(limit, 1)))
+  else
+    redis.call('XGROUP', 'CREATE', stream, sink, '$', 'MKSTREAM')
+    waiting = 0
   end
-  redis.call('XGROUP', 'CREATE', stream, sink, '$', 'MKSTREAM')
-  waiting = 0
 end
 
 -- Whether so many wait.
@@ -84,20 +91,39 @@ local function has_consumer(name)
   return is_consumer[name]
 end
 
+-- One less than a number above 0 in digits, of which Lua's own numbers might lose some.
+local function one_less(digits)
+  local head, digit, zeros = string.match(digits, '^(%d-)([1-9])(0*)$')
+  local less = head .. (digit - 1) .. string.rep('9', #zeros)
+  return (string.gsub(less, '^0+(%d)', '%1'))
+end
+
+-- Makes an event the next to be read again, as if this consumer had not read it.
+local function give_back(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  local before
+  if seq == '0' then
+    before = one_less(ms) .. '-18446744073709551615'
+  else
+    before = ms .. '-' .. one_less(seq)
+  end
+  local read = group_info()['entries-read']
+  if read then
+    redis.call('XGROUP', 'SETID', stream, sink, before, 'ENTRIESREAD', decimal(read - 1))
+  else
+    redis.call('XGROUP', 'SETID', stream, sink, before)
+  end
+  redis.call('XACK', stream, sink, id)
+end
+
 -- Reads the event that was just added for a consumer; false if others are to be read first.
--- To read and to give back is the cheapest way to ask that.
-local is_behind
+-- To read and to give back is the cheapest way to ask that, for mostly there are none.
 local function read_last(id, consumer)
-  local reply = redis.call('XREADGROUP', 'GROUP', sink, consumer, 'COUNT', 1, 'STREAMS', stream, '>')
+  local reply = redis.call('XREADGROUP', 'GROUP', sink, consumer, 'COUNT', 1,
+    'STREAMS', stream, '>')
   local read = reply and reply[1][2][1][1]
-  if read == id then return true end
-  if not read then return false end
-  redis.call('XACK', stream, sink, read)
-  local ms, seq = string.match(read, '^(%d+)-(%d+)$')
-  local before = seq == '0' and decimal(ms - 1) .. '-18446744073709551615'
-    or ms .. '-' .. decimal(seq - 1)
-  redis.call('XGROUP', 'SETID', stream, sink, before)
-  return false
+  if read and read ~= id then give_back(read) end
+  return read == id
 end
 
 -- The lists are read once; no key is claimed twice in between, for its payload is there then.
@@ -132,6 +158,8 @@ local function tell(node, id, worker, is_owned, body)
   local told = struct.pack('<ic0ic0', #id, id, #worker, worker) .. (is_owned and '\1' or '\0')
   redis.call('XADD', node, '*', 'n', 't', 'p', told .. body)
 end
+
+local is_behind -- whether an event that was added here is not read yet
 
 local function claim(claim_key, key, body, worker, created, consumer, node)
   local known = ARGV[9] == '1' and redis.call('GET', claim_key)
