@@ -211,9 +211,6 @@ class Keyspace:
                 raise ResponseError("The XGROUP subcommand requires the key to exist")
             change = self._join if what == b"CREATECONSUMER" else self._leave
             return change(self._group(key, name), args[0])
-        if what == b"SETID":
-            self._group(key, name).last = id_of(args[0])
-            return True
         stream = self.streams.setdefault(key, Entries())
         if name in stream.groups:
             raise ResponseError("BUSYGROUP Consumer Group name already exists")

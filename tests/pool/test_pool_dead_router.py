@@ -61,7 +61,7 @@ async def route_and_die(redis: Redis, worker: pool.Worker, topic: bytes | None =
     # Read for the dead one in the same step, so that the living one does not route it first.
     asked = Asked("k", body, "token", "a worker of the dead", "1", "dead")
     asking = Asking([asked], guard_for=FAR, limit=10)
-    [claim] = await Store(redis, NAMES).claim(asking, is_again=False)
+    [claim] = await Store(redis, NAMES).claim(asking)
     assert isinstance(claim, Claim)
     assert claim.is_read
     stream, envelope = NAMES.worker_stream(worker.id), encode_envelope("dead", body)

@@ -277,9 +277,9 @@ async def test_what_is_left_behind_by_a_closed_client_is_said_once_and_tried_eve
     tries: list[float] = []
 
     class Counted(Store):
-        async def claim(self, asking: Asking, *, is_again: bool) -> list[Claim | str]:
+        async def claim(self, asking: Asking) -> list[Claim | str]:
             tries.append(trio.current_time())
-            return await super().claim(asking, is_again=is_again)
+            return await super().claim(asking)
 
     async with connect(server.url) as redis:
         pass

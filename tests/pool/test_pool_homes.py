@@ -97,7 +97,7 @@ class World:
         body = encode_job(JobBody(key, self.client.id, b"payload", 1))
         asked = Asked(key, body, key, worker.id, created.decode(), consumer, node_id)
         asking = Asking([asked], guard_for=0.5, limit=10)
-        [claim] = await Store(self.redis, NAMES).claim(asking, is_again=False)
+        [claim] = await Store(self.redis, NAMES).claim(asking)
         assert isinstance(claim, Claim)
         return claim
 

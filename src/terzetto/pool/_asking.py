@@ -73,17 +73,12 @@ class Asking:
     guard_for: float = attrs.field(kw_only=True)
     limit: int = attrs.field(kw_only=True)
 
-    def call(self, names: Names, *, is_again: bool) -> tuple[list[str], list[Arg]]:
-        """Return the script's keys and arguments for a pool.
-
-        Args:
-            names: the pool's.
-            is_again: whether it may have run before, so that claims may be its own.
-        """
+    def call(self, names: Names) -> tuple[list[str], list[Arg]]:
+        """Return the script's keys and arguments for a pool."""
         first_keys, channels, own = _constant(names)
         keys, args = list(first_keys), list(channels)
         args += (round(self.guard_for * 1e6), self.limit, SINK)
-        args += (len(self.acks), len(self.guards), int(is_again), *self.acks)
+        args += (len(self.acks), len(self.guards), *self.acks)
         for key, token in self.guards:
             keys.append(own + token)
             args.append(key)

@@ -198,10 +198,10 @@ class Claims:
                 await self._wake.wait()
                 self._wake = trio.Event()
                 load, self._unheard = self._unheard, None
+                if load is None and self._under_way.settled.is_set():
+                    load = self._take_load()
                 if load is not None:
-                    await self._send(load, is_again=True)
-                elif self._under_way.settled.is_set():
-                    await self._send(self._take_load(), is_again=False)
+                    await self._send(load)
         finally:
             self._is_over = True
             if not self._under_way.settled.is_set():
@@ -261,11 +261,11 @@ class Claims:
         self._unheard = load
         self._wake.set()
 
-    async def _send(self, load: _Load, *, is_again: bool) -> None:
+    async def _send(self, load: _Load) -> None:
         try:
             claims: Sequence[Claim | str] = ()
             if load.bids or load.acks or load.guards:
-                claims = await self.store.claim(self._asking(load), is_again=is_again)
+                claims = await self.store.claim(self._asking(load))
         except RedisError as error:
             await self._fail(load, error)
         else:

@@ -58,31 +58,20 @@ class Store:
             with suppress(LinkLostError):  # when asked again it waits for the next connection
                 return await self.redis.run_script(script, keys=keys, args=args)
 
-    async def claim(self, asking: Asking, *, is_again: bool) -> list[Claim | str]:
+    async def claim(self, asking: Asking) -> list[Claim | str]:
         """Settle dispatches that are over, then claim keys and send their start events.
-
-        Args:
-            asking: what is asked for.
-            is_again: whether it was asked before, and no answer was heard.
 
         Returns:
             For each key the claim, or why it was refused.
         """
-        while True:
-            keys, args = asking.call(self.names, is_again=is_again)
-            with suppress(LinkLostError):
-                return asking.read(
-                    await self.redis.run_script(_scripts.CLAIM, keys=keys, args=args)
-                )
-            is_again = True
+        return asking.read(await self._run(_scripts.CLAIM, *asking.call(self.names)))
 
     def post_claim(self, asking: Asking, hear: Callable[[object], None]) -> bool:
         """Send the same at once, if there is a connection, and have the reply handed to `hear`.
 
         As `Redis.post_script`: a reply that is none, or an error, has to be asked for again.
         """
-        keys, args = asking.call(self.names, is_again=False)
-        return self.redis.post_script(_scripts.CLAIM, keys, args, hear)
+        return self.redis.post_script(_scripts.CLAIM, *asking.call(self.names), hear)
 
     def post_answer(
         self, stream: str, name: str, body: bytes, hear: Callable[[object], None]

@@ -7,7 +7,6 @@
 -- ARGV: 1 to 3 channels of job-payloads, pending-jobs and jobs, 4 how long a guard holds
 --       in us, 5 greatest number of queued events (0: any), 6 name of the pool's sink,
 --       7 how many events are acknowledged, 8 how many guards are released,
---       9 '1' if this was asked before, and the reply was lost, else '0',
 --       then the ids of these events, then the job keys of these guards,
 --       then for each claim six: job key, start event's body, id and creation time of the
 --       worker that is to run it, the consumer of its node, all three or '', and which of
@@ -21,7 +20,7 @@
 local payloads, pending, jobs, workers = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local stream, sink = KEYS[6], ARGV[6]
 local limit, acked, released = tonumber(ARGV[5]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local next_key, next_arg = 7, 10
+local next_key, next_arg = 7, 9
 
 -- A node's stream is cut at a thousand events or so: it is told of no more starts than it
 -- can be trusted to have read by then.
@@ -43,40 +42,27 @@ for i = 0, released - 1 do
 end
 next_key, next_arg = next_key + released, next_arg + released
 
--- What Redis tells of the sink's group, by name; nil if there is none.
-local function group_info()
+-- What waits is what the group has not read yet and what it has not acknowledged.
+-- `is_behind` tells whether any of it is still to be read. The group is made here if nobody
+-- did: events before its birth are never delivered.
+local waiting, is_behind
+local function look_at_group()
+  if waiting then return end
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  for _, flat in ipairs(groups.err and {} or groups) do
-    local group = {}
-    for i = 1, #flat, 2 do group[flat[i]] = flat[i + 1] end
-    if group['name'] == sink then return group end
+  if not groups.err then
+    for _, flat in ipairs(groups) do
+      local group = {}
+      for i = 1, #flat, 2 do group[flat[i]] = flat[i + 1] end
+      if group['name'] == sink then
+        local behind = redis.call('XRANGE', stream, '(' .. group['last-delivered-id'], '+',
+          'COUNT', group['lag'] and 1 or math.max(limit, 1))
+        waiting, is_behind = group['pending'] + (group['lag'] or #behind), #behind > 0
+        return
+      end
+    end
   end
-  return nil
-end
-
--- What waits is what the group has not read yet and what it has not acknowledged. The stream
--- holds that, and what is done and not yet deleted: its length, which costs less to ask for,
--- is enough as long as it is small. (What was cut off unacknowledged is not in it; nobody can
--- bring that any more.) The group is made here if nobody did: events before its birth are
--- never delivered.
-local waiting, is_counted
-local function count_waiting()
-  is_counted = true
-  local group = group_info()
-  if group then
-    waiting = group['pending'] + (group['lag'] or #redis.call('XRANGE', stream,
-      '(' .. group['last-delivered-id'], '+', 'COUNT', math.max(limit, 1)))
-  else
-    redis.call('XGROUP', 'CREATE', stream, sink, '$', 'MKSTREAM')
-    waiting = 0
-  end
-end
-
--- Whether so many wait.
-local function are_waiting(count)
-  if not waiting then waiting = redis.call('XLEN', stream) end
-  if waiting >= count and not is_counted then count_waiting() end
-  return waiting >= count
+  redis.call('XGROUP', 'CREATE', stream, sink, '$', 'MKSTREAM')
+  waiting, is_behind = 0, true
 end
 
 -- Whether a consumer is there: one that is not would be made by reading for it, unknown to
@@ -84,46 +70,10 @@ end
 local is_consumer = {}
 local function has_consumer(name)
   if is_consumer[name] == nil then
-    local made = redis.pcall('XGROUP', 'CREATECONSUMER', stream, sink, name)
-    is_consumer[name] = made == 0
-    if made == 1 then redis.call('XGROUP', 'DELCONSUMER', stream, sink, name) end
+    is_consumer[name] = redis.call('XGROUP', 'CREATECONSUMER', stream, sink, name) == 0
+    if not is_consumer[name] then redis.call('XGROUP', 'DELCONSUMER', stream, sink, name) end
   end
   return is_consumer[name]
-end
-
--- One less than a number above 0 in digits, of which Lua's own numbers might lose some.
-local function one_less(digits)
-  local head, digit, zeros = string.match(digits, '^(%d-)([1-9])(0*)$')
-  local less = head .. (digit - 1) .. string.rep('9', #zeros)
-  return (string.gsub(less, '^0+(%d)', '%1'))
-end
-
--- Makes an event the next to be read again, as if this consumer had not read it.
-local function give_back(id)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  local before
-  if seq == '0' then
-    before = one_less(ms) .. '-18446744073709551615'
-  else
-    before = ms .. '-' .. one_less(seq)
-  end
-  local read = group_info()['entries-read']
-  if read then
-    redis.call('XGROUP', 'SETID', stream, sink, before, 'ENTRIESREAD', decimal(read - 1))
-  else
-    redis.call('XGROUP', 'SETID', stream, sink, before)
-  end
-  redis.call('XACK', stream, sink, id)
-end
-
--- Reads the event that was just added for a consumer; false if others are to be read first.
--- To read and to give back is the cheapest way to ask that, for mostly there are none.
-local function read_last(id, consumer)
-  local reply = redis.call('XREADGROUP', 'GROUP', sink, consumer, 'COUNT', 1,
-    'STREAMS', stream, '>')
-  local read = reply and reply[1][2][1][1]
-  if read and read ~= id then give_back(read) end
-  return read == id
 end
 
 -- The lists are read once; no key is claimed twice in between, for its payload is there then.
@@ -159,10 +109,8 @@ local function tell(node, id, worker, is_owned, body)
   redis.call('XADD', node, '*', 'n', 't', 'p', told .. body)
 end
 
-local is_behind -- whether an event that was added here is not read yet
-
 local function claim(claim_key, key, body, worker, created, consumer, node)
-  local known = ARGV[9] == '1' and redis.call('GET', claim_key)
+  local known = redis.call('GET', claim_key)
   local id, read, is_nowhere, payloads_rev
   if known then
     id, read = string.match(known, '^%d+ (%S+) (%d)$')
@@ -174,18 +122,20 @@ local function claim(claim_key, key, body, worker, created, consumer, node)
     payloads_rev = stored[2] or '0'
     local started = redis.call('HMGET', pending, key, '=rev')
     if guard_holds(started[1]) then return {2, ''} end
-    if worker ~= '' then
-      is_nowhere = node and redis.call('EXISTS', node) == 0 or not has_consumer(consumer)
-    end
-    if (worker == '' or is_nowhere) and not is_counted then count_waiting() end
-    if limit > 0 and are_waiting(limit) then return {6, ''} end
+    look_at_group()
+    if limit > 0 and waiting >= limit then return {6, ''} end
     local guard = decimal(now_us() + tonumber(ARGV[4])) .. '000'
     map_set(pending, ARGV[2], key, guard, started[2] or '0')
-    local is_told = worker ~= '' and not is_nowhere and not is_behind
-      and not (node and are_waiting(most_told))
     id = redis.call('XADD', stream, '*', 'n', 'j', 'p', body)
-    waiting = waiting and waiting + 1
-    if is_told and read_last(id, consumer) then read = '1' else read, is_behind = '0', true end
+    waiting, read = waiting + 1, '0'
+    if worker ~= '' and not is_behind and not (node and waiting > most_told) then
+      is_nowhere = node and redis.call('EXISTS', node) == 0 or not has_consumer(consumer)
+      if not is_nowhere then
+        redis.call('XREADGROUP', 'GROUP', sink, consumer, 'COUNT', 1, 'STREAMS', stream, '>')
+        read = '1'
+      end
+    end
+    if read == '0' then is_behind = true end
     redis.call('SET', claim_key, guard .. ' ' .. id .. ' ' .. read,
       'PX', math.ceil(tonumber(ARGV[4]) / 1000))
   end
