@@ -18,6 +18,9 @@ from terzetto.server import (
     open_sentinel,
 )
 from terzetto.server._ask import ask, ask_info
+from terzetto.server._binary import find_server
+from terzetto.server._process import Launch, open_process
+from terzetto.server._topology import have_met
 
 
 @pytest.fixture
@@ -45,6 +48,30 @@ async def has(server: EmbeddedServer, key: str, value: str) -> bool:
 
 def gone(*pids: int) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+async def test_who_is_still_shaking_hands_has_not_met() -> None:
+    launch = Launch(command=(str(find_server()), "-"), port=0, config=("cluster-enabled yes",))
+    async with open_process(launch) as one, open_process(launch) as other:
+
+        async def nodes() -> str:
+            return str(await ask(one, "CLUSTER", "NODES"))
+
+        async def have_two_met() -> bool:
+            return have_met(await nodes(), 2)
+
+        async def are_connected() -> bool:
+            return (await nodes()).count(" connected") == 2
+
+        os.kill(other.pid, signal.SIGSTOP)  # it takes a connection, and says nothing
+        try:
+            await ask(one, "CLUSTER", "MEET", "127.0.0.1", str(other.port))
+            await until(are_connected)
+            assert not await have_two_met(), "it is known by a name of no account"
+        finally:
+            os.kill(other.pid, signal.SIGCONT)
+        await until(have_two_met)
+        assert str(await ask(other, "CLUSTER", "MYID")) in await nodes()
 
 
 async def test_a_new_cluster_is_whole(cluster: Cluster) -> None:

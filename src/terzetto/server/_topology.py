@@ -295,10 +295,18 @@ async def _ordered(member: EmbeddedServer, *words: str) -> None:
 async def _knows(member: EmbeddedServer, *, count: int) -> bool:
     """Say whether `member` has shaken hands with all of `count` members."""
     reply = await ask(member, "CLUSTER", "NODES")
-    if not isinstance(reply, str):
-        return False
-    lines = reply.splitlines()
-    return len(lines) == count and all("connected" in line.split() for line in lines)
+    return isinstance(reply, str) and have_met(reply, count)
+
+
+def have_met(nodes: str, count: int) -> bool:
+    """Say whether who tells of these nodes has shaken hands with all of `count` members.
+
+    Until then one of them may be connected, but goes by a name that is none of its own.
+    """
+    lines = [line.split() for line in nodes.splitlines()]
+    return len(lines) == count and all(
+        "connected" in fields and "handshake" not in fields[2].split(",") for fields in lines
+    )
 
 
 async def _slot_owners(member: EmbeddedServer) -> set[str]:
