@@ -1,6 +1,11 @@
-"""A server has trio notice deadlines as they fall due: by a timer of the kernel's, set anew."""
+"""A server has trio notice deadlines as they fall due: by a timer of the kernel's, set anew.
 
+Who sleeps here waits for no event: the ends of the sleeps are the deadlines that are tested.
+"""
+
+import os
 import re
+import resource
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -126,6 +131,17 @@ def test_a_clock_that_jumps_still_does(threshold: float) -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=threshold))
 
 
+async def test_without_a_timer_trio_does_as_well_as_it_can() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))  # no more descriptors
+    try:
+        await wake_on_time()  # returns
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 async def test_a_server_has_a_timer_for_as_long_as_it_lives(broker: AnyBroker) -> None:
     router, found = Router(), trio.Event()
 
@@ -147,7 +163,7 @@ async def test_a_server_does_not_keep_trio_from_being_idle(broker: AnyBroker) ->
     @router.task("x")
     async def look(_: bytes) -> None:
         nonlocal done
-        await trio.sleep(0.02)
+        await trio.sleep(0.02)  # by its end the timer has fired
         await trio.testing.wait_all_tasks_blocked(0.001)
         done += 1
 
