@@ -252,6 +252,28 @@ async def test_a_job_whose_worker_is_leaving_runs_elsewhere_though_its_last_jobs
         assert first.starts == ["slow"]
 
 
+async def test_a_job_whose_worker_is_leaving_keeps_its_key_until_another_takes_it(
+    server: EmbeddedServer,
+) -> None:
+    may_stop = trio.Event()
+    async with open_world(server) as world, trio.open_nursery() as nursery:
+        worker = await world.node.add_worker(Handler(may_stop=may_stop), grace=FAR)
+        await world.client.dispatch("slow")
+        deaf = NAMES.node_stream("deaf")
+        await world.redis.execute("XADD", stream_key(deaf), "*", "n", "i", "p", "deaf")
+        claim = await world.claim_for(worker, "a", node_id="deaf")
+        nursery.start_soon(worker.close)
+        await until(lambda: worker.id not in world.node.pool_workers)
+        await world.tell(claim.event_id, worker.id, "a")
+        with trio.fail_after(20):
+            while "a" in await owned(world.redis, worker.id):  # noqa: ASYNC110 - a state of Redis
+                await trio.sleep(0.01)
+        assert await world.node.job_payload("a") is None
+        with pytest.raises(pool.JobExistsError):
+            await world.client.dispatch("a")
+        may_stop.set()
+
+
 async def test_what_a_node_is_told_late_is_left_to_come_round(server: EmbeddedServer) -> None:
     """It was paused; by now another node may have the event, or be done with it."""
     handler = Handler()

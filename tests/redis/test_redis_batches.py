@@ -48,7 +48,8 @@ class Recorder(Transport):
         self.send_now(data)
         await trio.lowlevel.checkpoint()
 
-    async def receive_into(self, reader: ReplyReader, /) -> int:
+    async def receive_into(self, reader: ReplyReader, /, turns: int = 0) -> int:
+        del turns
         data = await self._coming.receive()
         if data:
             reader.feed(data, len(data))

@@ -1,14 +1,26 @@
 """Subscriptions on a healthy server: order, patterns, overflow, coming and going."""
 
+import socket
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
 from redis.exceptions import ResponseError
 
-from terzetto.redis import Gap, LinkClosedError, Message, Redis, Subscription
+from terzetto.redis import (
+    Gap,
+    LinkClosedError,
+    Message,
+    Redis,
+    Reply,
+    Script,
+    Subscription,
+    connect,
+)
 from terzetto.redis._io import READ_SIZE
+from terzetto.server import EmbeddedServer
 from tests.redis.scripted import PATIENCE
 
 
@@ -212,3 +224,47 @@ async def test_a_delivered_burst_lets_others_run(redis: Redis) -> None:
 
 async def deliver(subscription: Subscription, take: Callable[[Message | Gap], None]) -> None:
     await subscription.deliver(take)
+
+
+def wait_for_writes(server: EmbeddedServer) -> None:
+    """Wait, and nobody else goes on, until the server has written what it has to say so far."""
+    with socket.create_connection(("127.0.0.1", server.port)) as plain:
+        for _ in range(2):  # with the first answer the others may be written yet
+            plain.sendall(b"PING\r\n")
+            assert plain.recv(100) == b"+PONG\r\n"
+
+
+async def test_who_waits_for_a_posted_script_goes_on_before_its_messages_are_taken(
+    server: EmbeddedServer,
+) -> None:
+    """The reply and the message are both there; which is looked at first is chance."""
+    script = Script("tell", "return redis.call('PUBLISH', ARGV[1], 'it')")
+    order: list[str] = []
+    taken = trio.Event()
+
+    def take(_: Message | Gap) -> None:
+        order.append("message")
+        taken.set()
+
+    async with (
+        connect(server.url) as redis,
+        redis.subscribe("news") as news,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(news.deliver, take)
+        await redis.run_script(script, args=["others"])
+        for _ in range(21):
+            heard = trio.Event()
+            taken = trio.Event()
+
+            def hear(_: Reply, heard: trio.Event) -> None:
+                heard.set()
+
+            assert redis.post_script(script, [], ["news"], partial(hear, heard=heard))
+            wait_for_writes(server)
+            await heard.wait()
+            order.append("caller")
+            with trio.fail_after(PATIENCE):
+                await taken.wait()
+        nursery.cancel_scope.cancel()
+    assert order[2:] == ["caller", "message"] * 20  # the first found messages waited for already

@@ -153,6 +153,8 @@ def test_error_replies_are_errors_of_redis_py(line: str, kind: type[Exception]) 
         (b"%2147483647\r\n:1\r\n", "more parts"),
         (b"*2\r\n:1\r\n~999999999\r\n", "more parts"),
         (b">99999999999999\r\n", "more parts"),
+        (b"*2\r\n*999999999\r\n", "more parts"),
+        (b">1\r\n+a\r\n>999999999\r\n", "more parts"),
         (b"*" + b"9" * 30, "more parts"),
     ],
 )

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 import trio
 
-from terzetto.redis import ConnectError, LinkLostError, UrlError, connect
+from terzetto.redis import (
+    ConnectError,
+    Gap,
+    LinkLostError,
+    Message,
+    Reply,
+    Script,
+    UrlError,
+    connect,
+)
 from terzetto.server import EmbeddedServer
 from terzetto.testing import Proxy, open_proxy
 from tests.redis.certificates import Authority
@@ -126,3 +135,27 @@ async def test_a_lost_connection_over_tls(
             assert await redis.execute("GET", "n") == b"1"
             with pytest.raises(LinkLostError):
                 await redis.execute("SHUTDOWN", "NOSAVE")
+
+
+async def test_messages_that_let_replies_go_first_are_all_there(
+    server: EmbeddedServer, authority: Authority, ca_file: str
+) -> None:
+    script = Script("tell", "return redis.call('PUBLISH', 'news', ARGV[1])")
+    taken: list[Message | Gap] = []
+    async with (
+        front(server, authority) as proxy,
+        connect(proxy.url, ssl_ca_certs=ca_file) as redis,
+        redis.subscribe("news") as news,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(news.deliver, taken.append)
+        await redis.run_script(script, args=["0"])
+        heard: list[Reply] = []
+        for number in range(1, 50):
+            assert redis.post_script(script, [], [number], heard.append)
+        with trio.fail_after(PATIENCE):
+            while len(taken) < 50:  # noqa: ASYNC110 - what another task takes
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert heard == [1] * 49
+    assert taken == [Message(b"news", b"%d" % number) for number in range(50)]

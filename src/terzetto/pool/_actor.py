@@ -104,7 +104,7 @@ class NodeActor(Actor):
                 store=store,
                 log=seat.log,
                 returns=seat.returns,
-                guard_for=seat.patience,
+                guard_for=seat.options.patience,
                 limit=seat.options.max_queued_jobs,
                 homes=homes,
             ),

@@ -47,6 +47,11 @@ class Options:
         check_count("max_queued_jobs", self.max_queued_jobs)
         check_bool("client_only", self.client_only)
 
+    @property
+    def patience(self) -> float:
+        """How long a dispatch waits for its outcome, and its key is kept for it, in seconds."""
+        return 2 * self.ack_grace_period
+
 
 @attrs.define
 class ServerClock:

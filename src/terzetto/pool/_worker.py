@@ -36,12 +36,7 @@ from ulid import ULID
 
 from terzetto.actor import Actor, Context, Stop
 from terzetto.errors import ClosedError, InvalidNameError
-from terzetto.pool._codec import (
-    JobBody,
-    encode_envelope,
-    encode_job,
-    encode_text,
-)
+from terzetto.pool._codec import JobBody, encode_envelope, encode_job, encode_text
 from terzetto.pool._core import Core
 from terzetto.pool._errors import (
     JobRetryError,
@@ -113,7 +108,7 @@ class WorkerActor(Actor):
                 f"pool {core.names.pool!r} is being shut down: it takes no new worker"
             )
         self.created = created
-        self._ledger = Ledger(core.store, self.worker_id, created)
+        self._ledger = Ledger(core.store, self.worker_id, created, core.options.patience)
         ctx.start_soon(self._ledger.run)
         reader = await ctx.spawn(
             Stream(core.names.worker_stream(self.worker_id), core.store.redis).reader_child(
@@ -382,8 +377,10 @@ class WorkerActor(Actor):
                 self.core.report("dead_letter", key=job.key, worker_id=self.worker_id, text=failure)
         elif job.requeued:
             await self._ledger.keep(job.key)
-        else:
+        elif failure:
             await self._ledger.end(job.key)
+        else:
+            await self._ledger.defer(job.key, job.event_id)
         self._starting.discard(job.key)
         self._jobs.pop(job.key, None)
 

@@ -50,8 +50,6 @@ from terzetto.redis._wire import Arg, Reply, pack, pack_often
 T = TypeVar("T")
 
 _NO_MASTER_NOW: Final = "UNBLOCKED force unblock"  # a master that steps down ends what waits on it
-
-
 _LONGEST_WAIT: Final = 10**6  # seconds
 
 
@@ -244,10 +242,10 @@ class Redis(AsyncCoreCommands):
     ) -> bool:
         """Send a Lua script by its digest at once, and have its reply handed to `on_reply`.
 
-        That is a plain function that should not take long: it runs in the task that reads
-        everybody's replies. It is handed errors too, such as that the server does not know
-        the script; None and `LinkLostError` say that the connection was lost, and the script
-        may have run. Returns whether it was sent: not while there is no connection.
+        That is a plain function that should not take long: it runs in the task that reads all
+        replies, before messages that come with this one. It is handed errors too (the server
+        does not know the script); None and `LinkLostError` say that the connection was lost,
+        and it may have run. Returns whether it was sent: not while there is no connection.
 
         Raises:
             InvalidPayloadError: a key or an argument cannot be sent.
@@ -255,6 +253,8 @@ class Redis(AsyncCoreCommands):
         link = self._link_now(keys)
         if link is None:
             return False
+        if self._subscriptions is not None:
+            self._subscriptions.give_way()
         notice = link.notify(script.pack_call(keys, args))
         notice.on_reply = on_reply
         return not notice.done.is_set()

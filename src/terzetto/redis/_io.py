@@ -35,8 +35,11 @@ class Transport(Protocol):
         """Send everything; for transports where `can_send_now` is False."""
         ...
 
-    async def receive_into(self, reader: ReplyReader, /) -> int:
-        """Feed the next bytes to `reader`; return how many came, 0 at the end of the stream."""
+    async def receive_into(self, reader: ReplyReader, /, turns: int = 0) -> int:
+        """Feed the next bytes to `reader`; return how many came, 0 at the end of the stream.
+
+        When they are there, others go first for so many turns of the scheduler.
+        """
         ...
 
     def close(self) -> None:
@@ -76,10 +79,12 @@ class SocketTransport:
                 await self.wait_writable()
             view = view[sent:]
 
-    async def receive_into(self, reader: ReplyReader, /) -> int:
+    async def receive_into(self, reader: ReplyReader, /, turns: int = 0) -> int:
         """Wait for bytes and feed them to `reader`; cancelling loses none."""
         while True:
             await trio.lowlevel.wait_readable(self._fd)
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
             try:
                 count = self._socket.recv_into(self._buffer)
             except (BlockingIOError, InterruptedError):
@@ -117,9 +122,11 @@ class TlsTransport:
         """Send everything; a cancelled call breaks the stream."""
         await self._stream.send_all(data)
 
-    async def receive_into(self, reader: ReplyReader, /) -> int:
+    async def receive_into(self, reader: ReplyReader, /, turns: int = 0) -> int:
         """Wait for bytes and feed them to `reader`."""
         data = await self._stream.receive_some(READ_SIZE)
+        for _ in range(turns):
+            await trio.lowlevel.cancel_shielded_checkpoint()  # a cancelled one would lose them
         if data:
             reader.feed(data, len(data))
         return len(data)

@@ -58,6 +58,7 @@ class Link(RequestQueue):
         self._life, self._scope = trio.CancelScope(), trio.CancelScope()  # of `run`, a connection
         self._nursery: trio.Nursery | None = None  # of the connection
         self.reads = 0  # counted so that the watch sees whether the server says anything
+        self.turns_given = 0  # of the scheduler, to all others, when bytes have come
         self._changed = trio.Event()
         self.status = LinkStatus(state="reconnecting", since=trio.current_time())
 
@@ -227,7 +228,7 @@ class Link(RequestQueue):
         drop_first = written.popleft
         partial = 0
         while True:
-            size = await transport.receive_into(reader)
+            size = await transport.receive_into(reader, self.turns_given)
             if not size:
                 raise trio.BrokenResourceError("the server closed the connection")
             self.reads += 1

@@ -39,6 +39,7 @@ from terzetto.redis._wire import Arg, Reply, pack, plain
 T = TypeVar("T")
 
 _CHECKPOINT_EVERY = 64  # a busy subscription lets others run after so many messages
+_TURNS: Final = 2  # of the scheduler: in one a reply is read, in the next its caller goes on
 
 
 class Kind(enum.Enum):
@@ -278,6 +279,14 @@ class Hub:
     def is_subscribed(self) -> bool:
         """Whether the connection is there, and all topics are subscribed to on it."""
         return self.link.status.state == "connected" and self.link.connections <= self._seen
+
+    def give_way(self) -> None:
+        """Let replies that come at the same time go first, from the next wait on.
+
+        The messages of what a script changes come with its reply. Whoever sent it waits
+        for that; to read and take them before cost a seventh of a dispatch's time.
+        """
+        self.link.turns_given = _TURNS
 
     def on_push(self, push: list[Reply]) -> bool:
         """Take a push; False if it answers the oldest request of the link."""

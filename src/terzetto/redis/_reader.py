@@ -38,7 +38,8 @@ _CUT_HEAD: Final = re.compile(rb"[*%~>]\d{0,7}\Z")
 _MOST_CUT: Final = 8  # bytes of a head that may be one of a long list, and is not known to be
 
 _SMALLEST: Final = 3  # bytes of the shortest reply
-_LINE_END: Final = ord("\n")
+_CR: Final = ord("\r")
+_LF: Final = ord("\n")
 _MOST_DIGITS: Final = 19  # of a number that hiredis takes
 
 _classify_error = cast(
@@ -88,7 +89,7 @@ class ReplyReader:
             self._feed_with_care(self._held + bytes(buffer[:count]))
         else:
             self._hiredis.feed(buffer, 0, count)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - takes any buffer
-        self._at_line = buffer[count - 1] == _LINE_END
+        self._at_line = buffer[count - 1] == _LF
 
     def take(self) -> Reply:
         """Return the next reply, or `NEED_MORE`; raises `ReplyError` for all that is none."""
@@ -140,9 +141,12 @@ class ReplyReader:
 def _may_have_head(buffer: bytes | bytearray, count: int) -> bool:
     for kind, head in _LONG_HEADS:
         begin = buffer.find(kind, 0, count)
+        if 0 <= begin < count - 2 and buffer[begin + 2] == _CR:
+            # A head of one digit, as most are. Often it is the only one: that saves a search.
+            begin = buffer.find(kind, begin + 3, count)
         if begin >= 0 and head.search(buffer, begin, count):
             return True
-    if _CUT_HEAD.search(buffer, max(0, count - _MOST_CUT), count):
+    if buffer[count - 1] != _LF and _CUT_HEAD.search(buffer, max(0, count - _MOST_CUT), count):
         return True
     bar = buffer.find(b"|", 0, count)
     return bar == 0 or (bar > 0 and buffer.find(b"\n|", bar - 1, count) >= 0)

@@ -1,11 +1,12 @@
 -- Settles dispatches that are over, then claims the keys of others and sends their start
 -- events, each all or nothing. A job whose worker is known is read for the worker's node and
 -- becomes the worker's in the same step, if nothing is in the way; that node is told of it.
+-- Its payload, which is there from then on, keeps others off the key; else a guard does.
 -- KEYS: 1 job-payloads hash, 2 pending-jobs hash, 3 jobs hash, 4 workers hash,
 --       5 shutdown hash, 6 pool stream, then the own keys of the dispatches whose guards
 --       are released, then those of the claims, then the streams of nodes that may be told
 -- ARGV: 1 to 3 channels of job-payloads, pending-jobs and jobs, 4 how long a guard holds
---       in us, 5 greatest number of queued events (0: any), 6 name of the pool's sink,
+--       in ms, 5 greatest number of queued events (0: any), 6 name of the pool's sink,
 --       7 how many events are acknowledged, 8 how many guards are released,
 --       then the ids of these events, then the job keys of these guards,
 --       then for each claim six: job key, start event's body, id and creation time of the
@@ -19,7 +20,8 @@
 
 local payloads, pending, jobs, workers = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local stream, sink = KEYS[6], ARGV[6]
-local limit, acked, released = tonumber(ARGV[5]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local guard_ms, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
+local acked, released = tonumber(ARGV[7]), tonumber(ARGV[8])
 local next_key, next_arg = 7, 9
 
 -- A node's stream is cut at a thousand events or so: it is told of no more starts than it
@@ -35,7 +37,7 @@ next_arg = next_arg + acked
 for i = 0, released - 1 do
   local known, key = redis.call('GETDEL', KEYS[next_key + i]), ARGV[next_arg + i]
   if known then
-    if redis.call('HGET', pending, key) == string.match(known, '^%d+') then
+    if redis.call('HGET', pending, key) == guard_of(string.match(known, '^%S+'), guard_ms) then
       map_del(pending, ARGV[2], key)
     end
   end
@@ -113,19 +115,16 @@ local function claim(claim_key, key, body, worker, created, consumer, node)
   local known = redis.call('GET', claim_key)
   local id, read, is_nowhere, payloads_rev
   if known then
-    id, read = string.match(known, '^%d+ (%S+) (%d)$')
+    id, read = string.match(known, '^(%S+) (%d)$')
     if read == '1' and not is_held(id, consumer) then read = '0' end
   else
     if redis.call('HEXISTS', KEYS[5], 'shutdown') == 1 then return {7, ''} end
     local stored = redis.call('HMGET', payloads, key, '=rev')
     if stored[1] then return {3, ''} end
     payloads_rev = stored[2] or '0'
-    local started = redis.call('HMGET', pending, key, '=rev')
-    if guard_holds(started[1]) then return {2, ''} end
+    if guard_holds(redis.call('HGET', pending, key)) then return {2, ''} end
     look_at_group()
     if limit > 0 and waiting >= limit then return {6, ''} end
-    local guard = decimal(now_us() + tonumber(ARGV[4])) .. '000'
-    map_set(pending, ARGV[2], key, guard, started[2] or '0')
     id = redis.call('XADD', stream, '*', 'n', 'j', 'p', body)
     waiting, read = waiting + 1, '0'
     if worker ~= '' and not is_behind and not (node and waiting > most_told) then
@@ -136,14 +135,16 @@ local function claim(claim_key, key, body, worker, created, consumer, node)
       end
     end
     if read == '0' then is_behind = true end
-    redis.call('SET', claim_key, guard .. ' ' .. id .. ' ' .. read,
-      'PX', math.ceil(tonumber(ARGV[4]) / 1000))
+    redis.call('SET', claim_key, id .. ' ' .. read, 'PX', guard_ms)
+  end
+  local is_read = read == '1' and worker ~= ''
+  local is_owned = is_read and own(key, body, worker, created, not known, payloads_rev)
+  if not known then
+    if not is_owned then map_set(pending, ARGV[2], key, guard_of(id, guard_ms)) end
+    if is_read and node then tell(node, id, worker, is_owned, body) end
   end
   if is_nowhere then return {8, id} end
-  if read == '0' or worker == '' then return {read == '0' and 1 or 4, id} end
-  local is_owned = own(key, body, worker, created, not known, payloads_rev)
-  if node and not known then tell(node, id, worker, is_owned, body) end
-  return {is_owned and 5 or 4, id}
+  return {is_owned and 5 or read == '1' and 4 or 1, id}
 end
 
 local replies = {}
