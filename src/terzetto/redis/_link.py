@@ -258,7 +258,7 @@ class Link(RequestQueue):
             replies = before - len(written)
             if replies and self._batch < maxsize:  # as many were woken, and may ask again
                 self._batch = min(replies, MOST_IN_BATCH) - 1
-            if self._room:
+            if not self._limit:  # somebody waits for room
                 self._make_room()
             if self._retiring and not written:
                 self.drop(self._retiring)

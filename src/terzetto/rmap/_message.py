@@ -31,6 +31,7 @@ class Op(Enum):
     DESTROY = b"destroy"
 
 
+_SET = Op.SET  # an enum's members are looked up by Python code, and messages are many
 _BARE = {b"reset": Op.RESET, b"destroy": Op.DESTROY}
 
 
@@ -71,7 +72,7 @@ def decode_message(data: bytes) -> Message:
             revision = data[end + _LENGTH_SIZE : end + _LENGTH_SIZE + size]
             if key_size >= 0 and value_size >= 0 and 0 < size == len(revision):
                 return Message(
-                    Op.SET,
+                    _SET,
                     decode_revision(revision),
                     data[8 : 8 + key_size],
                     data[value_start:end],

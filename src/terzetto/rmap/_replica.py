@@ -71,6 +71,8 @@ _CHANGES = {
     b"reset": Change.RESET,
     b"destroy": Change.RESET,
 }
+_SET, _SET_CHANGE = Op.SET, Change.SET  # looked up once: messages are many
+_BOOKKEEPING = frozenset({REVISION_FIELD, KIND_FIELD})
 _BEYOND_ALL = 2**64  # one more than a revision can be
 
 MAX_HELD = 100_000
@@ -138,19 +140,19 @@ class Replica(Generic[V]):
         except InvalidPayloadError as error:
             self.on_malformed(data, error)
             return
-        key = message.key
-        if key in (REVISION_FIELD, KIND_FIELD):
+        if message.key in _BOOKKEEPING:
             return
         if self._under_way:
             self._hold(message)
         elif self.needs_snapshot:
             self._last_seen = message.revision
         else:
-            change = self._apply(message)
+            key = decode_text(message.key)
+            change = self._apply(message, key)
             if change is not None:
                 if self._waiters:
                     self._release_reached()
-                self.on_change(change, decode_text(key) if key else None)
+                self.on_change(change, key or None)
 
     def gap(self) -> None:
         """Messages may have been lost: a snapshot that was begun before this is void."""
@@ -280,12 +282,13 @@ class Replica(Generic[V]):
         for message in self._held:
             if self.needs_snapshot:
                 break
-            strongest = max(strongest, self._apply(message) or Change.SET)
+            change = self._apply(message, decode_text(message.key))
+            strongest = max(strongest, change or Change.SET)
         self._drop_held()
         return strongest
 
-    def _apply(self, message: Message) -> Change | None:
-        """Apply a message if its turn has come; None if it changed nothing."""
+    def _apply(self, message: Message, key: str) -> Change | None:
+        """Apply a message about `key` if its turn has come; None if it changed nothing."""
         revision, last_seen = message.revision, self._last_seen
         self._last_seen = revision
         if revision <= last_seen if last_seen is not None else revision <= 1 <= self.revision:
@@ -296,12 +299,11 @@ class Replica(Generic[V]):
         if revision > self.revision + 1:
             self.request_snapshot()
             return None
-        if message.op is Op.SET:
-            change = Change.SET
-            self._set(decode_text(message.key), message.value)
+        if message.op is _SET:
+            change = _SET_CHANGE
+            self._set(key, message.value)
         elif message.op is Op.DELETE:
             change = Change.DELETE
-            key = decode_text(message.key)
             self.values.pop(key, None)
             self.undecodable.pop(key, None)
         else:
