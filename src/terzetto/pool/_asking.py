@@ -21,7 +21,7 @@ _READ: Final = frozenset({4, _OWNED})
 _NOBODY_HOME: Final = 8
 
 
-@attrs.frozen
+@attrs.define  # not frozen: one is made for every dispatch
 class Asked:
     """A key that a dispatch asks for, and the start event that is to be sent.
 
@@ -40,7 +40,7 @@ class Asked:
     node_id: str = ""
 
 
-@attrs.frozen
+@attrs.define  # not frozen: one is made for every dispatch
 class Claim:
     """A key that a dispatch holds, and the event with which it was sent.
 
@@ -55,7 +55,7 @@ class Claim:
     was_nobody_home: bool = False
 
 
-@attrs.frozen
+@attrs.define  # not frozen: one is made for every dispatch
 class Asking:
     """One call of the script: settles dispatches that are over, then claims the keys of others.
 

@@ -109,9 +109,9 @@ class _Load:
     """What one script carries; `settled` is set once it is known what came of it."""
 
     bids: Sequence[Bid] = ()
-    acks: list[str] = attrs.field(factory=list[str])
-    guards: list[tuple[str, str]] = attrs.field(factory=list[tuple[str, str]])
-    guarded: set[str] = attrs.field(factory=set[str])
+    acks: list[str] = attrs.field(factory=list)
+    guards: list[tuple[str, str]] = attrs.field(factory=list)
+    guarded: set[str] = attrs.field(factory=set)
     """The keys of these guards."""
     settled: trio.Event = attrs.field(factory=trio.Event)
 

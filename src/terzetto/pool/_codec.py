@@ -34,7 +34,7 @@ def decode_text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-@attrs.frozen
+@attrs.define  # not frozen: one is made for every dispatch
 class JobBody:
     """A job as it travels: what to run, who asked for it, and when (Unix ns).
 

@@ -219,8 +219,15 @@ class Core:
     ) -> None:
         """Tell the watchers and the log what happened; the log gets the error's traceback."""
         self.watchers.report(kind, key, worker_id, text)
-        fields = {"key": key, "worker_id": worker_id, "text": text, "exc_info": error}
-        shown = {name: value for name, value in fields.items() if value}
+        shown: dict[str, object] = {}
+        if key:
+            shown["key"] = key
+        if worker_id:
+            shown["worker_id"] = worker_id
+        if text:
+            shown["text"] = text
+        if error is not None:
+            shown["exc_info"] = error
         if kind in {"dead_letter", "worker_evicted", "job_restarted", "job_crashed"}:
             self.log.warning(kind, **shown)
         else:

@@ -27,7 +27,7 @@ class Lane:
     """The orders for one key; the first is being carried out, unless the lane is reserved."""
 
     key: str
-    orders: deque[Order] = attrs.field(factory=deque[Order])
+    orders: deque[Order] = attrs.field(factory=deque)
     scope: trio.CancelScope | None = None
     """The scope of its task, once it has one."""
     reserved: trio.Event | None = None

@@ -42,7 +42,7 @@ class Order:
     job: JobBody | None = None
     payload: bytes = b""
     error: str = ""
-    replies: list[Reply] = attrs.field(factory=list[Reply])
+    replies: list[Reply] = attrs.field(factory=list)
     is_owned: bool = False
     """Whether the worker owns the job already, which it is to start."""
     failure: BaseException | None = None

@@ -40,7 +40,7 @@ _FIRST_RETRY: Final = 0.02
 _LAST_RETRY: Final = 1.0
 
 
-@attrs.frozen
+@attrs.define  # not frozen: one is made for every dispatch
 class PoolEvent:
     """An event of the pool's stream, as far as a router has to read it."""
 
