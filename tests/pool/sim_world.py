@@ -201,6 +201,11 @@ class Client:
         self._asked.set()
         return True
 
+    def post(self, *args: object, on_reply: Callable[[Value], None]) -> bool:
+        self._requests.append(_Request(lambda: self._call(args), on_reply))
+        self._asked.set()
+        return True
+
     async def execute(self, *args: object) -> Value:
         return await self.ask(lambda: self._call(args))
 

@@ -12,15 +12,15 @@ import trio.testing
 from terzetto import pool
 from terzetto._shared._logging import default_logger
 from terzetto.pool import _scripts
-from terzetto.pool._asking import Asking, Claim
+from terzetto.pool._asking import Asked, Asking, Claim
 from terzetto.pool._claims import Bid, Claims
 from terzetto.pool._codec import JobBody, encode_job
 from terzetto.pool._dispatch import Returns, Waiting
 from terzetto.pool._fleet import Fleet
 from terzetto.pool._homes import Homes
-from terzetto.pool._names import START, Names
+from terzetto.pool._names import SINK, START, Names
 from terzetto.pool._store import Store
-from terzetto.redis import AuthError, LinkLostError, Script, connect
+from terzetto.redis import AuthError, LinkLostError, Redis, Script, connect
 from terzetto.server import EmbeddedServer
 from terzetto.streaming import stream_key
 from terzetto.testing import Fault, Proxy, open_proxy
@@ -301,6 +301,28 @@ async def test_what_is_left_behind_by_a_closed_client_is_said_once_and_tried_eve
         nursery.cancel_scope.cancel()
     assert 5 < len(tries) < 25
     assert [record.message.partition(" ")[0] for record in caplog.records] == ["dispatches"]
+
+
+async def test_a_claim_that_is_asked_again_makes_nobody_the_owner_of_a_job_that_has_failed(
+    redis: Redis,
+) -> None:
+    """Its reply was lost; by now the start has failed, and is not acknowledged yet."""
+    store, stream = Store(redis, Names("p")), stream_key(Names("p").stream)
+    created = await store.enlist("w", "")
+    assert created is not None
+    await redis.execute("XGROUP", "CREATE", stream, SINK, "$", "MKSTREAM")
+    await redis.execute("XGROUP", "CREATECONSUMER", stream, SINK, "reader")
+    body = encode_job(JobBody("k", "node", b"payload", 1))
+    asking = Asking([Asked("k", body, "token", "w", created, "reader")], guard_for=30.0, limit=0)
+    [claim] = await store.claim(asking)
+    assert isinstance(claim, Claim)
+    assert claim.is_owned
+    assert await store.claim(asking) == [claim]
+    assert await store.change_jobs("w", created, [("end", "k", b"", "")]) == [1]
+    [again] = await store.claim(asking)
+    assert again == Claim(claim.event_id, is_read=True)
+    assert await store.job_keys() == []
+    assert await store.payload("k") is None
 
 
 async def test_a_server_that_is_killed_and_restarted_loses_no_job(

@@ -130,6 +130,10 @@ def is_ledger(words: Sequence[bytes]) -> bool:
     return _scripts.LEDGER.sha.encode() in words
 
 
+def ends_a_job(words: Sequence[bytes]) -> bool:
+    return is_ledger(words) and b"end" in words
+
+
 async def test_a_start_for_a_worker_of_another_node_waits_for_one_script(
     server: EmbeddedServer,
 ) -> None:
@@ -168,6 +172,43 @@ async def test_a_start_that_fails_in_another_node_tells_the_dispatcher(
                 await world.client.dispatch("bad")
         assert await told(world.redis, world.node.id) == before + 2
         assert "bad" not in await owned(world.redis, worker.id)
+
+
+async def test_a_start_that_comes_while_one_before_it_fails_is_tried_for_itself(
+    server: EmbeddedServer,
+) -> None:
+    """The first dispatch was cancelled, so its key was free again as soon as its start failed."""
+    is_starting, may_fail = trio.Event(), trio.Event()
+    tries: list[bytes] = []
+
+    class Picky(Handler):
+        async def start(self, job: pool.Job) -> None:
+            await super().start(job)
+            tries.append(job.payload)
+            if job.payload == b"bad":
+                is_starting.set()
+                await may_fail.wait()
+                raise ValueError("bad payload")
+
+    async with open_world(server) as world, trio.open_nursery() as nursery:
+        worker = await world.node.add_worker(Picky())
+        await world.until_known()
+        with trio.CancelScope() as first:
+            async with trio.open_nursery() as inner:
+                inner.start_soon(world.client.dispatch, "a", b"bad")
+                await is_starting.wait()
+                first.cancel()
+        held = world.proxy.on("EVALSHA", Fault.HOLD_REPLY, where=ends_a_job)
+        may_fail.set()
+        await held.wait_hit()
+        nursery.start_soon(world.client.dispatch, "a", b"good")
+        with trio.fail_after(20):
+            while "a" not in await owned(world.redis, worker.id):  # noqa: ASYNC110 - a state of Redis
+                await trio.sleep(0.01)
+        held.release()
+        await until(lambda: b"good" in tries)
+        assert "a" in worker.jobs
+        assert "a" in await owned(world.redis, worker.id)
 
 
 async def test_where_nobody_is_at_home_a_dispatch_takes_the_long_road(
@@ -250,28 +291,6 @@ async def test_a_job_whose_worker_is_leaving_runs_elsewhere_though_its_last_jobs
             assert "slow" in worker.jobs
             may_stop.set()
         assert first.starts == ["slow"]
-
-
-async def test_a_job_whose_worker_is_leaving_keeps_its_key_until_another_takes_it(
-    server: EmbeddedServer,
-) -> None:
-    may_stop = trio.Event()
-    async with open_world(server) as world, trio.open_nursery() as nursery:
-        worker = await world.node.add_worker(Handler(may_stop=may_stop), grace=FAR)
-        await world.client.dispatch("slow")
-        deaf = NAMES.node_stream("deaf")
-        await world.redis.execute("XADD", stream_key(deaf), "*", "n", "i", "p", "deaf")
-        claim = await world.claim_for(worker, "a", node_id="deaf")
-        nursery.start_soon(worker.close)
-        await until(lambda: worker.id not in world.node.pool_workers)
-        await world.tell(claim.event_id, worker.id, "a")
-        with trio.fail_after(20):
-            while "a" in await owned(world.redis, worker.id):  # noqa: ASYNC110 - a state of Redis
-                await trio.sleep(0.01)
-        assert await world.node.job_payload("a") is None
-        with pytest.raises(pool.JobExistsError):
-            await world.client.dispatch("a")
-        may_stop.set()
 
 
 async def test_what_a_node_is_told_late_is_left_to_come_round(server: EmbeddedServer) -> None:

@@ -416,6 +416,9 @@ async def test_what_a_dispatch_leaves_behind_is_settled_though_no_other_follows(
         await node.add_worker(handler)
         await node.dispatch("a")
         await until_read(redis)
+        with trio.fail_after(20):
+            while await redis.execute("HEXISTS", content_key(NAMES.pending), "a"):  # noqa: ASYNC110 - a state of Redis
+                await trio.sleep(0.005)
         await until_settled(redis)
         assert await redis.execute("KEYS", "terzetto:pool:p:claim:*") == []
 

@@ -168,6 +168,13 @@ async def test_scripts_are_known_where_they_run(masters: Cluster) -> None:
         with trio.fail_after(20):
             await all_told.wait()
         assert sorted(heard) == [13, 13, 13, 14]
+        heard.clear()
+        all_told = trio.Event()
+        for key in keys:
+            assert redis.post("INCRBY", key, 1, on_reply=hear)
+        with trio.fail_after(20):
+            await all_told.wait()
+        assert sorted(heard) == [4, 4, 4, 5]
 
 
 async def test_one_seed_of_several_is_enough(masters: Cluster) -> None:

@@ -1,13 +1,14 @@
 """The faults of a network, one by one: what was cut, dropped, held, or came as rubbish."""
 
+from functools import partial
 from random import Random
 
 import pytest
 import trio
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from terzetto.actor import Actor, Stop, open_supervisor
-from terzetto.redis import LinkLostError, Redis, Reply, Script, connect
+from terzetto.redis import LinkLostError, Redis, Reply, Script, WrongLinkError, connect
 from terzetto.redis._link import Link
 from terzetto.server import EmbeddedServer
 from terzetto.testing import Fault, open_proxy
@@ -79,6 +80,62 @@ async def test_the_reply_to_a_posted_script_is_heard_of_whatever_becomes_of_it(
         assert not redis.post_script(script, ["n"], [], heard.append), "there is no connection"
         await redis.wait_connected()
         assert await post() == 4
+    assert heard == []
+
+
+async def test_the_reply_to_a_posted_command_is_heard_of_whatever_becomes_of_it(
+    server: EmbeddedServer,
+) -> None:
+    heard: list[Reply] = []
+    async with open_proxy(server.url) as proxy, connect(proxy.url) as redis:
+
+        async def post(*args: str) -> Reply:
+            told = trio.Event()
+
+            def hear(reply: Reply) -> None:
+                heard.append(reply)
+                told.set()
+
+            assert redis.post(*args, on_reply=hear)
+            with trio.fail_after(PATIENCE):
+                await told.wait()
+            return heard.pop()
+
+        assert await post("GET", "n") is None
+        assert await post("INCR", "n") == 1
+        assert isinstance(await post("LPUSH", "n", "x"), ResponseError)
+        proxy.on("INCR", Fault.DROP_REPLY)
+        lost = await post("INCR", "n")
+        assert isinstance(lost, LinkLostError)
+        assert lost.may_have_run
+        assert not redis.post("INCR", "n", on_reply=heard.append), "there is no connection"
+        await redis.wait_connected()
+        assert await post("INCR", "n") == 3
+    assert heard == []
+
+
+async def test_what_is_posted_and_not_written_any_more_is_heard_of_as_not_run(
+    server: EmbeddedServer,
+) -> None:
+    heard: dict[str, Reply] = {}
+    async with connect(server.url) as redis:
+        assert redis.post("INCR", "a", on_reply=partial(heard.__setitem__, "a"))
+        redis._link.retire(OSError("as after a fail-over"))  # pyright: ignore[reportPrivateUsage] - no server does so when asked
+        assert redis.post("INCR", "b", on_reply=partial(heard.__setitem__, "b"))
+        assert await redis.execute("GET", "b") is None  # by the next connection
+    assert heard["a"] == 1
+    assert isinstance(heard["b"], LinkLostError)
+    assert not heard["b"].may_have_run
+
+
+@pytest.mark.parametrize("command", [("BLPOP", "l", "0"), ("SELECT", "1"), ("MULTI",)])
+async def test_what_cannot_share_a_link_is_not_posted(
+    redis: Redis, command: tuple[str, ...]
+) -> None:
+    heard: list[Reply] = []
+    with pytest.raises(WrongLinkError):
+        redis.post(*command, on_reply=heard.append)
+    assert await redis.execute("PING") == b"PONG"
     assert heard == []
 
 

@@ -104,7 +104,7 @@ class NodeActor(Actor):
                 store=store,
                 log=seat.log,
                 returns=seat.returns,
-                guard_for=seat.options.patience,
+                guard_for=seat.patience,
                 limit=seat.options.max_queued_jobs,
                 homes=homes,
             ),

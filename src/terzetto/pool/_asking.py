@@ -63,7 +63,7 @@ class Asking:
         asked: the keys.
         acks: the ids of events of the pool's stream to be acknowledged and deleted.
         guards: the guards (key, token) to be released that are still their dispatch's.
-        guard_for: how long keys are guarded, and claims known when asked again, in seconds.
+        guard_for: how long the keys stay guarded, in seconds.
         limit: the greatest number of events that may wait; 0 for any.
     """
 
@@ -77,7 +77,7 @@ class Asking:
         """Return the script's keys and arguments for a pool."""
         first_keys, channels, own = _constant(names)
         keys, args = list(first_keys), list(channels)
-        args += (max(1, round(self.guard_for * 1000)), self.limit, SINK)
+        args += (round(self.guard_for * 1e6), self.limit, SINK)
         args += (len(self.acks), len(self.guards), *self.acks)
         for key, token in self.guards:
             keys.append(own + token)

@@ -252,7 +252,7 @@ class Claims:
             return  # its bids were cut
         try:
             claims = asking.read(reply)
-        except TypeError:  # an error, or none: the link was lost
+        except TypeError:  # an error, such as that the link was lost
             self._ask_again(load)
         else:
             self._settle(load, claims)

@@ -20,6 +20,7 @@ from terzetto.pool._claims import Claims, Keeper
 from terzetto.pool._codec import Ack, JobBody, encode_ack, encode_envelope
 from terzetto.pool._fleet import Fleet
 from terzetto.pool._homes import Home, Homes
+from terzetto.pool._keys import add_if_exists
 from terzetto.pool._names import ACK, Names
 from terzetto.pool._observe import Kind, Watchers
 from terzetto.pool._order import Order
@@ -46,11 +47,6 @@ class Options:
         """Refuse what cannot work."""
         check_count("max_queued_jobs", self.max_queued_jobs)
         check_bool("client_only", self.client_only)
-
-    @property
-    def patience(self) -> float:
-        """How long a dispatch waits for its outcome, and its key is kept for it, in seconds."""
-        return 2 * self.ack_grace_period
 
 
 @attrs.define
@@ -91,19 +87,20 @@ class Outbox:
 
     def answer(self, stream: str, name: str, body: bytes) -> None:
         """Add an event to a node's stream, if that is there."""
-        if self.store.post_answer(stream, name, body, partial(self._hear, stream, name, body)):
+        command = add_if_exists(stream, name, body)
+        if self.store.redis.post(*command, on_reply=partial(self._hear, command)):
             self._unheard += 1
         else:
-            self._repeat(stream, name, body)
+            self._repeat(command)
 
-    def _hear(self, stream: str, name: str, body: bytes, reply: object) -> None:
+    def _hear(self, command: Sequence[Arg], reply: object) -> None:
         self._unheard -= 1
-        if not isinstance(reply, int):  # an error, or the link was lost
-            self._repeat(stream, name, body)
+        if isinstance(reply, Exception):
+            self._repeat(command)
         self._rest()
 
-    def _repeat(self, stream: str, name: str, body: bytes) -> None:
-        self._commands.append(self.store.answer_command(stream, name, body))
+    def _repeat(self, command: Sequence[Arg]) -> None:
+        self._commands.append(command)
         self._wake.set()
 
     def _rest(self) -> None:

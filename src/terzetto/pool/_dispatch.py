@@ -4,9 +4,9 @@ A dispatch learns the id of its event only with the reply to the script that
 sent it, and the return may come first; so returns that nobody waits for yet are
 kept while any dispatch is open. No Redis in here; the waiting itself is trio's.
 
-Theory of operation of a dispatch: open -> sent (event added, key kept) -> returned;
+Theory of operation of a dispatch: open -> sent (guard set, event added) -> returned;
 or open -> refused, or failed; or given up by time-out, cancellation or the end of its
-node. What keeps its key is released by the node, so that a cancelled caller leaves at once.
+node. Its guard is released by the node, so that a cancelled caller leaves at once.
 """
 
 from collections import OrderedDict

@@ -56,7 +56,7 @@ class Lanes:
         return key in self._lanes
 
     def accept(self, order: Order) -> None:
-        """Put an order into its lane; a start that meets another shares that one's outcome."""
+        """Put an order into its lane; a start that is told again shares the first one's outcome."""
         lane = self._lanes.get(order.key)
         if lane is None:
             if self._is_done(order):
@@ -64,7 +64,7 @@ class Lanes:
             lane = self._lanes[order.key] = Lane(order.key)
             lane.orders.append(order)
             self._start(lane)
-        elif order.name == START and lane.orders and lane.orders[-1].name == START:
+        elif lane.orders and order.repeats(lane.orders[-1]):
             lane.orders[-1].replies += order.replies
         else:
             lane.orders.append(order)

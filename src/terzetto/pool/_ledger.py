@@ -25,11 +25,6 @@ _MOST: Final = 256
 _MOST_BYTES: Final = 4 * 1024 * 1024  # a script's arguments are parsed at one go
 
 
-def deferral(key: str, event_id: str, guard_for: float) -> tuple[str, str, bytes, str]:
-    """Return the change of `Ledger.defer`, for whoever does it in a worker's place."""
-    return "defer", key, b"%d" % round(guard_for * 1000), event_id
-
-
 @attrs.define(eq=False)
 class _Change:
     """One change on its way: what, and what came of it."""
@@ -47,7 +42,6 @@ class Ledger:
     store: Store
     worker_id: str
     created: str
-    guard_for: float
     _waiting: list[_Change] = attrs.field(factory=list[_Change])
     _wake: trio.Event = attrs.field(factory=trio.Event)
     _is_writing: bool = False
@@ -68,14 +62,6 @@ class Ledger:
         With the id of the event that started it that one is over too, as in the next two.
         """
         return await self._apply("end", key, more=event_id) == 1
-
-    async def defer(self, key: str, event_id: str) -> bool:
-        """Take a job off whose first start is put off; False if it was not owned.
-
-        The event that brought it is still pending. Without its payload a guard keeps the key
-        for its dispatch, for `guard_for` seconds after the event was sent.
-        """
-        return await self._apply(*deferral(key, event_id, self.guard_for)) == 1
 
     async def fail(self, key: str, letter: bytes, *, rest: float) -> bool:
         """Take a job off that did not start although it was accepted before.

@@ -194,7 +194,7 @@ class Node:
         if waiting.error or waiting.is_late:
             await claims.flush()  # likewise
         if waiting.is_cut or waiting.is_late:
-            within = f"within {self._seat.options.patience} s"
+            within = f"within {self._seat.patience} s"
             when = "before its node was closed" if waiting.is_cut else within
             raise DispatchUnknownError(
                 f"nobody said {when} whether job {key!r} has started: dispatching it again is safe"

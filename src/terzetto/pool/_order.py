@@ -48,6 +48,20 @@ class Order:
     failure: BaseException | None = None
     """What the handler raised, if it has been called already."""
 
+    def repeats(self, other: "Order") -> bool:
+        """Tell whether it is the start of the same dispatch as another, which was told twice.
+
+        One that is owned is none: the job was made its worker's for it, and nobody else starts it.
+        """
+        mine, its = self.job, other.job
+        if mine is None or its is None or self.is_owned:
+            return False
+        return (mine.node_id, mine.created_ns, mine.payload) == (
+            its.node_id,
+            its.created_ns,
+            its.payload,
+        )
+
     def raise_failure(self) -> None:
         """Raise what the handler raised, if it has been called already."""
         if self.failure is not None:

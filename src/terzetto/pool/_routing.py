@@ -30,7 +30,6 @@ from terzetto.pool._codec import (
 from terzetto.pool._core import Core, LocalWorker
 from terzetto.pool._errors import MalformedBodyError
 from terzetto.pool._keys import add_if_exists, content_key
-from terzetto.pool._ledger import deferral
 from terzetto.pool._names import NOTIFY, RETURN, START, STOP
 from terzetto.pool._order import Order, Reply, read_order
 from terzetto.pool._router import (
@@ -78,8 +77,8 @@ class Router:
     source: Source
     returned: Callable[[str, str], None]
     _routes: Routes = attrs.field(factory=Routes)
-    _disowned: list[tuple[str, PoolEvent]] = attrs.field(factory=list[tuple[str, PoolEvent]])
-    """Workers of this node, gone or leaving, and starts of jobs that they own, unheard of."""
+    _disowned: list[tuple[str, str]] = attrs.field(factory=list[tuple[str, str]])
+    """Workers of this node, gone or leaving, and jobs that they own and never heard of."""
     _wake: trio.Event = attrs.field(factory=trio.Event)
 
     def __len__(self) -> int:
@@ -146,7 +145,7 @@ class Router:
             return
         worker = self.core.workers.get(told.worker_id)
         if worker is None or worker.is_leaving:
-            self._disowned.append((told.worker_id, event))
+            self._disowned.append((told.worker_id, event.key))
             self._routes.hold(event.event_id, now)
             self._wake.set()
             return
@@ -169,12 +168,11 @@ class Router:
     async def _disown(self) -> None:
         """Take jobs from workers of this node that had left, or begun to, when told of them."""
         while self._disowned:
-            worker_id, event = self._disowned.pop()
-            change = deferral(event.key, event.event_id, self.core.options.patience)
+            worker_id, key = self._disowned.pop()
             try:
-                await self.core.store.change_jobs(worker_id, "", [change])
+                await self.core.store.change_jobs(worker_id, "", [("end", key, b"", "")])
             except ResponseError as error:
-                self.core.warn("a job was not taken from a worker that left", event.key, error)
+                self.core.warn("a job was not taken from a worker that left", key, error)
 
     async def keep(self) -> None:
         """Keep what is with a worker of this node, or held, from coming again; for ever.

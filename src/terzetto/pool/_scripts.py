@@ -31,7 +31,6 @@ WIPE: Final = _script("wipe")
 TICK: Final = _script("tick")
 FORGET: Final = _script("forget")
 HUSH: Final = _script("hush")
-ANSWER: Final = _script("answer")
 
 
 ALL: Final = (
@@ -49,6 +48,5 @@ ALL: Final = (
     WIPE,
     FORGET,
     HUSH,
-    ANSWER,
     TICK,
 )

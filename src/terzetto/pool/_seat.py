@@ -88,6 +88,11 @@ class Seat:
         return f"{self.id}:{next(self._numbers)}"
 
     @property
+    def patience(self) -> float:
+        """How long a dispatch waits for its outcome, and its guard holds, in seconds."""
+        return 2 * self.options.ack_grace_period
+
+    @property
     def is_closed(self) -> bool:
         """Whether the node has left the pool for good."""
         return self._is_closed or (self.ref is not None and self.ref.is_stopped)

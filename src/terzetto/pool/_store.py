@@ -69,23 +69,9 @@ class Store:
     def post_claim(self, asking: Asking, hear: Callable[[object], None]) -> bool:
         """Send the same at once, if there is a connection, and have the reply handed to `hear`.
 
-        As `Redis.post_script`: a reply that is none, or an error, has to be asked for again.
+        As `Redis.post_script`: after an error it has to be asked for again.
         """
         return self.redis.post_script(_scripts.CLAIM, *asking.call(self.names), hear)
-
-    def post_answer(
-        self, stream: str, name: str, body: bytes, hear: Callable[[object], None]
-    ) -> bool:
-        """Add an event to a node's stream, if that is there, as `post_claim` sends a claim.
-
-        The reply is an int.
-        """
-        args = (STREAM_MAX_LEN, name, body)
-        return self.redis.post_script(_scripts.ANSWER, (stream_key(stream),), args, hear)
-
-    def answer_command(self, stream: str, name: str, body: bytes) -> Sequence[Arg]:
-        """Return the command that does the same, also where the script is not known yet."""
-        return ("EVAL", _scripts.ANSWER.source, 1, stream_key(stream), STREAM_MAX_LEN, name, body)
 
     async def change_jobs(
         self, worker_id: str, created: str, changes: Sequence[tuple[str, str, bytes, str]]

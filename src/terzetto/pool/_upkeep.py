@@ -232,7 +232,7 @@ class Upkeep:
                 key,
                 node_id=core.node_id,
                 created_ns=core.clock.now_ns(),
-                guard_for=options.patience,
+                guard_for=2 * options.ack_grace_period,
             )
             if adopted:
                 core.report("job_recovered", key=key)

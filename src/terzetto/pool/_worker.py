@@ -5,7 +5,7 @@ the router of its own node, a call; both end in `_accept`, which puts them
 into the lane of their key. A lane is a task that handles the events of one key,
 one after the other, and ends when there are none; so keys are independent, and
 a slow start holds up nobody but those who speak of the same job. A start that
-meets another of its key in the lane shares that one's outcome.
+is told again while it waits in the lane shares the first one's outcome.
 
 A job is, here, absent, starting, running or on its way out:
 
@@ -36,7 +36,12 @@ from ulid import ULID
 
 from terzetto.actor import Actor, Context, Stop
 from terzetto.errors import ClosedError, InvalidNameError
-from terzetto.pool._codec import JobBody, encode_envelope, encode_job, encode_text
+from terzetto.pool._codec import (
+    JobBody,
+    encode_envelope,
+    encode_job,
+    encode_text,
+)
 from terzetto.pool._core import Core
 from terzetto.pool._errors import (
     JobRetryError,
@@ -108,7 +113,7 @@ class WorkerActor(Actor):
                 f"pool {core.names.pool!r} is being shut down: it takes no new worker"
             )
         self.created = created
-        self._ledger = Ledger(core.store, self.worker_id, created, core.options.patience)
+        self._ledger = Ledger(core.store, self.worker_id, created)
         ctx.start_soon(self._ledger.run)
         reader = await ctx.spawn(
             Stream(core.names.worker_stream(self.worker_id), core.store.redis).reader_child(
@@ -377,10 +382,8 @@ class WorkerActor(Actor):
                 self.core.report("dead_letter", key=job.key, worker_id=self.worker_id, text=failure)
         elif job.requeued:
             await self._ledger.keep(job.key)
-        elif failure:
-            await self._ledger.end(job.key)
         else:
-            await self._ledger.defer(job.key, job.event_id)
+            await self._ledger.end(job.key)
         self._starting.discard(job.key)
         self._jobs.pop(job.key, None)
 

@@ -37,6 +37,7 @@ from terzetto.redis._leases import Leases
 from terzetto.redis._link import Link
 from terzetto.redis._lock import Lock, open_lock
 from terzetto.redis._pipeline import Pipeline, Transaction
+from terzetto.redis._posting import Posting
 from terzetto.redis._pubsub import Hub, Subscription, topics_of
 from terzetto.redis._refusals import named_by, refusal_of
 from terzetto.redis._request import LinkStatistics, LinkStatus, State, lost, replies_of
@@ -53,7 +54,7 @@ _NO_MASTER_NOW: Final = "UNBLOCKED force unblock"  # a master that steps down en
 _LONGEST_WAIT: Final = 10**6  # seconds
 
 
-class Redis(AsyncCoreCommands):
+class Redis(Posting, AsyncCoreCommands):  # type: ignore[misc] # redis-py's own bases disagree
     """A client of one Redis server, for any number of tasks.
 
     The methods of redis-py's `AsyncCoreCommands` (`get`, `hset`, `xadd`, ...)
@@ -74,7 +75,7 @@ class Redis(AsyncCoreCommands):
         self._options = options
         self._link = link
         self._keeper = keeper
-        self._subscriptions: Hub | None = None
+        self._subscriptions = None
         self._hub_lock = trio.Lock()
         self._leases = Leases(keeper, self)
         self._shaper = Shaper(decode=options.decode_replies)
@@ -233,37 +234,6 @@ class Redis(AsyncCoreCommands):
             reply = await self._again(whole, reply, repeatable=False)
         return reply
 
-    def post_script(
-        self,
-        script: Script,
-        keys: Sequence[Arg],
-        args: Sequence[Arg],
-        on_reply: Callable[[Reply], None],
-    ) -> bool:
-        """Send a Lua script by its digest at once, and have its reply handed to `on_reply`.
-
-        That is a plain function that should not take long: it runs in the task that reads all
-        replies, before messages that come with this one. It is handed errors too (the server
-        does not know the script); None and `LinkLostError` say that the connection was lost,
-        and it may have run. Returns whether it was sent: not while there is no connection.
-
-        Raises:
-            InvalidPayloadError: a key or an argument cannot be sent.
-        """
-        link = self._link_now(keys)
-        if link is None:
-            return False
-        if self._subscriptions is not None:
-            self._subscriptions.give_way()
-        notice = link.notify(script.pack_call(keys, args))
-        notice.on_reply = on_reply
-        return not notice.done.is_set()
-
-    def _link_now(self, keys: Sequence[Arg]) -> Link | None:
-        """Return the shared link to the server that has these keys, if it is known."""
-        del keys
-        return self._link
-
     def register_script(self, script: str | bytes) -> RegisteredScript:  # type: ignore[override] # redis-py's wants a client of its own
         """Return a script that is called like a function: ``await script(keys=[...], args=[...])``.
 
@@ -350,6 +320,10 @@ class Redis(AsyncCoreCommands):
         """Return the one slot of all keys of `commands`."""
         del commands
         return 0
+
+    def _link_now(self, slot: int) -> Link | None:
+        del slot
+        return self._link
 
     def _options_for(self, slot: int) -> Options:
         """Return how to connect to where `slot` is."""

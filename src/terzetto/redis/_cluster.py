@@ -234,9 +234,8 @@ class ClusterRedis(Redis):
         except NoScriptError:
             return await self.execute("EVAL", script.source, len(keys), *keys, *args)
 
-    def _link_now(self, keys: Sequence[Arg]) -> Link | None:
-        """Return the shared link to the owner of the keys' slot, if it is known."""
-        return self._topology.slots[self._slot(keys)]
+    def _link_now(self, slot: int) -> Link | None:
+        return self._topology.slots[slot]
 
     async def scan_iter(  # type: ignore[override] # redis-py's is `async def` too, but untyped
         self,

@@ -181,18 +181,14 @@ class Link(RequestQueue):
         error = self._loss
         self._loss = self._retiring = None
         again, gone = sort_out(self._written, unsent=len(self._rest))
-        for notice in self._notices:
-            notice.resume(None)
+        again += [*self._notices, *self._queue]
         self._notices.clear()
-        again += self._queue
         self._queue.clear()
         for request in again:
-            if request.epoch:
+            if request.epoch or request.task is None:  # a notice hears of it; a caller has left
                 request.resume(lost(reason_of(error), may_have_run=False, cause=error))
-            elif request.task is not None:
-                self._queue.append(request)
             else:
-                request.resume(None)  # heard by a notice; a caller has left
+                self._queue.append(request)
         for request in gone:
             request.resume(lost(reason_of(error), may_have_run=True, cause=error))
         self._make_room()

@@ -115,11 +115,6 @@ local function guard_holds(guard)
   return guard >= now
 end
 
--- The guard of a dispatch whose start is the event `id`, in ns: until so many ms after it.
-local function guard_of(id, ms)
-  return decimal(tonumber(string.match(id, '^%d+')) + ms) .. '000000'
-end
-
 -- The body of a start event that is sent again.
 local function requeued_job(key, node, payload, created)
   return struct.pack('<ic0ic0ic0', #key, key, #node, node, #payload, payload) .. created .. '\1'

@@ -1,12 +1,11 @@
 -- Settles dispatches that are over, then claims the keys of others and sends their start
 -- events, each all or nothing. A job whose worker is known is read for the worker's node and
 -- becomes the worker's in the same step, if nothing is in the way; that node is told of it.
--- Its payload, which is there from then on, keeps others off the key; else a guard does.
 -- KEYS: 1 job-payloads hash, 2 pending-jobs hash, 3 jobs hash, 4 workers hash,
 --       5 shutdown hash, 6 pool stream, then the own keys of the dispatches whose guards
 --       are released, then those of the claims, then the streams of nodes that may be told
 -- ARGV: 1 to 3 channels of job-payloads, pending-jobs and jobs, 4 how long a guard holds
---       in ms, 5 greatest number of queued events (0: any), 6 name of the pool's sink,
+--       in us, 5 greatest number of queued events (0: any), 6 name of the pool's sink,
 --       7 how many events are acknowledged, 8 how many guards are released,
 --       then the ids of these events, then the job keys of these guards,
 --       then for each claim six: job key, start event's body, id and creation time of the
@@ -15,13 +14,12 @@
 -- Returns for each claim {1, event id} sent, {4, event id} and read for that consumer,
 --         {5, event id} and owned by that worker, all three also when it is asked again
 --         after a lost reply, {1, event id} then if another has the event meanwhile, or is
---         done with it; {8, event id} sent, and there is no such node or consumer;
+--         done with it, and {4, event id} if the job has ended; {8, event id} sent, and there is no such node or consumer;
 --         {2, ''} pending, {3, ''} running, {6, ''} full, {7, ''} the pool is being shut down
 
 local payloads, pending, jobs, workers = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local stream, sink = KEYS[6], ARGV[6]
-local guard_ms, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
-local acked, released = tonumber(ARGV[7]), tonumber(ARGV[8])
+local limit, acked, released = tonumber(ARGV[5]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local next_key, next_arg = 7, 9
 
 -- A node's stream is cut at a thousand events or so: it is told of no more starts than it
@@ -37,7 +35,7 @@ next_arg = next_arg + acked
 for i = 0, released - 1 do
   local known, key = redis.call('GETDEL', KEYS[next_key + i]), ARGV[next_arg + i]
   if known then
-    if redis.call('HGET', pending, key) == guard_of(string.match(known, '^%S+'), guard_ms) then
+    if redis.call('HGET', pending, key) == string.match(known, '^%d+') then
       map_del(pending, ARGV[2], key)
     end
   end
@@ -83,18 +81,18 @@ local lists, lists_rev
 local owned = {}
 local function own(key, body, worker, created, is_new, payloads_rev)
   if redis.call('HGET', workers, worker) ~= created then return false end
+  local _, _, payload = struct.unpack('<ic0ic0ic0', body)
+  -- Without its payload a job that was owned has ended, or failed, by the time it is asked again.
+  if not is_new and redis.call('HGET', payloads, key) ~= payload then return false end
   if not lists then lists, lists_rev = lists_of(jobs) end
   if owner_in(lists, key, worker) then return false end
-  local _, _, payload = struct.unpack('<ic0ic0ic0', body)
   -- A worker keeps no place for what is in its list, so a new key is not looked for there.
   local stored = lists[worker]
   if is_new or not (stored and list_has(stored, key)) then
     owned[worker] = owned[worker] or {}
     table.insert(owned[worker], key)
   end
-  if is_new or redis.call('HGET', payloads, key) ~= payload then
-    map_set(payloads, ARGV[1], key, payload, payloads_rev)
-  end
+  if is_new then map_set(payloads, ARGV[1], key, payload, payloads_rev) end
   return true
 end
 
@@ -115,16 +113,19 @@ local function claim(claim_key, key, body, worker, created, consumer, node)
   local known = redis.call('GET', claim_key)
   local id, read, is_nowhere, payloads_rev
   if known then
-    id, read = string.match(known, '^(%S+) (%d)$')
+    id, read = string.match(known, '^%d+ (%S+) (%d)$')
     if read == '1' and not is_held(id, consumer) then read = '0' end
   else
     if redis.call('HEXISTS', KEYS[5], 'shutdown') == 1 then return {7, ''} end
     local stored = redis.call('HMGET', payloads, key, '=rev')
     if stored[1] then return {3, ''} end
     payloads_rev = stored[2] or '0'
-    if guard_holds(redis.call('HGET', pending, key)) then return {2, ''} end
+    local started = redis.call('HMGET', pending, key, '=rev')
+    if guard_holds(started[1]) then return {2, ''} end
     look_at_group()
     if limit > 0 and waiting >= limit then return {6, ''} end
+    local guard = decimal(now_us() + tonumber(ARGV[4])) .. '000'
+    map_set(pending, ARGV[2], key, guard, started[2] or '0')
     id = redis.call('XADD', stream, '*', 'n', 'j', 'p', body)
     waiting, read = waiting + 1, '0'
     if worker ~= '' and not is_behind and not (node and waiting > most_told) then
@@ -135,16 +136,14 @@ local function claim(claim_key, key, body, worker, created, consumer, node)
       end
     end
     if read == '0' then is_behind = true end
-    redis.call('SET', claim_key, id .. ' ' .. read, 'PX', guard_ms)
-  end
-  local is_read = read == '1' and worker ~= ''
-  local is_owned = is_read and own(key, body, worker, created, not known, payloads_rev)
-  if not known then
-    if not is_owned then map_set(pending, ARGV[2], key, guard_of(id, guard_ms)) end
-    if is_read and node then tell(node, id, worker, is_owned, body) end
+    redis.call('SET', claim_key, guard .. ' ' .. id .. ' ' .. read,
+      'PX', math.ceil(tonumber(ARGV[4]) / 1000))
   end
   if is_nowhere then return {8, id} end
-  return {is_owned and 5 or read == '1' and 4 or 1, id}
+  if read == '0' or worker == '' then return {read == '0' and 1 or 4, id} end
+  local is_owned = own(key, body, worker, created, not known, payloads_rev)
+  if node and not known then tell(node, id, worker, is_owned, body) end
+  return {is_owned and 5 or 4, id}
 end
 
 local replies = {}

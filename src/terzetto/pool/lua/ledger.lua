@@ -11,8 +11,6 @@
 --         and is sent again, unless that has ended meanwhile
 --       "end", key, '', the id of the event that started it or '': the job has ended; the
 --         payload goes too, and so does the event, for whoever routed it may be gone
---       "defer", key, for how many ms its event guards it, the id of that event or '': the
---         job did not start yet; the payload goes, and a guard keeps the key for its dispatch
 --       "fail", key, letter, how long it rests in us: the job did not start, and was sent
 --         again before; the payload stays, and it will be sent again, later each time;
 --         if it failed too often it becomes a dead letter
@@ -116,12 +114,6 @@ local function let_go(kind, key, value, more)
     map_del(KEYS[3], ARGV[2], key)
     redis.call('HDEL', KEYS[7], key)
     settle(more)
-  elseif kind == 'defer' then
-    map_del(KEYS[3], ARGV[2], key)
-    local guard = more ~= '' and guard_of(more, tonumber(value))
-    if guard_holds(guard) and redis.call('HGET', KEYS[6], key) ~= guard then
-      map_set(KEYS[6], ARGV[4], key, guard)
-    end
   elseif kind == 'requeue' then
     redis.call('XADD', KEYS[4], '*', 'n', 'j', 'p', value)
     settle(more)
