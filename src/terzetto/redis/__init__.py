@@ -23,7 +23,7 @@ from terzetto.redis._find import find_keys
 from terzetto.redis._lock import Lock, LockLostError
 from terzetto.redis._pipeline import Pipeline, Queued, Transaction, UnsentError
 from terzetto.redis._pubsub import Gap, Message, Subscription
-from terzetto.redis._request import LinkStatistics, LinkStatus, State
+from terzetto.redis._request import Glance, LinkStatistics, LinkStatus, State
 from terzetto.redis._script import RegisteredScript, Script
 from terzetto.redis._url import CredentialProvider, Credentials
 from terzetto.redis._watching import Watching
@@ -39,6 +39,7 @@ __all__ = [
     "CrossSlotError",
     "Dedicated",
     "Gap",
+    "Glance",
     "LinkClosedError",
     "LinkError",
     "LinkLostError",

@@ -36,6 +36,26 @@ async def _give_up(request: Blocking) -> None:
     request.give_up()
 
 
+class _Unit:
+    """Commands that are sent in one piece; a glance at their replies may have others follow."""
+
+    def __init__(self, commands: Sequence[Sequence[Arg]], glance: Glance | None) -> None:
+        self._glance = glance
+        self._take(commands)
+
+    def _take(self, commands: Sequence[Sequence[Arg]]) -> None:
+        self.commands = [tuple(command) for command in commands]
+        self.data = b"".join([pack(command) for command in self.commands])
+
+    def look(self, replies: list[Reply]) -> tuple[bytes, int] | None:
+        """Return what follows, packed, and how many commands it is."""
+        following = None if self._glance is None else self._glance(replies)
+        if following is None:
+            return None
+        self._take(following)
+        return self.data, len(self.commands)
+
+
 class Others(Protocol):
     """What a dedicated link has to know of the client that it belongs to."""
 
@@ -130,8 +150,9 @@ class Dedicated:
 
         `glance`, a plain function that must not raise, is called with the list of the
         replies in the task that read them: a turn of the scheduler before this returns.
-        Where they were refused and sent to another server it may be shown the refusals
-        too, or nothing.
+        If it returns commands, they are sent at once, in place of these, and this goes on
+        waiting: they should wait on the server for no longer than these. Where commands
+        were refused and sent to another server it may be shown the refusals too, or nothing.
 
         Cancelling is as in `execute`. If a server refuses them because it is the wrong
         one, and none has run, all of them go to the right one; if some have run, the
@@ -141,30 +162,30 @@ class Dedicated:
             LinkLostError, LinkClosedError, AuthError, WrongLinkError,
             trio.BusyResourceError: as in `execute`.
         """
-        units = [tuple(command) for command in commands]
-        data = b"".join([pack(unit) for unit in units])
-        for unit in units:
-            check_dedicated(unit)
-        if not units:
+        sent = _Unit(commands, glance)
+        for command in sent.commands:
+            check_dedicated(command)
+        if not sent.commands:
             await trio.lowlevel.checkpoint()
             return []
-        patience = sum(blocking_time(unit) for unit in units)
+        look = None if glance is None else sent.look
+        patience = sum(map(blocking_time, sent.commands))
         with self._hold(patience):
             while True:
-                epoch = self._bound_to()
+                epoch, count = self._bound_to(), len(sent.commands)
                 replies = replies_of(
-                    await self._link.request_unit(data, len(units), epoch=epoch, glance=glance)
+                    await self._link.request_unit(sent.data, count, epoch=epoch, look=look)
                 )
-                for unit, reply in zip(units, replies, strict=True):
-                    self._note(unit, reply)
+                for command, reply in zip(sent.commands, replies, strict=True):
+                    self._note(command, reply)
                 if not any(isinstance(reply, Exception) for reply in replies):
                     return replies
                 # What a connection held does not go elsewhere with the unit.
-                refusal = None if epoch else refusal_of(units, replies)
+                refusal = None if epoch else refusal_of(sent.commands, replies)
                 if is_ask(refusal):
                     async with self._others.elsewhere(refusal, self._link.endpoint) as other:
-                        replies = await other.execute_many_asked(units, patience)
-                    refusal = refusal_of(units, replies)
+                        replies = await other.execute_many_asked(sent.commands, patience)
+                    refusal = refusal_of(sent.commands, replies)
                 if not await self._moves_on(replies) or refusal is None:
                     return replies
 

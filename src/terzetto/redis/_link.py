@@ -250,6 +250,7 @@ class Link(RequestQueue):
                             reschedule(task, request)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - it unwraps
                     elif request.take(reply):
                         drop_first()
+                        self._go_on(request)
                 reply = gets()
             replies = before - len(written)
             if replies and self._batch < maxsize:  # as many were woken, and may ask again

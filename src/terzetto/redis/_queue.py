@@ -47,8 +47,8 @@ from terzetto.redis._errors import AuthError
 from terzetto.redis._io import Transport
 from terzetto.redis._request import (
     Blocking,
-    Glance,
     LinkStatistics,
+    Look,
     Notice,
     Request,
     Seat,
@@ -172,13 +172,14 @@ class RequestQueue(ABC):
         *,
         repeatable: bool = False,
         epoch: int = 0,
-        glance: Glance | None = None,
+        look: Look | None = None,
     ) -> Reply:
         """Send `count` packed commands in one piece; return the list of their replies.
 
         Error replies stand in the list; other errors are returned in its stead, as
         in `request`. With `epoch` the unit is for that connection only:
-        `LinkLostError(may_have_run=False)` if it is over. `glance` sees the list first.
+        `LinkLostError(may_have_run=False)` if it is over. `look` sees the list first, and may
+        have something else sent in its place.
         """
         await checkpoint_if_cancelled()
         if len(self._queue) + len(self._written) >= self._limit:
@@ -189,7 +190,7 @@ class RequestQueue(ABC):
             await checkpoint()
             return lost("the connection that this belongs to is gone", may_have_run=False)
         request = Unit(
-            current_task(), data, count=count, repeatable=repeatable, epoch=epoch, glance=glance
+            current_task(), data, count=count, repeatable=repeatable, epoch=epoch, look=look
         )
         self._queue.append(request)
         if len(self._queue) > self._batch:
@@ -197,7 +198,7 @@ class RequestQueue(ABC):
         else:
             self._wake_writer()
         replies: Reply = await wait_task_rescheduled(request.abort)
-        if glance is not None:
+        if look is not None:
             await cancel_shielded_checkpoint()  # whom it has woken goes first
         return replies
 
@@ -240,6 +241,19 @@ class RequestQueue(ABC):
             self._written.append(request)
             if sent < len(request.data):
                 self._hold(memoryview(request.data)[sent:])
+
+    def _go_on(self, request: Request) -> None:
+        """Write what a request that was answered goes on with, if it does: at once if it can be."""
+        transport = self._transport
+        if request.task is None:
+            return
+        if transport is None or self._batch == maxsize or self._queue or self._notices:
+            self._queue.append(request)
+            self._wake_writer()
+        else:
+            self._write_through(request, transport)
+            if self._batch < maxsize:
+                self._batch = 0  # its reply has woken nobody who may ask
 
     async def _wait_for_room(self) -> None:
         """Wait until the queues are shorter; at once if cancelled requests can be thrown out."""

@@ -5,7 +5,7 @@ with a reply, or by the link with an error when the connection or the link ends.
 """
 
 from collections import deque
-from collections.abc import Callable, Container, Generator
+from collections.abc import Callable, Container, Generator, Sequence
 from types import coroutine
 from typing import Literal, TypeAlias, cast
 
@@ -16,13 +16,19 @@ from redis.exceptions import RedisError
 from trio.lowlevel import Abort, RaiseCancelT, Task, reschedule, wait_task_rescheduled
 
 from terzetto.redis._errors import LinkClosedError, LinkLostError
-from terzetto.redis._wire import Reply
+from terzetto.redis._wire import Arg, Reply
 
 State: TypeAlias = Literal["connected", "reconnecting", "closed"]
 """How a link stands with its server."""
 
-Glance: TypeAlias = Callable[[list[Reply]], None]
-"""Looks at replies a turn of the scheduler before their caller is resumed; never raises."""
+Glance: TypeAlias = Callable[[list[Reply]], Sequence[Sequence[Arg]] | None]
+"""Looks at replies a turn of the scheduler before their caller is resumed; never raises.
+
+If it returns commands, these are sent at once, and the caller goes on waiting for their replies.
+"""
+
+Look: TypeAlias = Callable[[list[Reply]], tuple[bytes, int] | None]
+"""A glance as a link has it: what it returns is packed, and how many commands it is."""
 
 
 @attrs.frozen(kw_only=True)
@@ -94,7 +100,7 @@ class Request:
             reschedule(task, cast("outcome.Outcome[Reply]", self))
 
     def take(self, reply: Reply) -> bool:
-        """Take a reply; True if it was the last one."""
+        """Take a reply; True if it was the last one. Who still waits then is to be sent again."""
         self.resume(reply)
         return True
 
@@ -137,11 +143,12 @@ def sleep(
 class Unit(Request):
     """A place for several commands, which nothing comes between.
 
-    With `epoch` it belongs to that connection and is never sent on another. `glance` is
-    called with the replies in the task that read them, unless the caller has left.
+    With `epoch` it belongs to that connection and is never sent on another. `look` is called
+    with the replies in the task that read them, unless the caller has left. If it returns
+    something, that is to be sent, and nobody is resumed.
     """
 
-    __slots__ = ("count", "epoch", "glance", "replies")
+    __slots__ = ("count", "epoch", "look", "replies")
 
     def __init__(
         self,
@@ -151,21 +158,26 @@ class Unit(Request):
         count: int,
         repeatable: bool,
         epoch: int,
-        glance: Glance | None,
+        look: Look | None,
     ) -> None:
         super().__init__(task, data, repeatable)
         self.count = count
         self.epoch = epoch
-        self.glance = glance
+        self.look = look
         self.replies: list[Reply] = []
 
     def take(self, reply: Reply) -> bool:
         self.replies.append(reply)
         if len(self.replies) < self.count:
             return False
-        if self.glance is not None and self.task is not None:
-            self.glance(self.replies)
-        self.resume(self.replies)
+        replies, self.replies = self.replies, []
+        following = None
+        if self.look is not None and self.task is not None:
+            following = self.look(replies)
+        if following is None:
+            self.resume(replies)
+        else:
+            self.data, self.count = following
         return True
 
     def restart(self) -> None:

@@ -221,7 +221,7 @@ class Feed:
         # Where more waits each batch is looked at, and this saves a round trip for each.
         behind = [key for key in cursors if key in lane.behind]
         commands += [edges_command(key) for key in behind]
-        replies = await poll.read(commands, partial(self._take_at_once, read))
+        replies = await poll.read(commands, partial(self._take_at_once, lane, read))
         lane.last_end = trio.current_time()
         reply, *looks = replies or [None]
         if isinstance(reply, RedisError):
@@ -229,7 +229,7 @@ class Feed:
         lane.behind.clear()
         lane.note_reply(reply or {}, count)
         if not reply:
-            await self._check_places(cursors)
+            await self._check_places(read.cursors)
             return
         if read.is_taken:
             return
@@ -242,24 +242,44 @@ class Feed:
             if len(entries) == count:
                 lane.behind.add(key)
             if read.may_be_overtaken(key, entries):
-                await self._look_for_gap(cursors[key], entries, edges.get(key))
-            self._take_in(cursors[key], entries)
+                await self._look_for_gap(read.cursors[key], entries, edges.get(key))
+            self._take_in(read.cursors[key], entries)
 
-    def _take_at_once(self, read: "_Read", replies: list[Reply]) -> None:
+    def _take_at_once(
+        self, lane: Lane, read: "_Read", replies: list[Reply]
+    ) -> Sequence[Sequence[Arg]] | None:
         """Take a read's events in the task that read the bytes, if nothing has to be looked at.
 
         A matcher is the user's, and may raise anything: it is called in our own task.
+
+        Returns:
+            The next read, if the loop has nothing to do before it.
         """
+        read.is_taken = False
         reply = replies[0]
         if self.options.matcher is not None or len(replies) > 1 or not isinstance(reply, dict):
-            return
+            return None
         batches = read.sort(cast("dict[bytes, list[Entry]]", reply))
         for key, entries in batches:
             if read.may_be_overtaken(key, entries):
-                return
+                return None
         read.is_taken = True
         for key, entries in batches:
             self._take_in(read.cursors[key], entries)
+        return self._read_on(lane, read)
+
+    def _read_on(self, lane: Lane, read: "_Read") -> Sequence[Sequence[Arg]] | None:
+        """Go on with a read, if a function takes what it brings, from the same streams."""
+        cursors = self._cursors_by_key(lane)
+        if not self._is_delivered() or cursors.keys() != read.cursors.keys():
+            return None
+        read.cursors, read.is_suspicious = cursors, False
+        return [self._command(cursors, read.count)]
+
+    def _is_delivered(self) -> bool:
+        """Tell whether there is one taker, with room for whatever comes."""
+        [*takers] = self._buffers
+        return len(takers) == 1 and isinstance(takers[0], Delivery) and takers[0].room > 0
 
     def _cursors_by_key(self, lane: Lane) -> dict[str, Cursor]:
         return {stream_key(name): self.cursors[name] for name in lane.names}

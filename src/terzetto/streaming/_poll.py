@@ -9,13 +9,13 @@ the read returns as if its time were up, with all that was delivered to it.
 Called by the loops of readers and sinks; one of these for each dedicated link.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import trio
 from redis.exceptions import RedisError
 
-from terzetto.redis import Arg, Dedicated, Reply
+from terzetto.redis import Arg, Dedicated, Glance, Reply
 
 _BETWEEN_NUDGES: Final = 0.02  # seconds: the read may not have reached the server yet
 _PATIENCE: Final = 1.0  # seconds until a read that does not end is cancelled
@@ -32,7 +32,7 @@ class Poll:
     async def read(
         self,
         commands: Sequence[Sequence[Arg]],
-        glance: Callable[[list[Reply]], None] | None = None,
+        glance: Glance | None = None,
     ) -> list[Reply | RedisError] | None:
         """Run commands, the last of which blocks; None if the read had to be cancelled.
 
