@@ -8,8 +8,10 @@ import trio
 import trio.testing
 
 from terzetto.errors import ClosedError
-from terzetto.redis import Redis
+from terzetto.redis import Redis, connect
+from terzetto.server import EmbeddedServer
 from terzetto.streaming import OLDEST, Event, Reader, Stream, Subscription
+from terzetto.testing import open_proxy
 
 PATIENCE = 20.0
 
@@ -202,3 +204,79 @@ async def test_a_closed_reader_ends_a_delivery(stream: Stream) -> None:
             await ended.wait()
         with pytest.raises(ClosedError), trio.fail_after(PATIENCE):
             await reader.deliver(found.take)
+
+
+async def test_a_stream_that_is_added_in_the_midst_of_a_delivery_is_read(
+    redis: Redis, stream: Stream
+) -> None:
+    other = Stream("other", redis)
+    await other.add("x", b"")
+    found = Collector()
+    async with stream.open_reader() as reader, trio.open_nursery() as nursery:
+        nursery.start_soon(deliver, reader, found.take)
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(20):
+            await stream.add(f"{number}", b"")
+            await found.until_there_are(number + 1)
+        with trio.fail_after(PATIENCE):
+            await reader.add_stream(other, start=OLDEST)
+        await found.until_there_are(21)
+        await stream.add("20", b"")
+        await other.add("y", b"")
+        await found.until_there_are(23)
+        with trio.fail_after(PATIENCE):
+            await reader.remove_stream(stream)
+        await stream.add("unread", b"")
+        await other.add("z", b"")
+        await found.until_there_are(24)
+        nursery.cancel_scope.cancel()
+    assert found.names[:21] == [*map(str, range(20)), "x"]
+    assert sorted(found.names[21:23]) == ["20", "y"]
+    assert found.names[23:] == ["z"]
+
+
+async def test_a_delivery_goes_on_after_cuts_and_hands_over_everything_once(
+    server: EmbeddedServer,
+) -> None:
+    found = Collector()
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url, max_backoff=0.05) as link,
+        connect(server.url) as beside,
+        Stream("s", link).open_reader(start=OLDEST) as reader,
+        trio.open_nursery() as nursery,
+    ):
+        stream = Stream("s", beside)
+        nursery.start_soon(deliver, reader, found.take)
+        for number in range(60):
+            if number % 20 == 10:
+                proxy.cut()
+            await stream.add(f"{number}", b"")
+            if number % 3:
+                await found.until_there_are(number + 1)
+        await found.until_there_are(60)
+        nursery.cancel_scope.cancel()
+    assert found.names == [*map(str, range(60))]
+
+
+async def test_the_readers_own_task_sleeps_while_events_are_handed_over(stream: Stream) -> None:
+    steps: list[str] = []
+
+    class Watch(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            steps.append(task.name)
+
+    found, watch = Collector(), Watch()
+    async with stream.open_reader() as reader, trio.open_nursery() as nursery:
+        nursery.start_soon(deliver, reader, found.take)
+        await stream.add("first", b"")
+        await found.until_there_are(1)
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(watch)
+        for number in range(50):
+            await stream.add(f"{number}", b"")
+            await found.until_there_are(number + 2)
+        trio.lowlevel.remove_instrument(watch)
+        nursery.cancel_scope.cancel()
+    assert not [name for name in steps if "reading" in name]
+    assert [name for name in steps if "link" in name]

@@ -1,0 +1,128 @@
+"""Commands that follow from a glance at the replies to those before: nobody is woken in between."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Final
+
+import attrs
+import pytest
+import trio
+
+from terzetto.redis import Arg, LinkLostError, Redis, Reply, connect
+from terzetto.server import Cluster, EmbeddedServer
+from terzetto.testing import Fault, open_proxy
+from tests.redis.moving import KEY, move_slot, owner_and_other
+from tests.redis.scripted import PATIENCE
+
+FAIL_OVER: Final = 45.0  # seconds for the cluster to agree; the machine may be busy
+
+
+@attrs.define
+class Pushes:
+    """Pushes 0, 1, 2 and so on to a list, each from the glance at the reply to the one before."""
+
+    key: str
+    end: int
+    replies: list[Reply] = attrs.field(factory=list)
+    then: Callable[[], None] = lambda: None
+
+    def command(self) -> Sequence[Sequence[Arg]]:
+        return [("RPUSH", self.key, len(self.replies))]
+
+    def glance(self, replies: list[Reply]) -> Sequence[Sequence[Arg]] | None:
+        if not isinstance(replies[0], int):
+            return None
+        self.replies += replies
+        self.then()
+        return self.command() if len(self.replies) < self.end else None
+
+
+async def pushed(redis: Redis, key: str) -> list[bytes]:
+    values: list[bytes] = await redis.execute("LRANGE", key, 0, -1)
+    return values
+
+
+async def test_what_a_glance_returns_is_sent_and_its_caller_sleeps_on(redis: Redis) -> None:
+    pushes = Pushes("l", end=100)
+    async with redis.open_dedicated("glancing") as link:
+        with trio.fail_after(PATIENCE):
+            assert await link.execute_many(pushes.command(), glance=pushes.glance) == [100]
+            assert await link.execute("LLEN", "l") == 100
+    assert pushes.replies == [*range(1, 101)]
+    assert await pushed(redis, "l") == [b"%d" % number for number in range(100)]
+
+
+async def test_what_follows_may_be_more_or_fewer_commands(redis: Redis) -> None:
+    seen: list[list[Reply]] = []
+
+    def glance(replies: list[Reply]) -> Sequence[Sequence[Arg]] | None:
+        seen.append(list(replies))
+        return [("INCR", "n")] * (5 - len(seen)) if len(seen) < 4 else None
+
+    async with redis.open_dedicated("glancing") as link:
+        assert await link.execute_many([("INCR", "n")], glance=glance) == [9, 10]
+    assert seen == [[1], [2, 3, 4, 5], [6, 7, 8], [9, 10]]
+
+
+async def test_who_is_cancelled_has_nothing_more_sent(redis: Redis) -> None:
+    pushes = Pushes("l", end=10**6)
+    async with redis.open_dedicated("glancing") as link:
+        with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
+            pushes.then = lambda: scope.cancel() if len(pushes.replies) == 50 else None
+            await link.execute_many(pushes.command(), glance=pushes.glance)
+        assert scope.cancelled_caught
+        assert await link.execute("LLEN", "l") == 50
+    assert len(pushes.replies) == 50
+
+
+async def test_a_lost_connection_is_that_of_the_last_commands(server: EmbeddedServer) -> None:
+    pushes = Pushes("l", end=10)
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url) as redis,
+        redis.open_dedicated("glancing") as link,
+    ):
+        proxy.on("RPUSH", Fault.DROP_REPLY, where=lambda words: words[-1] == b"5")
+        with trio.fail_after(PATIENCE), pytest.raises(LinkLostError) as caught:
+            await link.execute_many(pushes.command(), glance=pushes.glance)
+        assert caught.value.may_have_run
+        assert pushes.replies == [1, 2, 3, 4, 5]
+        assert await pushed(redis, "l") == [b"0", b"1", b"2", b"3", b"4", b"5"]
+
+
+async def wait_blocked(client: Redis) -> None:
+    """Wait until a command waits on a server."""
+    while b"blocked_clients:0" in await client.execute("INFO", "clients"):  # noqa: ASYNC110 - the event is in the server
+        await trio.sleep(0.01)
+
+
+async def test_what_is_refused_by_the_wrong_server_is_what_was_sent_last(masters: Cluster) -> None:
+    """The slot moves in the midst of waiting; what had run before it is not sent again."""
+    waiting = "{moving}list"
+    seen: list[Reply] = []
+
+    def glance(replies: list[Reply]) -> Sequence[Sequence[Arg]] | None:
+        seen.extend(replies)
+        return [("BLPOP", waiting, 0)] if len(seen) == 1 else None
+
+    async with (
+        connect(masters.url) as redis,
+        redis.open_dedicated("glancing", key=KEY) as link,
+        AsyncExitStack() as stack,
+    ):
+        source, target = await owner_and_other(stack, masters)
+        popped: list[Reply] = []
+
+        async def push_and_wait() -> None:
+            popped.extend(await link.execute_many([("RPUSH", KEY, "once")], glance=glance))
+
+        with trio.fail_after(FAIL_OVER):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(push_and_wait)
+                await wait_blocked(source.client)
+                await move_slot(source, target, [KEY])
+                await wait_blocked(target.client)
+                await redis.execute("RPUSH", waiting, "late")
+        assert popped == [[waiting.encode(), b"late"]]
+        assert link.link.endpoint.port == target.server.port
+        assert await pushed(redis, KEY) == [b"once"]
