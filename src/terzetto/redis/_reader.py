@@ -38,6 +38,10 @@ _CUT_HEAD: Final = re.compile(rb"[*%~>]\d{0,7}\Z")
 _MOST_CUT: Final = 8  # bytes of a head that may be one of a long list, and is not known to be
 
 _SMALLEST: Final = 3  # bytes of the shortest reply
+_HEADS: Final = b"*%~>|"
+_FEW: Final = 500  # bytes: in so many it is quicker to look for all heads in one call
+
+_BAR: Final = ord("|")
 _CR: Final = ord("\r")
 _LF: Final = ord("\n")
 _MOST_DIGITS: Final = 19  # of a number that hiredis takes
@@ -139,6 +143,12 @@ class ReplyReader:
 
 
 def _may_have_head(buffer: bytes | bytearray, count: int) -> bool:
+    if count <= _FEW:
+        # Most replies are short and have no list but the one that they are, with one digit.
+        begin = 3 if count > 2 and buffer[2] == _CR and buffer[0] != _BAR else 0  # noqa: PLR2004 - a head's bytes
+        rest = buffer[begin:count]
+        if len(rest.translate(None, _HEADS)) == len(rest):
+            return False
     for kind, head in _LONG_HEADS:
         begin = buffer.find(kind, 0, count)
         if 0 <= begin < count - 2 and buffer[begin + 2] == _CR:
