@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import pytest
 import trio
 
-from terzetto.redis import Arg, LinkLostError, Redis, Reply, connect
+from terzetto.errors import InvalidPayloadError
+from terzetto.redis import Arg, LinkLostError, Redis, Reply, WrongLinkError, connect
 from terzetto.server import Cluster, EmbeddedServer
 from terzetto.testing import Fault, open_proxy
 from tests.redis.moving import KEY, move_slot, owner_and_other
@@ -126,3 +127,30 @@ async def test_what_is_refused_by_the_wrong_server_is_what_was_sent_last(masters
         assert popped == [[waiting.encode(), b"late"]]
         assert link.link.endpoint.port == target.server.port
         assert await pushed(redis, KEY) == [b"once"]
+
+
+@pytest.mark.parametrize(
+    ("first", "following", "error"),
+    [
+        (("WATCH", "k"), ("SET", "k", "v"), WrongLinkError),
+        (("SELECT", "1"), ("SET", "k", "v"), WrongLinkError),
+        (("PING",), ("SUBSCRIBE", "c"), WrongLinkError),
+        (("PING",), (), InvalidPayloadError),
+        (("PING",), ("SET", "k", None), InvalidPayloadError),
+    ],
+)
+async def test_what_must_not_follow_is_refused_and_not_sent(
+    redis: Redis, first: tuple[Any, ...], following: tuple[Any, ...], error: type[Exception]
+) -> None:
+    """A connection that is left with something may be lost before what follows has run."""
+    async with redis.open_dedicated("glancing") as link:
+        with trio.fail_after(PATIENCE), pytest.raises(error):
+            await link.execute_many([first], glance=lambda _: [following])
+        assert link.link.connections == 1
+        assert await link.execute("EXISTS", "k") == 0
+
+
+async def test_a_glance_that_returns_no_commands_ends_the_wait(redis: Redis) -> None:
+    async with redis.open_dedicated("glancing") as link:
+        with trio.fail_after(PATIENCE):
+            assert await link.execute_many([("INCR", "n")], glance=lambda _: []) == [1]

@@ -128,6 +128,33 @@ async def test_what_is_posted_and_not_written_any_more_is_heard_of_as_not_run(
     assert not heard["b"].may_have_run
 
 
+async def test_what_is_posted_as_the_connection_breaks_is_heard_of_though_callers_crowd(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Callers who wait for room throw out what nobody waits for any more."""
+    told = trio.Event()
+    heard: list[Reply] = []
+
+    def hear(reply: Reply) -> None:
+        heard.append(reply)
+        told.set()
+
+    def fail(_: bytes) -> int:
+        raise BrokenPipeError("as when the server is gone")
+
+    async with connect(server.url, max_in_flight=1, max_backoff=0.05) as redis:
+        await redis.execute("PING")
+        with monkeypatch.context() as broken:
+            broken.setattr(redis._link._transport, "send_now", fail)  # pyright: ignore[reportPrivateUsage] - no server breaks just then
+            assert redis.post("INCR", "n", on_reply=hear)
+        with trio.fail_after(PATIENCE):
+            assert await redis.execute("GET", "n") is None
+            await told.wait()
+    [lost] = heard
+    assert isinstance(lost, LinkLostError)
+    assert not lost.may_have_run
+
+
 @pytest.mark.parametrize("command", [("BLPOP", "l", "0"), ("SELECT", "1"), ("MULTI",)])
 async def test_what_cannot_share_a_link_is_not_posted(
     redis: Redis, command: tuple[str, ...]

@@ -280,3 +280,29 @@ async def test_the_readers_own_task_sleeps_while_events_are_handed_over(stream: 
         nursery.cancel_scope.cancel()
     assert not [name for name in steps if "reading" in name]
     assert [name for name in steps if "link" in name]
+
+
+async def test_what_was_trimmed_under_a_delivery_in_a_busy_process_is_a_gap(
+    redis: Redis, stream: Stream
+) -> None:
+    """Reads go on by themselves meanwhile; now and then the reader looks at its place."""
+    found = Collector()
+    async with stream.open_reader(block=30) as reader, trio.open_nursery() as nursery:
+        nursery.start_soon(deliver, reader, found.take)
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(3):
+            await stream.add(f"{number}", b"")
+            await found.until_there_are(number + 1)
+        burst = [("XADD", stream.key, "*", "n", f"b{number}", "p", "") for number in range(20)]
+        trim = ("XTRIM", stream.key, "MAXLEN", 5)
+        await redis.execute_many([("MULTI",), *burst, trim, ("EXEC",)])
+        await found.until_there_are(8)
+        with trio.fail_after(PATIENCE):
+            while not reader.gaps:  # the stream is never at rest
+                await stream.add("more", b"")
+                await trio.sleep(0.02)
+        nursery.cancel_scope.cancel()
+    assert [gap.missed for gap in reader.gaps] == [15]
+    assert [name for name in found.names if name.startswith("b")] == [
+        f"b{n}" for n in range(15, 20)
+    ]

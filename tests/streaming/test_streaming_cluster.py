@@ -223,3 +223,33 @@ async def test_a_master_that_is_killed_while_it_is_read_loses_nothing(
         if not name.startswith(work.streams[0].name):
             assert times == 1, name
     assert set(work.acknowledged) <= work.added | work.undecided
+
+
+async def test_a_lane_that_is_added_in_the_midst_of_a_delivery_gets_its_share_of_the_room() -> None:
+    names: list[str] = []
+    async with (
+        open_cluster() as cluster,
+        connect(cluster.url) as redis,
+        connect(cluster.url) as beside,
+    ):
+        busy, late, _ = streams_of_all_masters(redis)
+        async with busy.open_reader(buffer_size=100) as reader, trio.open_nursery() as nursery:
+            lanes = reader._feed.lanes  # pyright: ignore[reportPrivateUsage] - how much a read may bring is seen nowhere else
+
+            async def keep_adding() -> None:
+                for number in count():
+                    await Stream(busy.name, beside).add(f"busy {number}", b"")
+                    await trio.sleep(0.005)  # so that each read brings one, and goes on
+
+            nursery.start_soon(reader.deliver, lambda event: names.append(event.name))
+            nursery.start_soon(keep_adding)
+            with trio.fail_after(30):
+                while len(names) < 10:  # noqa: ASYNC110 - what another task takes
+                    await trio.sleep(0.01)
+                await reader.add_stream(late, start=OLDEST)
+                while [lane.reserved for lane in lanes] != [50, 50]:  # noqa: ASYNC110 - of two loops
+                    await trio.sleep(0.001)
+                await Stream(late.name, beside).add("late", b"")
+                while "late" not in names:  # noqa: ASYNC110 - what another task takes
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()

@@ -17,7 +17,9 @@ from typing import Final, Protocol
 import trio
 from redis.exceptions import AskError, ClusterDownError, RedisError, TryAgainError
 
+from terzetto.errors import InvalidPayloadError
 from terzetto.redis._commands import blocking_time, check_dedicated, upper_name
+from terzetto.redis._errors import WrongLinkError
 from terzetto.redis._link import Link
 from terzetto.redis._refusals import ASKING, asking, is_ask, refusal_of
 from terzetto.redis._request import Blocking, Glance, Notice, as_list, lost, replies_of
@@ -37,23 +39,44 @@ async def _give_up(request: Blocking) -> None:
 
 
 class _Unit:
-    """Commands that are sent in one piece; a glance at their replies may have others follow."""
+    """Commands that are sent in one piece; a glance at their replies may have others follow.
+
+    Attributes:
+        commands: those that were sent last.
+        data: the same, packed.
+        error: why what a glance returned was not sent.
+    """
 
     def __init__(self, commands: Sequence[Sequence[Arg]], glance: Glance | None) -> None:
         self._glance = glance
+        self.error: Exception | None = None
         self._take(commands)
 
     def _take(self, commands: Sequence[Sequence[Arg]]) -> None:
-        self.commands = [tuple(command) for command in commands]
-        self.data = b"".join([pack(command) for command in self.commands])
+        units = [tuple(command) for command in commands]
+        self.data = b"".join([pack(unit) for unit in units])
+        for unit in units:
+            check_dedicated(unit)
+        self.commands = units
 
     def look(self, replies: list[Reply]) -> tuple[bytes, int] | None:
         """Return what follows, packed, and how many commands it is."""
         following = None if self._glance is None else self._glance(replies)
-        if following is None:
+        if not following:
             return None
-        self._take(following)
+        try:
+            self._check_free()
+            self._take(following)
+        except (WrongLinkError, InvalidPayloadError) as error:
+            self.error = error  # here it would end the link
+            return None
         return self.data, len(self.commands)
+
+    def _check_free(self) -> None:
+        """Refuse to go on where the connection may be left with something that it holds."""
+        for command in self.commands:
+            if (word := upper_name(command[0])) in _HOLDS:
+                raise WrongLinkError(f"nothing can follow {word} by a glance: make another call")
 
 
 class Others(Protocol):
@@ -151,8 +174,9 @@ class Dedicated:
         `glance`, a plain function that must not raise, is called with the list of the
         replies in the task that read them: a turn of the scheduler before this returns.
         If it returns commands, they are sent at once, in place of these, and this goes on
-        waiting: they should wait on the server for no longer than these. Where commands
-        were refused and sent to another server it may be shown the refusals too, or nothing.
+        waiting: they should wait on the server for no longer than these, which must not
+        leave anything with the connection (SELECT, WATCH, MULTI). Where commands were
+        refused and sent to another server it may be shown the refusals too, or nothing.
 
         Cancelling is as in `execute`. If a server refuses them because it is the wrong
         one, and none has run, all of them go to the right one; if some have run, the
@@ -163,8 +187,6 @@ class Dedicated:
             trio.BusyResourceError: as in `execute`.
         """
         sent = _Unit(commands, glance)
-        for command in sent.commands:
-            check_dedicated(command)
         if not sent.commands:
             await trio.lowlevel.checkpoint()
             return []
@@ -178,6 +200,8 @@ class Dedicated:
                 )
                 for command, reply in zip(sent.commands, replies, strict=True):
                     self._note(command, reply)
+                if sent.error is not None:
+                    raise sent.error
                 if not any(isinstance(reply, Exception) for reply in replies):
                     return replies
                 # What a connection held does not go elsewhere with the unit.

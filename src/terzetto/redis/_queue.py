@@ -235,7 +235,7 @@ class RequestQueue(ABC):
         try:
             sent = transport.send_now(request.data)
         except OSError as error:
-            self._queue.append(request)
+            (self._notices if request.task is None else self._queue).append(request)
             self.drop(error)
         else:
             self._written.append(request)

@@ -54,6 +54,7 @@ from terzetto.streaming._retry import insist
 _SUSPICIOUS_BATCH: Final = 100
 _SUSPICIOUS_PAUSE: Final = 0.05
 _KEPT_GAPS: Final = 100
+_LONGEST_READ: Final = 0.5  # seconds that a read may go on: then the loop looks at the places
 
 B = TypeVar("B", Buffer, Delivery)
 
@@ -66,13 +67,19 @@ class _Read:
         cursors: those that it reads from, by key.
         count: how many events of each stream it may bring.
         is_suspicious: whether trimming may have overtaken it, whatever it brings.
+        lanes: how many lanes share the room.
+        ends_at: until when it may go on, by `trio.current_time()`.
         is_taken: whether what it brought has been taken in.
+        has_gone_on: whether it did.
     """
 
     cursors: dict[str, Cursor]
     count: int
     is_suspicious: bool
+    lanes: int
+    ends_at: float
     is_taken: bool = False
+    has_gone_on: bool = False
 
     @staticmethod
     def sort(reply: dict[bytes, list[Entry]]) -> list[tuple[str, list[Entry]]]:
@@ -207,7 +214,8 @@ class Feed:
         return False
 
     async def _turn(self, lane: Lane, poll: Poll) -> None:
-        paused = trio.current_time() - lane.last_end > _SUSPICIOUS_PAUSE
+        now = trio.current_time()
+        paused = now - lane.last_end > _SUSPICIOUS_PAUSE
         if paused:
             await self._check_places(self._cursors_by_key(lane))
         # No checkpoint from here to the read: a stream that is added would not be in it, and
@@ -216,13 +224,14 @@ class Feed:
         if not cursors:
             return
         count = lane.count
-        read = _Read(cursors, count, is_suspicious=paused)
+        read = _Read(cursors, count, paused, len(self.lanes), now + _LONGEST_READ)
         commands = [self._command(cursors, count)]
         # Where more waits each batch is looked at, and this saves a round trip for each.
         behind = [key for key in cursors if key in lane.behind]
         commands += [edges_command(key) for key in behind]
         replies = await poll.read(commands, partial(self._take_at_once, lane, read))
-        lane.last_end = trio.current_time()
+        # While it went on nobody looked at the places: the next turn does.
+        lane.last_end = float("-inf") if read.has_gone_on else trio.current_time()
         reply, *looks = replies or [None]
         if isinstance(reply, RedisError):
             raise reply
@@ -269,11 +278,15 @@ class Feed:
         return self._read_on(lane, read)
 
     def _read_on(self, lane: Lane, read: "_Read") -> Sequence[Sequence[Arg]] | None:
-        """Go on with a read, if a function takes what it brings, from the same streams."""
+        """Go on with a read, for a while, if a function takes what it brings.
+
+        Not where streams or lanes have come or gone.
+        """
         cursors = self._cursors_by_key(lane)
-        if not self._is_delivered() or cursors.keys() != read.cursors.keys():
+        is_same = cursors.keys() == read.cursors.keys() and len(self.lanes) == read.lanes
+        if not (is_same and self._is_delivered()) or trio.current_time() > read.ends_at:
             return None
-        read.cursors, read.is_suspicious = cursors, False
+        read.cursors, read.is_suspicious, read.has_gone_on = cursors, False, True
         return [self._command(cursors, read.count)]
 
     def _is_delivered(self) -> bool:
