@@ -13,7 +13,7 @@ import trio
 from terzetto.errors import InvalidOptionError
 from terzetto.redis import LinkLostError, Redis, connect
 from terzetto.server import Cluster, open_cluster
-from terzetto.streaming import OLDEST, Reader, Sink, Stream
+from terzetto.streaming import OLDEST, Event, Reader, Sink, Stream
 from tests.redis.moving import KEY, begin_move, end_move, move_keys, owner_and_other
 
 Eventually = Callable[[Callable[[], Awaitable[object] | bool]], Awaitable[None]]
@@ -241,7 +241,10 @@ async def test_a_lane_that_is_added_in_the_midst_of_a_delivery_gets_its_share_of
                     await Stream(busy.name, beside).add(f"busy {number}", b"")
                     await trio.sleep(0.005)  # so that each read brings one, and goes on
 
-            nursery.start_soon(reader.deliver, lambda event: names.append(event.name))
+            def take_name(event: Event) -> None:
+                names.append(event.name)
+
+            nursery.start_soon(reader.deliver, take_name)
             nursery.start_soon(keep_adding)
             with trio.fail_after(30):
                 while len(names) < 10:  # noqa: ASYNC110 - what another task takes
