@@ -14,7 +14,8 @@
 -- Returns for each claim {1, event id} sent, {4, event id} and read for that consumer,
 --         {5, event id} and owned by that worker, all three also when it is asked again
 --         after a lost reply, {1, event id} then if another has the event meanwhile, or is
---         done with it, and {4, event id} if the job has ended; {8, event id} sent, and there is no such node or consumer;
+--         done with it, and {4, event id} if the job has ended;
+--         {8, event id} sent, and there is no such node or consumer;
 --         {2, ''} pending, {3, ''} running, {6, ''} full, {7, ''} the pool is being shut down
 
 local payloads, pending, jobs, workers = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
