@@ -18,7 +18,8 @@ A caller that is cancelled empties its request (`task` becomes None). Not yet
 written, it is never sent; written, it keeps its place and its reply is dropped,
 so replies never slip to another caller. Ctrl-C is kept out of all this, for a caller
 that it struck would be left in a queue: it comes where something waits. A plain
-command's request is a `Seat`: once its reply has been taken, the next caller has it.
+command's request is a `Seat`: once its reply has been taken, the next caller has it. A unit
+whose look at its replies says what follows is written again, and its caller sleeps on.
 
 `Link` is the queue with a connection: it reads the replies, and says by
 `_transport`, `_loss`, `_retiring` and `_closed` what may be written.
