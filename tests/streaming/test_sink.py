@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+import trio.testing
 
 from terzetto.actor import open_supervisor
 from terzetto.errors import ClosedError
@@ -319,3 +320,42 @@ async def test_a_sink_is_a_child_of_ones_own_tree(stream: Stream) -> None:
         await stream.add("a", b"")
         assert names(await take(sink, 1)) == ["a"]
     assert sink.is_closed
+
+
+async def test_who_takes_an_event_goes_on_a_turn_after_its_bytes_were_read(
+    redis: Redis, stream: Stream
+) -> None:
+    """The reading loop, which is woken by the same bytes, does not have to go first."""
+    steps: list[str] = []
+
+    class Watch(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            steps.append(task.name)
+
+        def after_io_wait(self, timeout: float) -> None:
+            del timeout
+            steps.append("turn")
+
+    turns: list[int] = []
+    adder = Stream(stream.name, redis)
+    async with stream.open_sink("k", start=OLDEST) as sink, trio.open_nursery() as nursery:
+
+        async def take_all() -> None:
+            async for event in sink:
+                back = steps[::-1]
+                read = next(n for n, name in enumerate(back) if "link" in name and "sink" in name)
+                turns.append(back[:read].count("turn"))
+                await sink.ack(event)
+
+        nursery.start_soon(take_all)
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(watch := Watch())
+        for number in range(20):
+            await adder.add(f"{number}", b"")
+            await trio.testing.wait_all_tasks_blocked(0.01)  # the loop reads again
+        with trio.fail_after(20):
+            while len(turns) < 20:  # noqa: ASYNC110 - what another task takes
+                await trio.sleep(0.01)
+        trio.lowlevel.remove_instrument(watch)
+        nursery.cancel_scope.cancel()
+    assert turns == [1] * 20

@@ -237,6 +237,23 @@ class Intake:
             self.lanes.close(lane)
         return False
 
+    @property
+    def may_have_lost(self) -> bool:
+        """Whether others may have claimed what was delivered: we did not show that we live."""
+        return not self.no_ack and self.silence > self.grace
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether no event is left out, nor handed back."""
+        return self.options.select is None and not self.is_closing
+
+    def wants(self, group: Group, events: Sequence[Event]) -> bool:
+        """Tell whether all events can go into the buffer, if `takes_all` says so."""
+        limit = self.max_deliveries
+        if limit is not None and any(event.deliveries > limit for event in events):
+            return False
+        return self.groups.get(group.stream.name) is group
+
     async def admit(
         self,
         group: Group,
