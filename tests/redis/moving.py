@@ -4,6 +4,7 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 import attrs
+import trio
 
 from terzetto.redis import Redis, connect
 from terzetto.redis._slots import slot_of
@@ -59,3 +60,9 @@ async def move_slot(source: Member, target: Member, keys: list[str]) -> None:
     await begin_move(source, target)
     await move_keys(source, target, keys)
     await end_move(source, target)
+
+
+async def wait_blocked(client: Redis) -> None:
+    """Wait until a command waits on a server."""
+    while b"blocked_clients:0" in await client.execute("INFO", "clients"):  # noqa: ASYNC110 - the event is in the server
+        await trio.sleep(0.01)

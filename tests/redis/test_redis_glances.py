@@ -12,7 +12,7 @@ from terzetto.errors import InvalidPayloadError
 from terzetto.redis import Arg, LinkLostError, Redis, Reply, WrongLinkError, connect
 from terzetto.server import Cluster, EmbeddedServer
 from terzetto.testing import Fault, open_proxy
-from tests.redis.moving import KEY, move_slot, owner_and_other
+from tests.redis.moving import KEY, move_slot, owner_and_other, wait_blocked
 from tests.redis.scripted import PATIENCE
 
 FAIL_OVER: Final = 45.0  # seconds for the cluster to agree; the machine may be busy
@@ -89,12 +89,6 @@ async def test_a_lost_connection_is_that_of_the_last_commands(server: EmbeddedSe
         assert caught.value.may_have_run
         assert pushes.replies == [1, 2, 3, 4, 5]
         assert await pushed(redis, "l") == [b"0", b"1", b"2", b"3", b"4", b"5"]
-
-
-async def wait_blocked(client: Redis) -> None:
-    """Wait until a command waits on a server."""
-    while b"blocked_clients:0" in await client.execute("INFO", "clients"):  # noqa: ASYNC110 - the event is in the server
-        await trio.sleep(0.01)
 
 
 async def test_what_is_refused_by_the_wrong_server_is_what_was_sent_last(masters: Cluster) -> None:

@@ -17,6 +17,7 @@ from tests.redis.moving import (
     move_keys,
     move_slot,
     owner_and_other,
+    wait_blocked,
 )
 from tests.redis.scripted import wait_until
 
@@ -27,12 +28,6 @@ async def read(dedicated: Dedicated, after: str) -> list[bytes]:
     """Wait for the next entries of the stream at `KEY`; return their values."""
     reply = await dedicated.execute("XREAD", "BLOCK", 0, "STREAMS", KEY, after)
     return [fields[1] for _, fields in reply[KEY.encode()]]
-
-
-async def wait_blocked(client: Redis) -> None:
-    """Wait until a command waits on a server."""
-    while b"blocked_clients:0" in await client.execute("INFO", "clients"):  # noqa: ASYNC110 - the event is in the server
-        await trio.sleep(0.01)
 
 
 async def test_a_blocking_read_goes_where_its_slot_goes(masters: Cluster) -> None:

@@ -142,20 +142,26 @@ async def test_messages_that_let_replies_go_first_are_all_there(
 ) -> None:
     script = Script("tell", "return redis.call('PUBLISH', 'news', ARGV[1])")
     taken: list[Message | Gap] = []
+    all_taken = trio.Event()
+
+    def take(item: Message | Gap) -> None:
+        taken.append(item)
+        if len(taken) == 50:
+            all_taken.set()
+
     async with (
         front(server, authority) as proxy,
         connect(proxy.url, ssl_ca_certs=ca_file) as redis,
         redis.subscribe("news") as news,
         trio.open_nursery() as nursery,
     ):
-        nursery.start_soon(news.deliver, taken.append)
+        nursery.start_soon(news.deliver, take)
         await redis.run_script(script, args=["0"])
         heard: list[Reply] = []
         for number in range(1, 50):
             assert redis.post_script(script, [], [number], heard.append)
         with trio.fail_after(PATIENCE):
-            while len(taken) < 50:  # noqa: ASYNC110 - what another task takes
-                await trio.sleep(0.01)
+            await all_taken.wait()
         nursery.cancel_scope.cancel()
     assert heard == [1] * 49
     assert taken == [Message(b"news", b"%d" % number) for number in range(50)]

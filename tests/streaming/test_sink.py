@@ -337,6 +337,7 @@ async def test_who_takes_an_event_goes_on_a_turn_after_its_bytes_were_read(
             steps.append("turn")
 
     turns: list[int] = []
+    all_taken = trio.Event()
     adder = Stream(stream.name, redis)
     async with stream.open_sink("k", start=OLDEST) as sink, trio.open_nursery() as nursery:
 
@@ -346,6 +347,8 @@ async def test_who_takes_an_event_goes_on_a_turn_after_its_bytes_were_read(
                 read = next(n for n, name in enumerate(back) if "link" in name and "sink" in name)
                 turns.append(back[:read].count("turn"))
                 await sink.ack(event)
+                if len(turns) == 20:
+                    all_taken.set()
 
         nursery.start_soon(take_all)
         await trio.testing.wait_all_tasks_blocked()
@@ -354,8 +357,7 @@ async def test_who_takes_an_event_goes_on_a_turn_after_its_bytes_were_read(
             await adder.add(f"{number}", b"")
             await trio.testing.wait_all_tasks_blocked(0.01)  # the loop reads again
         with trio.fail_after(20):
-            while len(turns) < 20:  # noqa: ASYNC110 - what another task takes
-                await trio.sleep(0.01)
+            await all_taken.wait()
         trio.lowlevel.remove_instrument(watch)
         nursery.cancel_scope.cancel()
     assert turns == [1] * 20

@@ -227,6 +227,15 @@ async def test_a_master_that_is_killed_while_it_is_read_loses_nothing(
 
 async def test_a_lane_that_is_added_in_the_midst_of_a_delivery_gets_its_share_of_the_room() -> None:
     names: list[str] = []
+    is_going_on, has_come = trio.Event(), trio.Event()
+
+    def take(event: Event) -> None:
+        names.append(event.name)
+        if len(names) == 10:
+            is_going_on.set()
+        if event.name == "late":
+            has_come.set()
+
     async with (
         open_cluster() as cluster,
         connect(cluster.url) as redis,
@@ -241,18 +250,13 @@ async def test_a_lane_that_is_added_in_the_midst_of_a_delivery_gets_its_share_of
                     await Stream(busy.name, beside).add(f"busy {number}", b"")
                     await trio.sleep(0.005)  # so that each read brings one, and goes on
 
-            def take_name(event: Event) -> None:
-                names.append(event.name)
-
-            nursery.start_soon(reader.deliver, take_name)
+            nursery.start_soon(reader.deliver, take)
             nursery.start_soon(keep_adding)
             with trio.fail_after(30):
-                while len(names) < 10:  # noqa: ASYNC110 - what another task takes
-                    await trio.sleep(0.01)
+                await is_going_on.wait()
                 await reader.add_stream(late, start=OLDEST)
-                while [lane.reserved for lane in lanes] != [50, 50]:  # noqa: ASYNC110 - of two loops
+                while [lane.reserved for lane in lanes] != [50, 50]:  # noqa: ASYNC110 - a state of two loops, which tell nobody
                     await trio.sleep(0.001)
                 await Stream(late.name, beside).add("late", b"")
-                while "late" not in names:  # noqa: ASYNC110 - what another task takes
-                    await trio.sleep(0.01)
+                await has_come.wait()
             nursery.cancel_scope.cancel()

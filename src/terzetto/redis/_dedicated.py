@@ -38,8 +38,8 @@ async def _give_up(request: Blocking) -> None:
     request.give_up()
 
 
-class _Unit:
-    """Commands that are sent in one piece; a glance at their replies may have others follow.
+class _Chain:
+    """Commands that are sent in one piece, and then those that a glance has follow them.
 
     Attributes:
         commands: those that were sent last.
@@ -186,7 +186,7 @@ class Dedicated:
             LinkLostError, LinkClosedError, AuthError, WrongLinkError,
             trio.BusyResourceError: as in `execute`.
         """
-        sent = _Unit(commands, glance)
+        sent = _Chain(commands, glance)
         if not sent.commands:
             await trio.lowlevel.checkpoint()
             return []

@@ -145,7 +145,7 @@ class ReplyReader:
 def _may_have_head(buffer: bytes | bytearray, count: int) -> bool:
     if count <= _FEW:
         # Most replies are short and have no list but the one that they are, with one digit.
-        begin = 3 if count > 2 and buffer[2] == _CR and buffer[0] != _BAR else 0  # noqa: PLR2004 - a head's bytes
+        begin = 3 if buffer[0] != _BAR and buffer.startswith(b"\r", 2, count) else 0
         rest = buffer[begin:count]
         if len(rest.translate(None, _HEADS)) == len(rest):
             return False

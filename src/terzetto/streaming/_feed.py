@@ -16,9 +16,13 @@ a stream ends before its cursor it was made anew, and is read from its start, un
 it still has entries that were read: then a replica took over that lacked the last ones.
 An outage is waited out by the link; after an error the loop paces itself.
 
-Only its loop moves a cursor. Other tasks put streams into the table and take
-them out; a loop copies the table before each read, and drops what it read of
-a stream whose cursor is no longer the one it started from.
+Where a function takes the events (`_delivery.py`), they are handed over in the task that read
+their bytes, and the next read is sent from there; the loop sleeps meanwhile. It is woken when
+something has to be looked at, and every half second, to look at its places and at the room.
+
+Only its loop moves a cursor, or that task in its stead. Other tasks put streams into the
+table and take them out; a loop copies the table before each read, and drops what it read
+of a stream whose cursor is no longer the one it started from.
 
 Used by `_reader.py`, the actor and the face.
 """
@@ -291,7 +295,7 @@ class Feed:
 
     def _is_delivered(self) -> bool:
         """Tell whether there is one taker, with room for whatever comes."""
-        [*takers] = self._buffers
+        takers = self._buffers
         return len(takers) == 1 and isinstance(takers[0], Delivery) and takers[0].room > 0
 
     def _cursors_by_key(self, lane: Lane) -> dict[str, Cursor]:
