@@ -24,6 +24,7 @@ LAG = Case(
             loop="asyncio",
             packages=PACKAGES,
         ),
+        Contender("a flat program sees it (the floor)", f"{OURS}:measure_lag_floor"),
         Contender("Pulse in Go", f"{GO}:measure_lag"),
     ],
     goals={"Pulse in Go": 1.0, "Pulse in Go p99": 1.0},

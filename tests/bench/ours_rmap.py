@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from time import perf_counter
 
+import attrs
 import trio
 
 from terzetto import rmap
@@ -13,7 +14,7 @@ from terzetto.redis import Redis, connect
 from tests.bench.harness import AsyncMeasure, Figures, Setting, Stopwatch
 from tests.bench.server import pin
 from tests.bench.work import TASKS, rate_and_delays
-from tests.bench.work_rmap import KEYS, lags_of, size_per_key
+from tests.bench.work_rmap import KEYS, Sightings, lags_of, size_per_key
 
 READS = 1_000_000
 SETS_EACH = 400
@@ -66,7 +67,21 @@ async def set_keys(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
 @asynccontextmanager
 async def measure_lag(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
     """One task sets a key again and again; another process says when it saw each value."""
-    command = [sys.executable, "-m", "tests.bench.ours_rmap", setting.url, setting.name]
+    async with _measure_lag(setting, "tests.bench.ours_rmap") as measure:
+        yield measure
+
+
+@asynccontextmanager
+async def measure_lag_floor(setting: Setting) -> AsyncGenerator[AsyncMeasure]:
+    """The same with another process that does no more than it must."""
+    floor = attrs.evolve(setting, name=f"{setting.name}.floor")
+    async with _measure_lag(floor, "tests.bench.flat_rmap") as measure:
+        yield measure
+
+
+@asynccontextmanager
+async def _measure_lag(setting: Setting, program: str) -> AsyncGenerator[AsyncMeasure]:
+    command = [sys.executable, "-m", program, setting.url, setting.name]
     async with connect(setting.url) as redis, rmap.join(setting.name, redis) as config:
         process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
         stdout = process.stdout
@@ -106,13 +121,10 @@ async def watch_values(url: str, name: str) -> None:
         config.watch("key") as values,
     ):
         print("joined", flush=True)
-        seen: list[str] = []
+        sightings = Sightings()
         async for value in values:
-            if value == "end":
-                print(*seen, "end", sep="\n", flush=True)
-                seen.clear()
-            elif value is not None:
-                seen.append(f"{value} {perf_counter()}")
+            if value is not None:
+                sightings.note(value)
 
 
 async def fill(redis: Redis, name: str) -> str:

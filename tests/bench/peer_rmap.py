@@ -13,7 +13,7 @@ import redis.asyncio
 from tests.bench.harness import AsyncMeasure, Figures, Measure, Setting, Stopwatch
 from tests.bench.server import pin
 from tests.bench.work import TASKS, rate_and_delays
-from tests.bench.work_rmap import KEYS, lags_of, size_per_key
+from tests.bench.work_rmap import KEYS, Sightings, lags_of, size_per_key
 
 # redis-py's own signatures are partly unknown, so its clients come in as `Any`.
 connect = cast("Any", redis.asyncio).Redis.from_url
@@ -114,14 +114,9 @@ async def print_values(url: str, name: str) -> None:
         await pubsub.subscribe(name)
         await pubsub.get_message(timeout=None)
         print("subscribed", flush=True)
-        seen: list[str] = []
+        sightings = Sightings()
         async for message in pubsub.listen():
-            value = message["data"].decode()
-            if value == "end":
-                print(*seen, "end", sep="\n", flush=True)
-                seen.clear()
-            else:
-                seen.append(f"{value} {perf_counter()}")
+            sightings.note(message["data"].decode())
 
 
 @asynccontextmanager

@@ -3,10 +3,26 @@
 import sys
 from collections.abc import Mapping, Sequence
 from statistics import quantiles
+from time import perf_counter
 
 from tests.bench.harness import Figures
 
 KEYS = 100_000
+
+
+class Sightings:
+    """When a process saw each value of a key, which are numbers until the last, "end"."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def note(self, value: str) -> None:
+        """Note that a value is seen now; at the last one print all, as `lags_of` takes them."""
+        if value == "end":
+            print(*self._lines, "end", sep="\n", flush=True)
+            self._lines.clear()
+        else:
+            self._lines.append(f"{value} {perf_counter()}")
 
 
 def lags_of(began: Sequence[float], done: Sequence[float], seen: str) -> Figures:
