@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import attrs
 import pytest
@@ -10,7 +11,16 @@ import trio.testing
 from redis.exceptions import ResponseError
 
 from terzetto.errors import ClosedError, InvalidOptionError, InvalidPayloadError
-from terzetto.redis import LinkClosedError, LinkStatistics, Redis, Script, WrongLinkError, connect
+from terzetto.redis import (
+    LinkClosedError,
+    LinkStatistics,
+    Redis,
+    Reply,
+    Script,
+    WrongLinkError,
+    connect,
+)
+from terzetto.redis._commands import Road, road_of
 from terzetto.server import EmbeddedServer
 from tests.redis.scripted import PATIENCE, held, wait_until
 
@@ -160,6 +170,27 @@ async def test_an_error_reply_is_raised(redis: Redis) -> None:
         await redis.execute()
     with pytest.raises(WrongLinkError, match="subscribe"):
         await redis.execute("SUBSCRIBE", "c")
+
+
+def _view(text: bytes) -> Any:  # noqa: ANN401 - the types forbid it as an argument
+    return memoryview(bytearray(text))
+
+
+@pytest.mark.parametrize("buffer", [bytearray, _view])
+async def test_a_name_in_another_buffer_is_known_for_what_it_is(
+    redis: Redis, buffer: Callable[[bytes], Any]
+) -> None:
+    assert await redis.execute(buffer(b"SET"), "k", buffer(b"v")) == b"OK"
+    assert await redis.execute_many([(buffer(b"GET"), "k")]) == [b"v"]
+    posted: list[Reply] = []
+    assert redis.post(buffer(b"GET"), "k", on_reply=posted.append)
+    assert await redis.execute("PING") == b"PONG"
+    assert posted == [b"v"]
+    with pytest.raises(WrongLinkError, match="SELECT"):
+        await redis.execute(buffer(b"SELECT"), 1)
+    with pytest.raises(WrongLinkError, match="MULTI"):
+        redis.post(buffer(b"MULTI"), on_reply=posted.append)
+    assert road_of(("XREAD", buffer(b"block"), 0, "STREAMS", "s", "$")) is Road.BLOCKS
 
 
 async def test_many_commands_keep_errors_in_their_places(redis: Redis) -> None:

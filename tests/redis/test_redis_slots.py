@@ -48,6 +48,7 @@ def test_slots_of_tags_and_other_types() -> None:
         (("EVAL", "return 1", 2, "a", "b", "arg"), ["a", "b"]),
         (("EVAL", "return 1", "x"), []),
         (("XREAD", "COUNT", 1, "STREAMS", "a", "b", 0, 0), ["a", "b"]),
+        (("XREAD", bytearray(b"streams"), "a", 0), ["a"]),
         (("XREADGROUP", "GROUP", "g", "c", "streams", "a", ">"), ["a"]),
         (("ZUNIONSTORE", "d", 2, "a", "b", "WEIGHTS", 1, 2), ["d", "a", "b"]),
         (("ZUNION", 2, "a", "b"), ["a", "b"]),

@@ -147,7 +147,7 @@ class Redis(Posting, AsyncCoreCommands):  # type: ignore[misc] # redis-py's own 
         try:
             data = pack_often(args)
             repeatable = shared.get(args[0])
-        except (TypeError, UnicodeEncodeError, IndexError):
+        except (TypeError, ValueError, IndexError):
             data = pack(args)  # which knows more, or says what is wrong
             repeatable = None
         if repeatable is None:

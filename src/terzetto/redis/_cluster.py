@@ -156,7 +156,7 @@ class ClusterRedis(Redis):
             place, repeatable = self._simple[args[0]]
             key = args[place]
             link = self._owners[key]
-        except (TypeError, UnicodeEncodeError, LookupError):
+        except (TypeError, ValueError, LookupError):
             return await self._execute_with_care(args)
         reply = await link.request(data, repeatable)
         if isinstance(reply, Exception):
@@ -413,10 +413,11 @@ class ClusterRedis(Redis):
         for place, key in enumerate(args[1:]):
             slots.setdefault(slot_of(key), []).append(place)
         found: dict[int, Reply] = {}
+        repeatable = road_of(args) is Road.READ
 
         async def send(slot: int, places: list[int]) -> None:
             data = pack((args[0], *(args[1 + place] for place in places)))
-            found[slot] = await self._send(slot, data, repeatable=shared.get(args[0], False))
+            found[slot] = await self._send(slot, data, repeatable=repeatable)
 
         async with trio.open_nursery() as nursery:
             for slot, places in slots.items():

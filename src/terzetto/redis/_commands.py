@@ -14,7 +14,7 @@ from typing import Final
 from redis.commands import READ_COMMANDS
 
 from terzetto.redis._errors import WrongLinkError
-from terzetto.redis._wire import Arg
+from terzetto.redis._wire import Arg, as_text
 
 
 class Road(enum.Enum):
@@ -122,8 +122,7 @@ shared: Final[dict[Arg, bool]] = {}
 
 def upper_name(name: Arg) -> str:
     """Return the first word of a command's name in upper case."""
-    text = name.decode("latin-1") if isinstance(name, bytes) else str(name)
-    return text.partition(" ")[0].upper()
+    return as_text(name).partition(" ")[0].upper()
 
 
 def road_of(args: tuple[Arg, ...]) -> Road:
@@ -133,6 +132,8 @@ def road_of(args: tuple[Arg, ...]) -> Road:
         WrongLinkError: it must not go over a shared link.
     """
     name = args[0]
+    if not isinstance(name, (str, bytes)):  # which may not be looked up, or equal another one
+        name = as_text(name)
     road = _roads.get(name)
     if road is None:
         road = _classify(upper_name(name))
@@ -230,8 +231,4 @@ def _check_client(words: list[str]) -> None:
 
 
 def _words(args: tuple[Arg, ...]) -> list[str]:
-    return [upper_name(part) for arg in args[:8] for part in _parts(arg)]
-
-
-def _parts(arg: Arg) -> list[Arg]:
-    return list(arg.split()) if isinstance(arg, (str, bytes)) else [arg]
+    return [word.upper() for arg in args[:8] for word in as_text(arg).split()]

@@ -45,7 +45,7 @@ class Posting(ABC):
             InvalidPayloadError: an argument cannot be sent.
         """
         data = pack(args)
-        if args[0] not in shared:
+        if not isinstance(args[0], str) or args[0] not in shared:
             check_unit([args])
         return self._post(data, self._slot_of([args]), on_reply)
 

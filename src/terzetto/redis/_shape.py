@@ -14,7 +14,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ResponseError
 
 from terzetto.redis._errors import ReplyError
-from terzetto.redis._wire import Arg, Reply
+from terzetto.redis._wire import Arg, Reply, as_text
 
 Callback = Callable[..., Any]
 
@@ -79,12 +79,8 @@ def decoded(reply: Reply) -> Reply:
 
 
 def _callback(args: tuple[Any, ...]) -> Callback | None:
-    name = _text(args[0])
+    name = as_text(args[0]).upper()
     if name in _CONTAINERS and len(args) > 1:
         # "COMMAND", "COUNT" must not go to the callback of COMMAND.
-        name = f"{name} {_text(args[1])}"
+        name = f"{name} {as_text(args[1]).upper()}"
     return _callbacks.get(name)
-
-
-def _text(name: object) -> str:
-    return (name.decode("latin-1") if isinstance(name, bytes) else str(name)).upper()

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 import attrs
 
 from terzetto.redis._url import Endpoint
-from terzetto.redis._wire import Arg, Reply, plain
+from terzetto.redis._wire import Arg, Reply, as_text, plain
 
 SLOTS: Final = 16_384
 _KNOWN_KEYS: Final = 10_000  # keys whose slots are remembered: a program asks for the same ones
@@ -97,7 +97,7 @@ def _counted(place: int, *, before: Sequence[int] = ()) -> Callable[[Sequence[Ar
 def _streams(args: Sequence[Arg]) -> Keys:
     """Return the first half of what follows STREAMS."""
     for place, arg in enumerate(args):
-        if isinstance(arg, (str, bytes)) and arg.upper() in {"STREAMS", b"STREAMS"}:
+        if _word(arg) == "STREAMS":
             rest = args[place + 1 :]
             return list(rest[: len(rest) // 2])
     return []
@@ -105,8 +105,8 @@ def _streams(args: Sequence[Arg]) -> Keys:
 
 def _store(args: Sequence[Arg]) -> Keys:
     """Return the first argument and, if there is one, the key after STORE or STOREDIST."""
-    words = [arg.upper() if isinstance(arg, (str, bytes)) else b"" for arg in args]
-    for name in ("STORE", b"STORE", "STOREDIST", b"STOREDIST"):
+    words = [_word(arg) for arg in args]
+    for name in ("STORE", "STOREDIST"):
         if name in words[2:-1]:
             return [args[1], args[words.index(name, 2) + 1]]
     return list(args[1:2])
@@ -162,7 +162,7 @@ def fixed_place(name: Arg, rules: Mapping[str, KeyRule]) -> int:
 
 
 def _word(arg: Arg) -> str:
-    return (arg.decode("latin-1") if isinstance(arg, bytes) else str(arg)).upper()
+    return as_text(arg).upper()
 
 
 class Range(NamedTuple):

@@ -99,6 +99,13 @@ def pack_many(commands: Sequence[Sequence[Arg]]) -> bytes:
     return b"".join([pack(tuple(command)) for command in commands])
 
 
+def as_text(arg: Arg) -> str:
+    """Return an argument as text, to compare it with words of commands."""
+    if isinstance(arg, (bytes, bytearray, memoryview)):
+        return bytes(arg).decode("latin-1")
+    return str(arg)
+
+
 def plain(arg: object) -> bytes | int | float:
     """Return `arg` in a form that hiredis packs.
 
