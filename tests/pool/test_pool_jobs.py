@@ -320,6 +320,29 @@ async def test_a_pool_at_its_limit_refuses_and_loses_nothing(redis: Redis) -> No
         assert set(full) | set(handler.live) == {str(number) for number in range(12)}
 
 
+async def test_many_jobs_keep_below_the_limit_of_a_pool_if_few_are_under_way(redis: Redis) -> None:
+    handler = Recorder()
+    async with (
+        pool.open_node("p", redis, max_queued_jobs=5) as node,
+        trio.open_nursery() as nursery,
+    ):
+        jobs = [(str(number), b"") for number in range(40)]
+        outcomes: dict[str, object] = {}
+
+        async def dispatch() -> None:
+            outcomes.update(await node.dispatch_many(jobs, at_a_time=5))
+
+        nursery.start_soon(dispatch)
+
+        async def are_sent() -> bool:
+            return bool(await redis.execute("XLEN", "pulse:stream:p:pool") == 5)
+
+        await eventually(are_sent)
+        await node.add_worker(handler)
+        nursery.cancel_scope.deadline = trio.current_time() + 20
+    assert outcomes == dict.fromkeys((key for key, _ in jobs), None)
+
+
 async def test_a_dispatch_that_nobody_answers_is_unknown(redis: Redis) -> None:
     async with pool.open_node("p", redis, ack_grace_period=0.2) as node:
         with pytest.raises(pool.DispatchUnknownError):

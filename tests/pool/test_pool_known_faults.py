@@ -9,6 +9,7 @@ from typing import Final
 import attrs
 import pytest
 import trio
+from redis.exceptions import OutOfMemoryError
 
 from terzetto import pool
 from terzetto.pool import _scripts
@@ -201,6 +202,19 @@ async def test_a_write_that_redis_refused_does_not_stop_a_ticker(redis: Redis) -
         with trio.fail_after(30):
             ticks = [await anext(ticker) for _ in range(3)]
         assert ticks == sorted(set(ticks))
+
+
+async def test_what_redis_refuses_of_many_jobs_is_the_outcome_of_each(redis: Redis) -> None:
+    handler = Handler()
+    async with pool.open_node("p", redis, worker_ttl=30) as node:
+        await node.add_worker(handler)
+        # A script that has acknowledged an event before may write: nothing was dispatched yet.
+        await redis.execute("CONFIG", "SET", "maxmemory", 1)
+        outcomes = await node.dispatch_many((key, b"") for key in ("a", "b"))
+        await redis.execute("CONFIG", "SET", "maxmemory", 0)
+        came_of = {key: type(error) for key, error in outcomes.items()}
+        assert came_of == {"a": OutOfMemoryError, "b": OutOfMemoryError}
+        assert await node.dispatch_many([("a", b"")]) == {"a": None}
 
 
 async def test_a_watch_that_nobody_reads_stalls_no_sign_of_life_and_no_close(redis: Redis) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 
 import attrs
 import trio
+from redis.exceptions import RedisError
 
 from terzetto.actor import Child, open_child
 from terzetto.errors import ClosedError, InvalidOptionError, TerzettoError
@@ -168,7 +169,9 @@ class Node:
             DispatchUnknownError: nobody answered within 2 x `ack_grace_period`,
                 or before the node was closed.
             InvalidNameError: the key is empty, has a ``=``, or is not UTF-8.
+            InvalidPayloadError: the payload is longer than a value of Redis can be.
             ClosedError: the node is closed.
+            redis.exceptions.RedisError: Redis refused it, as when its memory is full.
 
         When cancelled, the job may have been accepted, and may yet start.
         """
@@ -204,7 +207,7 @@ class Node:
 
     async def dispatch_many(
         self, jobs: Iterable[tuple[str, bytes]], *, at_a_time: int = 100
-    ) -> dict[str, TerzettoError | None]:
+    ) -> dict[str, TerzettoError | RedisError | None]:
         """Dispatch many jobs at the same time; returns once each has started or failed.
 
         Args:
@@ -215,19 +218,20 @@ class Node:
             For each key what `dispatch` raised, or None.
 
         Raises:
-            InvalidNameError, InvalidOptionError: nothing was sent.
-            ClosedError: the node is closed; some may have been sent.
+            InvalidNameError, InvalidPayloadError, InvalidOptionError, ClosedError: nothing was sent.
+
+        When cancelled, some may have been accepted, and may yet start.
         """
         check_count("at_a_time", at_a_time, least=1)
         wanted = [(check_key(key), check_payload(payload)) for key, payload in jobs]
         limit = trio.CapacityLimiter(at_a_time)
-        outcomes: dict[str, TerzettoError | None] = {}
+        outcomes: dict[str, TerzettoError | RedisError | None] = {}
 
         async def one(key: str, payload: bytes) -> None:
             async with limit:
                 try:
                     await self.dispatch(key, payload)
-                except TerzettoError as error:
+                except (TerzettoError, RedisError) as error:
                     outcomes.setdefault(key, error)
                 else:
                     outcomes[key] = None
@@ -246,6 +250,8 @@ class Node:
         Raises:
             InvalidNameError: the key cannot be one.
             ClosedError: the node is closed.
+
+        When cancelled, it may have been sent.
         """
         check_key(key)
         life = await self._seat.wait_up()
@@ -263,7 +269,10 @@ class Node:
             LinkLostError: the reply was lost; `may_have_run` says whether the
                 job may get the notification all the same.
             InvalidNameError: the key cannot be one.
+            InvalidPayloadError: the payload is longer than a value of Redis can be.
             ClosedError: the node is closed.
+
+        When cancelled, it may have been sent.
         """
         check_key(key)
         check_payload(payload)
@@ -276,7 +285,12 @@ class Node:
         return await life.core.store.job_keys()
 
     async def job_payload(self, key: str) -> bytes | None:
-        """Return a job's payload; None if there is no such job in the pool."""
+        """Return a job's payload; None if there is no such job in the pool.
+
+        Raises:
+            InvalidNameError: the key cannot be one.
+            ClosedError: the node is closed.
+        """
         check_key(key)
         life = await self._seat.wait_up()
         return await life.core.store.payload(key)
@@ -292,6 +306,8 @@ class Node:
 
         Raises what `dispatch` raises, and:
             UnknownLetterError: there is no letter of that key.
+
+        When cancelled, the job may yet start, and the letter may stay.
         """
         life = await self._seat.wait_up()
         letter = (await life.core.store.letters()).get(key)
@@ -301,7 +317,10 @@ class Node:
         await life.core.store.discard(key, letter)
 
     async def discard_dead_letter(self, key: str) -> bool:
-        """Forget a job that was given up; False if there is no letter of that key."""
+        """Forget a job that was given up; False if there is no letter of that key.
+
+        When cancelled, it may be forgotten.
+        """
         life = await self._seat.wait_up()
         return await life.core.store.discard(key)
 
