@@ -82,7 +82,7 @@ def check_all_are_there(_app: Sphinx, env: BuildEnvironment) -> None:
     known = env.domains["py"].data["objects"]
     for package in PACKAGES:
         full = f"terzetto.{package}"
-        for name in getattr(import_module(full), "__all__", []):
+        for name in import_module(full).__all__:
             if f"{full}.{name}" not in known:
                 LOG.warning("the reference lacks %s.%s", full, name)
 

@@ -9,6 +9,8 @@ from typing import Protocol, TypeVar
 
 from terzetto.errors import InvalidPayloadError, MissingExtraError
 
+__all__ = ["Codec", "json_codec"]
+
 T = TypeVar("T")
 
 

@@ -4,6 +4,16 @@ Each room exports its own errors beside its functions; all derive from
 `TerzettoError`, say what happened, and say what to do about it.
 """
 
+__all__ = [
+    "ClosedError",
+    "InvalidCronError",
+    "InvalidNameError",
+    "InvalidOptionError",
+    "InvalidPayloadError",
+    "MissingExtraError",
+    "TerzettoError",
+]
+
 
 class TerzettoError(Exception):
     """The root of every error that Terzetto raises of its own accord."""

@@ -262,7 +262,6 @@ BROKER: dict[str, Callable[[RedisBroker], Awaitable[object]]] = {
     ),
     "clear_entries": lambda b: b.clear_entries("s"),
     "record_event": lambda b: b.record_event("e", EnqueueEvent(task_id="t", enqueued_at=0)),
-    "clear_history": lambda b: b.clear_history("e"),
     "acquire": lambda b: b.acquire("s", "h", limit=1, until=1),
     "release": lambda b: b.release("s", "h"),
     "take_rate": lambda b: b.take_rate("s", per_second=1, burst=1),

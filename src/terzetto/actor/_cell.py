@@ -231,7 +231,7 @@ class ActorCell(Node):
                         await self._handle_messages(actor)
                     else:
                         await self._run(actor, context)
-        except BaseException as error:  # noqa: BLE001 - the boundary of user code; see _triage
+        except BaseException as error:  # noqa: BLE001 - the boundary of user code; see triage
             crash = await triage(self.path, error)
             # A start that was overtaken by a stop finds others stopped: that is no crash.
             if is_up or self.ending is None or not isinstance(crash, ActorStoppedError):
@@ -457,7 +457,7 @@ class ActorCell(Node):
             with scope:
                 await hook(argument)
                 return True
-        except BaseException as error:  # noqa: BLE001 - the boundary of user code; see _triage
+        except BaseException as error:  # noqa: BLE001 - the boundary of user code; see triage
             self._crash_late(await triage(self.path, error))
         if scope.cancelled_caught:
             self.system.hub.emit(CutOff(path=self.path, hook=getattr(hook, "__name__", repr(hook))))

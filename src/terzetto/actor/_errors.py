@@ -7,12 +7,8 @@ for it, ``__cause__`` is the original. Raised by refs, supervisors and trees.
 from typing import Any
 
 import attrs
-import trio
 
 from terzetto.errors import InvalidNameError, InvalidOptionError, TerzettoError
-
-MailboxFull = trio.WouldBlock
-"""What `Ref.tell_nowait` raises when the mailbox has no room: trio's own `WouldBlock`."""
 
 
 class ActorStoppedError(TerzettoError):

@@ -39,7 +39,6 @@ class Node(ABC):
     state: State = "new"
     restarts: int = 0
     exit: Exit | None = None
-    last_error: BaseException | None = None
     ending: Ending | None = None
     face: Any = None
     """What `spawn` returned for this node: a ref, or the face made of it."""
@@ -129,7 +128,6 @@ class Node(ABC):
         self.is_up = False
         self.state = "waiting"
         if end.error is not None:
-            self.last_error = end.error
             self.system.hub.emit(Crashed(path=self.path, error=end.error))
         if self.parent is not None:
             self.parent.hear_exited(self, end)

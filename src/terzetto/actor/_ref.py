@@ -63,7 +63,7 @@ class Ref(Generic[A_co]):
         """Send a message without waiting.
 
         Raises:
-            trio.WouldBlock: the mailbox is full (`MailboxFull` is its other name).
+            trio.WouldBlock: the mailbox is full.
             ActorStoppedError: the actor has stopped, or is stopping.
             MessageError: `method` is no message of this actor.
         """

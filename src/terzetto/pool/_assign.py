@@ -224,10 +224,6 @@ class Owners:
         known = self._lists.get(worker_id)
         return frozenset(() if known is None else known.keys)
 
-    def all_keys(self) -> frozenset[str]:
-        """Return every key that some list holds."""
-        return frozenset(self._owners)
-
     def workers(self) -> frozenset[str]:
         """Return the ids of the workers that have a list."""
         return frozenset(self._lists)

@@ -145,10 +145,6 @@ class Fleet:
         """Return the active workers whose lists hold `key`."""
         return [owner for owner in self._owners.of(key) if self.is_active(owner, now)]
 
-    def owned_keys(self) -> frozenset[str]:
-        """Return every key that some worker owns, be it alive or not."""
-        return self._owners.all_keys()
-
     def keys_of(self, worker_id: str) -> frozenset[str]:
         """Return the keys that a worker owns."""
         return self._owners.keys(worker_id)

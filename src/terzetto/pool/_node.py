@@ -218,7 +218,8 @@ class Node:
             For each key what `dispatch` raised, or None.
 
         Raises:
-            InvalidNameError, InvalidPayloadError, InvalidOptionError, ClosedError: nothing was sent.
+            InvalidNameError, InvalidPayloadError, InvalidOptionError, ClosedError: nothing
+                was sent.
 
         When cancelled, some may have been accepted, and may yet start.
         """

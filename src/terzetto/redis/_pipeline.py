@@ -3,7 +3,7 @@
 A pipeline is one unit of the shared link, so no command of others comes
 between. A transaction is a unit with MULTI and EXEC around it; only one that
 watches keys needs a link of its own, because WATCH holds for a connection.
-Made by `Redis.pipeline`, `Redis.transaction` and `Redis.watch`.
+Made by `Redis.pipeline`, `Redis.transaction` and `Redis.watch_keys`.
 """
 
 from collections.abc import Awaitable, Callable, Generator, Sequence

@@ -38,11 +38,6 @@ def read_list(stored: bytes) -> list[bytes]:
     return [encode_text(item) for item in items]
 
 
-def read_text_list(stored: bytes) -> list[str]:
-    """Return the items of a stored list as text; see `read_list`."""
-    return [decode_text(item) for item in read_list(stored)]
-
-
 def _json_strings(text: str) -> list[str] | None:
     """Return the items of a JSON array of strings and nulls; None for anything else."""
     if not text.startswith("["):

@@ -36,7 +36,7 @@ when that connection hangs, the snapshot comes by another road, and the rules ab
 
 Invariants: `values` is one dict for the replica's life; within an epoch `revision`
 never falls; `on_change` runs after the state has changed, once a message and once
-a snapshot. No trio and no Redis here. Called by `_actor` and `_map`.
+a snapshot. No trio and no Redis here. Fed by `_actor`, read by `_core` and `_typed`.
 """
 
 import heapq

@@ -84,8 +84,3 @@ class MapWriter:
             for key, value in reply.items()
             if not key.startswith(b"=")
         }
-
-    async def read_key(self, key: str) -> bytes | None:
-        """Return the value of `key` as it is now."""
-        reply: bytes | None = await self._redis.execute("HGET", self._key, key)
-        return reply

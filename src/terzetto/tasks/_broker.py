@@ -58,6 +58,9 @@ LEASE_SECONDS: Final = 30.0
 BATCH: Final = 100
 """How many tasks one step of the upkeep moves at most."""
 
+BATCH_SECONDS: Final = 120.0
+"""How long a batch may take to become one task, as in asynq; then its tasks go back."""
+
 
 class Wakeups(Protocol):
     """Hints that tasks have become pending. They may be missing or needless: poll as well."""
@@ -184,10 +187,10 @@ class Broker(Protocol):
 
     # --------------------------------------------------------------- upkeep
 
-    async def forward(self, queue: str, *, limit: int = BATCH) -> Forwarded:
+    async def forward(self, queue: str) -> Forwarded:
         """Move tasks that are due to pending, or to their group.
 
-        Up to `limit` of those that were scheduled, then as many of the retried.
+        Up to `BATCH` of those that were scheduled, then as many of the retried.
         """
         ...
 
@@ -196,23 +199,21 @@ class Broker(Protocol):
         queue: str,
         *,
         grace: float = 0.0,
-        foreign_grace: float = LEASE_SECONDS,
-        limit: int = BATCH,
         lease_for: float = LEASE_SECONDS,
     ) -> list[Lease]:
-        """Take over active tasks whose leases ran out `grace` seconds ago or earlier.
+        """Take over up to `BATCH` active tasks whose leases ran out `grace` seconds ago or earlier.
 
         Those that Go's servers hold, by whose clocks leases may end later, must have
-        run out `foreign_grace` seconds ago. The caller holds new leases, and says what
+        run out `LEASE_SECONDS` ago. The caller holds new leases, and says what
         is to become of the tasks with `retry` or `archive`. Of several callers only
         one gets a task. Active ids without a task are dropped.
         """
         ...
 
-    async def delete_expired(self, queue: str, *, limit: int = BATCH) -> int:
+    async def delete_expired(self, queue: str) -> int:
         """Delete completed and archived tasks whose time is over; return how many.
 
-        Up to `limit` of each; the locks of unique ones are released.
+        Up to `BATCH` of each; the locks of unique ones are released.
         """
         ...
 
@@ -228,9 +229,8 @@ class Broker(Protocol):
         max_size: int = 0,
         max_delay: float = 0.0,
         grace: float,
-        deadline_in: float = 120.0,
     ) -> Batch | None:
-        """Take tasks of a group to aggregate them, if it is time to.
+        """Take tasks of a group to aggregate them, if it is time to, for `BATCH_SECONDS`.
 
         It is if there are `max_size` (the oldest so many are taken), if the oldest
         waits for `max_delay` seconds, or if the last has joined `grace` seconds ago (all
@@ -298,10 +298,6 @@ class Broker(Protocol):
 
     async def record_event(self, entry_id: str, event: EnqueueEvent) -> None:
         """Add to an entry's history, of which the last 1000 are kept, for 90 days."""
-        ...
-
-    async def clear_history(self, entry_id: str) -> None:
-        """Delete an entry's history."""
         ...
 
     # --------------------------------------------------------------- limits

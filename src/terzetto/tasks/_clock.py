@@ -2,7 +2,7 @@
 
 Clients' clocks may differ, and may be set while they run; leases and due times
 may not. So a client asks the server for its time now and then, and counts on by
-a clock that nobody sets. Called by `_redis_broker.py`.
+a clock that nobody sets. Asked by the brokers.
 """
 
 import time

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, suppress
 import attrs
 import trio
 
-from terzetto.tasks._broker import BATCH, LEASE_SECONDS, OutcomeWatch, Wakeups
+from terzetto.tasks._broker import BATCH, BATCH_SECONDS, LEASE_SECONDS, OutcomeWatch, Wakeups
 from terzetto.tasks._broker_values import (
     Batch,
     CancelRequest,
@@ -296,14 +296,14 @@ class MemoryBroker(MemoryInspection):
 
     # --------------------------------------------------------------- upkeep
 
-    async def forward(self, queue: str, *, limit: int = BATCH) -> Forwarded:
+    async def forward(self, queue: str) -> Forwarded:
         """See `Broker.forward`."""
         await trio.lowlevel.checkpoint()
         found = self.queues.get(queue, MemoryQueue())
         now, moved, soonest = self.now(), 0, math.inf
         for state in (TaskState.SCHEDULED, TaskState.RETRY):
             waiting = found.sorted(state)
-            due = [stored for stored in waiting if stored.at <= now][:limit]
+            due = [stored for stored in waiting if stored.at <= now][:BATCH]
             for stored in due:
                 if stored.group:
                     found.move(stored, TaskState.AGGREGATING, int(now))
@@ -320,22 +320,20 @@ class MemoryBroker(MemoryInspection):
         queue: str,
         *,
         grace: float = 0.0,
-        foreign_grace: float = LEASE_SECONDS,  # noqa: ARG002 - nobody foreign is in this process
-        limit: int = BATCH,
         lease_for: float = LEASE_SECONDS,
     ) -> list[Lease]:
         """See `Broker.take_expired`."""
         await trio.lowlevel.checkpoint()
         found = self.queues.get(queue, MemoryQueue())
         over = found.sorted(TaskState.ACTIVE, lambda stored: stored.lease_end <= self.now() - grace)
-        return [self._lease(found, stored, lease_for) for stored in over[:limit]]
+        return [self._lease(found, stored, lease_for) for stored in over[:BATCH]]
 
-    async def delete_expired(self, queue: str, *, limit: int = BATCH) -> int:
+    async def delete_expired(self, queue: str) -> int:
         """See `Broker.delete_expired`."""
         await trio.lowlevel.checkpoint()
         found = self.queues.get(queue, MemoryQueue())
         over = found.sorted(TaskState.COMPLETED, lambda stored: stored.at <= self.now())
-        return found.erase_all(over[:limit]) + found.trim(self.now())
+        return found.erase_all(over[:BATCH]) + found.trim(self.now())
 
     async def list_groups(self, queue: str) -> list[str]:
         """See `Broker.list_groups`."""
@@ -350,7 +348,6 @@ class MemoryBroker(MemoryInspection):
         max_size: int = 0,
         max_delay: float = 0.0,
         grace: float,
-        deadline_in: float = 120.0,
     ) -> Batch | None:
         """See `Broker.take_batch`."""
         await trio.lowlevel.checkpoint()
@@ -362,7 +359,7 @@ class MemoryBroker(MemoryInspection):
             waiting = waiting[:max_size]
         elif not (max_delay and waiting[0].at <= now - max_delay) and waiting[-1].at > now - grace:
             return None
-        set_id, deadline = str(uuid.uuid4()), int(self.now() + deadline_in)
+        set_id, deadline = str(uuid.uuid4()), int(self.now() + BATCH_SECONDS)
         for stored in waiting:
             stored.batch = set_id
         found.batches[set_id] = (group, deadline)

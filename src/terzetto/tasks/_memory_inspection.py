@@ -276,11 +276,6 @@ class MemoryInspection(ABC):
         history.append(event)
         del history[:-_MAX_EVENTS]
 
-    async def clear_history(self, entry_id: str) -> None:
-        """See `Broker.clear_history`."""
-        await trio.lowlevel.checkpoint()
-        self._histories.pop(entry_id, None)
-
     async def list_events(self, entry_id: str, *, first: int, count: int) -> list[EnqueueEvent]:
         """See `Inspection.list_events`."""
         await trio.lowlevel.checkpoint()

@@ -231,10 +231,6 @@ class RedisBroker(RedisUpkeep, RedisInspection):
             ]
         )
 
-    async def clear_history(self, entry_id: str) -> None:
-        """See `Broker.clear_history`."""
-        await self.command("DEL", history_key(entry_id))
-
     # --------------------------------------------------------------- limits
 
     async def acquire(self, scope: str, holder: str, *, limit: int, until: float) -> bool:

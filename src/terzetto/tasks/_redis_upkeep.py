@@ -6,7 +6,7 @@ import uuid
 import attrs
 
 from terzetto.tasks import _scripts
-from terzetto.tasks._broker import BATCH, LEASE_SECONDS
+from terzetto.tasks._broker import BATCH, BATCH_SECONDS, LEASE_SECONDS
 from terzetto.tasks._broker_values import Batch, Enqueue, Forwarded, Lease, Placement
 from terzetto.tasks._errors import MessageError
 from terzetto.tasks._keys import MAX_ARCHIVED, STATISTICS_DAYS
@@ -19,7 +19,7 @@ from terzetto.tasks._redis_work import RedisWork
 class RedisUpkeep(RedisProducing, RedisWork):
     """Forwards, recovers, deletes and aggregates."""
 
-    async def forward(self, queue: str, *, limit: int = BATCH) -> Forwarded:
+    async def forward(self, queue: str) -> Forwarded:
         """See `Broker.forward`."""
         now = await self._time()
         keys = self.keys(queue)
@@ -31,7 +31,7 @@ class RedisUpkeep(RedisProducing, RedisWork):
                 [
                     math.floor(now * 1000),
                     nanoseconds(now),
-                    limit,
+                    BATCH,
                     keys.tasks,
                     keys.group(""),
                     keys.wake_channel,
@@ -47,8 +47,6 @@ class RedisUpkeep(RedisProducing, RedisWork):
         queue: str,
         *,
         grace: float = 0.0,
-        foreign_grace: float = LEASE_SECONDS,
-        limit: int = BATCH,
         lease_for: float = LEASE_SECONDS,
     ) -> list[Lease]:
         """See `Broker.take_expired`."""
@@ -61,9 +59,9 @@ class RedisUpkeep(RedisProducing, RedisWork):
             [keys.lease, keys.active],
             [
                 now - grace,
-                now - foreign_grace,
+                now - LEASE_SECONDS,
                 end,
-                limit,
+                BATCH,
                 keys.tasks,
                 token,
                 TOKENS,
@@ -73,14 +71,14 @@ class RedisUpkeep(RedisProducing, RedisWork):
         )
         return await self.taken(keys, reply, token, end)
 
-    async def delete_expired(self, queue: str, *, limit: int = BATCH) -> int:
+    async def delete_expired(self, queue: str) -> int:
         """See `Broker.delete_expired`."""
         now = int(await self._time())
         keys = self.keys(queue)
         deleted: int = await self.run(
             _scripts.SWEEP,
             [keys.completed, keys.archived],
-            [now, limit, keys.tasks, keys.prefix, now - STATISTICS_DAYS * DAY, MAX_ARCHIVED],
+            [now, BATCH, keys.tasks, keys.prefix, now - STATISTICS_DAYS * DAY, MAX_ARCHIVED],
         )
         return deleted
 
@@ -97,13 +95,12 @@ class RedisUpkeep(RedisProducing, RedisWork):
         max_size: int = 0,
         max_delay: float = 0.0,
         grace: float,
-        deadline_in: float = 120.0,
     ) -> Batch | None:
         """See `Broker.take_batch`."""
         now = await self._time()
         keys = self.keys(queue)
         set_id = str(uuid.uuid4())
-        deadline = int(now + deadline_in)
+        deadline = int(now + BATCH_SECONDS)
         bodies = await self.run(
             _scripts.TAKE_BATCH,
             [keys.group(group), keys.aggregation_set(group, set_id), keys.sets, keys.groups],

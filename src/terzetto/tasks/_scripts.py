@@ -1,7 +1,6 @@
 """The Lua scripts of task queues, each with the common part before it.
 
-Called by `_redis_broker.py` and `_redis_inspection.py`, which know their keys
-and arguments.
+Run by the modules `_redis_*.py`, which know their keys and arguments.
 """
 
 from importlib.resources import files
