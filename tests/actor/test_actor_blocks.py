@@ -1,5 +1,6 @@
 """The blocks around trees: what comes out of them, and what cancelling them does."""
 
+import logging
 from functools import partial
 
 import pytest
@@ -7,6 +8,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
+from terzetto._shared._logging import StandardLogger
 from terzetto.actor import (
     ActorStoppedError,
     Child,
@@ -187,6 +189,26 @@ async def test_run_actor_needs_no_supervisor() -> None:
         assert ref.path == "probe"
         assert await ref.ask(Probe.echo, 1) == 1
         await ref.close()
+
+
+async def test_run_actor_does_as_its_options_say(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    journal, gate = Journal(), trio.Event()
+    logger = StandardLogger(logging.getLogger("mine"))
+    run = partial(run_actor, name="counting", grace=2.0, mailbox=1, logger=logger)
+    async with trio.open_nursery() as nursery:
+        ref: Ref[Probe] = await nursery.start(run, partial(Probe, journal))
+        assert ref.path == "counting"
+        ref.tell_nowait(Probe.hold, gate)
+        await journal.wait_for("holding")
+        ref.tell_nowait(Probe.note, 1)
+        with pytest.raises(trio.WouldBlock):
+            ref.tell_nowait(Probe.note, 2)
+        await ref.close()  # what is held has the grace to end
+    assert trio.current_time() == pytest.approx(2.0)
+    assert {record.name for record in caplog.records} == {"mine"}
 
 
 async def test_run_actor_raises_the_crash_as_it_is() -> None:

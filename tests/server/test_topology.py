@@ -131,6 +131,31 @@ async def test_a_line_of_configuration_that_is_none_is_an_error() -> None:
             pass
 
 
+async def test_groups_are_as_large_as_was_asked_for() -> None:
+    async with open_cluster(masters=4, replicas=0) as cluster:
+        assert await cluster.masters() == cluster.members
+        assert len(cluster.members) == 4
+        info = await ask_info(cluster.members[0], "CLUSTER", "INFO")
+        assert (info["cluster_state"], info["cluster_size"]) == ("ok", "4")
+
+
+async def test_a_sentinel_group_is_what_was_asked_for() -> None:
+    options = ["maxmemory-policy allkeys-lru"]
+    async with open_sentinel(
+        service="orders", replicas=1, sentinels=1, down_after=7.5, config=options
+    ) as group:
+        assert (len(group.servers), len(group.sentinels)) == (2, 1)
+        assert group.url.endswith("/orders")
+        assert await group.master() is group.servers[0]
+        for server in group.servers:
+            assert (await ask_info(server, "INFO", "memory"))["maxmemory_policy"] == "allkeys-lru"
+        said = await ask(group.sentinels[0], "SENTINEL", "MASTER", "orders")
+        assert isinstance(said, list)
+        facts = dict(zip(said[::2], said[1::2], strict=True))
+        assert facts["down-after-milliseconds"] == "7500"
+        assert facts["quorum"] == "1"
+
+
 async def test_a_new_sentinel_group_is_whole(group: SentinelGroup) -> None:
     assert await group.master() is group.servers[0]
     assert len(group.servers) == len(group.sentinels) == 3
