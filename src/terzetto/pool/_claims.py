@@ -36,6 +36,7 @@ import trio
 from redis.exceptions import RedisError, ResponseError
 
 from terzetto._shared._logging import Logger
+from terzetto._shared._pause import Pause
 from terzetto._shared._texts import describe_error
 from terzetto.pool._asking import Asked, Asking, Claim
 from terzetto.pool._codec import JobBody
@@ -46,8 +47,6 @@ from terzetto.pool._store import Store
 
 _REST: Final = 0.01  # seconds that what is left behind waits for a script to ride with
 _LEFT: Final = 64  # what is left behind waits no longer when there is so much of it
-_PAUSE: Final = 0.1  # seconds after a link was closed; doubled each time
-_LONGEST_PAUSE: Final = 5.0
 _MOST: Final = 256
 _MOST_BYTES: Final = 4 * 1024 * 1024  # a script's arguments are parsed at one go
 
@@ -143,7 +142,7 @@ class Claims:
     _wake: trio.Event = attrs.field(factory=trio.Event)
     _left_behind: trio.Event = attrs.field(factory=trio.Event)
     _is_hurried: bool = False
-    _pause: float = _PAUSE
+    _pause: Pause = attrs.field(factory=Pause)
     _is_over: bool = False
 
     def put(self, bid: Bid) -> None:
@@ -272,13 +271,13 @@ class Claims:
             self._settle(load, claims)
 
     def _settle(self, load: _Load, claims: Sequence[Claim | str]) -> None:
-        self._pause = _PAUSE
+        self._pause.worked()
         for bid, claim in zip(load.bids, claims, strict=True):
             self._answer(bid, claim)
         self._end(load)
 
     async def _fail(self, load: _Load, error: RedisError) -> None:
-        if load.bids or self._pause == _PAUSE:
+        if load.bids or not self._pause.has_failed:
             self.log.warning("dispatches failed", error=describe_error(error))
         for bid in load.bids:
             self._give_up(bid)
@@ -291,8 +290,7 @@ class Claims:
             self._left.guards += load.guards
             self._left.guarded |= load.guarded
             self._left_behind.set()
-            await trio.sleep(self._pause)
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            await trio.sleep(self._pause.failed())
 
     def _end(self, load: _Load) -> None:
         load.settled.set()

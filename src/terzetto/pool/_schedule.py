@@ -21,6 +21,7 @@ import trio
 from redis.exceptions import RedisError
 
 from terzetto._shared._logging import Logger
+from terzetto._shared._pause import Pause
 from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context
 from terzetto.errors import ClosedError, TerzettoError
@@ -174,7 +175,8 @@ class ScheduleActor(Actor):
         """Call the plan, again if it fails, `most` times or until the next tick is due."""
         patience = self.cadence.seconds_from(time.time_ns())
         give_up_at = trio.current_time() + patience
-        pause = min(patience / _FIRST_TRIES, _FIRST_PAUSE)
+        first = min(patience / _FIRST_TRIES, _FIRST_PAUSE)
+        pause = Pause(first=first, longest=_LONGEST_PAUSE)
         for tries in count(1):
             try:
                 return _check_plan(await self.plan())
@@ -187,10 +189,9 @@ class ScheduleActor(Actor):
                 )
             if tries == most or (tries >= _FIRST_TRIES and trio.current_time() >= give_up_at):
                 break
-            await trio.sleep(pause)
+            await trio.sleep(pause.failed())
             if self._ticker is not None and self._ticker.is_stopped:
                 break
-            pause = min(2 * pause, _LONGEST_PAUSE)
         return None
 
     async def _carry_out(self, plan: JobPlan) -> None:

@@ -43,6 +43,7 @@ from trio.lowlevel import (
 )
 
 from terzetto._shared._logging import Logger
+from terzetto._shared._pause import Pause
 from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context, Stop
 from terzetto.redis import LinkClosedError
@@ -66,8 +67,6 @@ LAST_WORDS: Final = 5.0
 _AWAKE: Final = object()
 _CALLED: Final = 2  # hands that one hand calls
 _HOOK_PATIENCE: Final = 10.0  # seconds that the user's error handler may take
-_FIRST_PAUSE: Final = 0.1  # seconds before a refused outcome is written again
-_LONGEST_PAUSE: Final = 5.0
 _TOO_EARLY: Final = 0.001  # seconds before its deadline that an attempt may be cancelled
 
 
@@ -381,7 +380,7 @@ class CrewActor(Actor):
 
     async def _write(self, attempt: Attempt, write: Write) -> None:
         """Write an outcome, however long it takes, unless the lease is lost."""
-        pause = _FIRST_PAUSE
+        pause = Pause()
         while not attempt.is_lost:
             try:
                 if await write():
@@ -394,8 +393,7 @@ class CrewActor(Actor):
                 self._log(attempt).warning(
                     "Redis refused the outcome of a task", error=describe_error(error)
                 )
-                await trio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await trio.sleep(pause.failed())
         self._tell_lost(attempt)
 
     def _tell_lost(self, attempt: Attempt) -> None:

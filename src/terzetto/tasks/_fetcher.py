@@ -19,6 +19,7 @@ import attrs
 import trio
 from redis.exceptions import RedisError
 
+from terzetto._shared._pause import Pause
 from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, ActorStoppedError, Context, Stop
 from terzetto.redis import LinkClosedError
@@ -27,8 +28,6 @@ from terzetto.tasks._core import Core
 
 _EAR: Final = 2.0  # seconds without cancellations that tasks wait for, and no longer
 _PARTING: Final = 3.0  # seconds for a request that is under way when the server stops
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -84,7 +83,7 @@ class FetcherActor(Actor):
     async def _fetch_some(self, room: int) -> int:
         core = self.core
         order = core.order.draw(core.chance)
-        pause = _FIRST_PAUSE
+        pause = Pause()
         while True:
             try:
                 leases = await core.broker.dequeue(order, room, lease_for=core.options.lease)
@@ -93,8 +92,7 @@ class FetcherActor(Actor):
                 raise
             except RedisError as error:
                 core.log.warning("Redis refuses to give tasks", error=describe_error(error))
-                await core.work.wait(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await core.work.wait(pause.failed())
                 if not core.is_fetching:
                     return 0
         self._begin(leases)
@@ -124,7 +122,7 @@ class FetcherActor(Actor):
 
     async def _hand_back(self) -> None:
         """Give back what is held, however long it takes."""
-        core, pause = self.core, _FIRST_PAUSE
+        core, pause = self.core, Pause()
         core.held.give_up()
         while core.held.leases:
             lease = core.held.leases[-1]  # so that the oldest is the next to be taken
@@ -134,18 +132,18 @@ class FetcherActor(Actor):
                 raise
             except RedisError as error:
                 core.log.warning("Redis refuses to take a task back", error=describe_error(error))
-                await trio.sleep(pause)  # nobody tells when it takes writes again
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await trio.sleep(pause.failed())  # nobody tells when it takes writes again
             else:
                 core.held.drop(lease)
 
     async def _listen(self) -> None:
         core = self.core
-        pause = _FIRST_PAUSE
+        pause = Pause()
         while True:
             try:
                 async with core.broker.open_wakeups(list(core.options.queues)) as wakeups:
                     core.work.ring()
+                    pause.worked()
                     while True:
                         await wakeups.wait()
                         core.work.ring()
@@ -155,5 +153,4 @@ class FetcherActor(Actor):
                 core.log.warning(
                     "cannot hear when tasks are enqueued: polling", error=describe_error(error)
                 )
-            await trio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            await trio.sleep(pause.failed())

@@ -30,6 +30,7 @@ import trio
 from redis.exceptions import RedisError
 
 from terzetto._shared._logging import Logger
+from terzetto._shared._pause import Pause
 from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context, Ref, Stop
 from terzetto.errors import ClosedError, InvalidOptionError, TerzettoError
@@ -55,8 +56,6 @@ AfterEnqueue: TypeAlias = Callable[[Periodic, Enqueued], Awaitable[object]]
 
 _HOOK_PATIENCE: Final = 10.0  # seconds that a hook of the user's may take
 _LONGEST_NAP: Final = 30.0  # seconds after which the clock is looked at again
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
 _FAREWELL: Final = 2.0
 
 
@@ -296,7 +295,7 @@ class SchedulerActor(Actor):
 
     async def _place(self, made: Enqueue, log: Logger) -> Placement:
         """Enqueue, again and again until Redis takes it; the tick keeps it from being twice."""
-        pause = _FIRST_PAUSE
+        pause = Pause()
         while True:
             try:
                 (placement,) = await self.face.broker.enqueue([made])
@@ -304,8 +303,7 @@ class SchedulerActor(Actor):
                 raise
             except RedisError as error:
                 log.warning("cannot enqueue a scheduled task", error=describe_error(error))
-                await trio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await trio.sleep(pause.failed())
             else:
                 return placement
 

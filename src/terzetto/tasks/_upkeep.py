@@ -20,6 +20,7 @@ import attrs
 import trio
 from redis.exceptions import RedisError
 
+from terzetto._shared._pause import Pause
 from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, ActorStoppedError, Context, Stop
 from terzetto.redis import LinkClosedError
@@ -29,8 +30,7 @@ from terzetto.tasks._core import Core
 from terzetto.tasks._limiter import Limiter
 from terzetto.tasks._retry import Fate, LeaseLostError, TaskCancelledError
 
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
+_DEAF: Final = 0.1  # seconds until cancels are listened for again
 _FAREWELL: Final = 2.0  # seconds to delete what a server has said of itself
 _GRACE: Final = 1.0  # seconds after a lease's end before it is taken: an `extend` may be on its way
 _STUBBORN: Final = 5.0  # seconds after which a function that ignores its cancellation is named
@@ -44,11 +44,11 @@ async def repeat(
     wait: Callable[[float], Awaitable[None]] = trio.sleep,
 ) -> NoReturn:
     """Do some work again and again; it says in how many seconds. Refusals are logged."""
-    pause = _FIRST_PAUSE
+    pause = Pause()
     while True:
         try:
             seconds = await work()
-            pause = _FIRST_PAUSE
+            pause.worked()
         except LinkClosedError:
             raise
         except RedisError as error:
@@ -57,7 +57,7 @@ async def repeat(
                 part=getattr(work, "__name__", ""),
                 error=describe_error(error),
             )
-            seconds, pause = pause, min(2 * pause, _LONGEST_PAUSE)
+            seconds = pause.failed()
         await wait(seconds)
 
 
@@ -243,7 +243,7 @@ class Upkeep:
                     self._cancel(request)
         finally:
             core.listens.set()  # one that is refused goes without
-        return _FIRST_PAUSE
+        return _DEAF
 
     def _cancel(self, request: CancelRequest) -> None:
         core = self.core
