@@ -18,7 +18,6 @@ further loop asks the application what the entries are, and takes up the differe
 """
 
 import os
-import socket
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import tzinfo
@@ -38,6 +37,7 @@ from terzetto.redis import LinkClosedError
 from terzetto.tasks._broker import Broker
 from terzetto.tasks._broker_values import Duplicate, Enqueue, Placed, Placement, Ticked
 from terzetto.tasks._errors import DuplicateTaskError, TaskIdConflictError
+from terzetto.tasks._host import host_name
 from terzetto.tasks._message import EnqueueEvent, SchedulerEntry, TaskInfo, TaskState
 from terzetto.tasks._periodic import Periodic, Plan, plan
 from terzetto.tasks._task import Task, TaskOptions
@@ -114,7 +114,7 @@ class Scheduler:
         self.heartbeat_interval = heartbeat_interval
         self.before_enqueue = before_enqueue
         self.after_enqueue = after_enqueue
-        self.id = f"{_host()}:{os.getpid()}:{uuid.uuid4()}"
+        self.id = f"{host_name()}:{os.getpid()}:{uuid.uuid4()}"
         self.log = log.bind(scheduler=self.id)
         self.entries: dict[str, Entry] = {}
         self.actor: SchedulerActor | None = None
@@ -388,10 +388,3 @@ async def _call(hook: Callable[[], Awaitable[object]], log: Logger) -> None:
         return
     if scope.cancelled_caught:
         log.warning("a hook of the scheduler took too long", seconds=_HOOK_PATIENCE)
-
-
-def _host() -> str:
-    try:
-        return socket.gethostname() or "unknown-host"
-    except OSError:
-        return "unknown-host"

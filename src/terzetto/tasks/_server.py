@@ -19,7 +19,6 @@ A life without a router waits for one: `Server.run` brings it.
 """
 
 import os
-import socket
 import uuid
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -37,6 +36,7 @@ from terzetto.tasks._core import Core, Counts, Identity, Status
 from terzetto.tasks._crew import LAST_WORDS, CrewActor
 from terzetto.tasks._errors import TaskError
 from terzetto.tasks._fetcher import FetcherActor
+from terzetto.tasks._host import host_name
 from terzetto.tasks._limiter import Limiter
 from terzetto.tasks._options import ServerOptions
 from terzetto.tasks._processes import keep_processes
@@ -44,7 +44,6 @@ from terzetto.tasks._punctual import wake_on_time
 from terzetto.tasks._router import Route, Router, RunSync
 from terzetto.tasks._upkeep import LoopActor, PresenceActor, Upkeep
 
-_UNKNOWN_HOST: Final = "unknown-host"
 _MAX_PROCESSES: Final = os.cpu_count() or 1
 
 
@@ -85,7 +84,7 @@ class Server:
     def __init__(self, broker: Broker, options: ServerOptions, log: Logger) -> None:
         self.broker = broker
         self.options = options
-        self.identity = Identity(host=_host(), pid=os.getpid(), server_id=_new_id())
+        self.identity = Identity(host=host_name(), pid=os.getpid(), server_id=_new_id())
         self.log = log.bind(server_id=self.identity.server_id)
         self.router: Router | None = None
         self.ref: Ref[ServerActor] | None = None
@@ -282,13 +281,6 @@ class ServerActor(Actor):
             return run_in_process if route.run_in == "process" else run_in_thread
 
         return pick
-
-
-def _host() -> str:
-    try:
-        return socket.gethostname() or _UNKNOWN_HOST
-    except OSError:
-        return _UNKNOWN_HOST
 
 
 def _new_id() -> str:
