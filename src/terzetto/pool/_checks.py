@@ -1,9 +1,8 @@
 """Checks of what users give for options and handlers, before anything is written. Pure."""
 
-import inspect
-from collections.abc import Callable
 from typing import Final
 
+from terzetto._shared._functions import is_async
 from terzetto.errors import InvalidOptionError
 
 _MAX_SECONDS: Final = 10**9  # thirty years; more overflows in places that count milliseconds
@@ -59,26 +58,12 @@ def check_handler(handler: object) -> None:
     if hasattr(handler, "start") and hasattr(handler, "stop"):
         for name in ("start", "stop", "notify"):
             method = getattr(handler, name, None)
-            if (name != "notify" or method is not None) and not _is_async(method):
+            if (name != "notify" or method is not None) and not is_async(method):
                 raise InvalidOptionError(f"{what}: its {name} is not an async method")
         return
     if not callable(handler):
         raise InvalidOptionError(
             f"{what}: give an object with start() and stop(), or an async function"
         )
-    if not _is_async(handler):
+    if not is_async(handler):
         raise InvalidOptionError(f"{what}: it is not an async function")
-
-
-def _is_async(function: object) -> bool:
-    """Tell whether a function, or an object that can be called, is async, maybe in a wrapper."""
-    if not callable(function):
-        return False
-    call: object = getattr(function, "__call__", None)  # noqa: B004 - the method itself is wanted
-    return any(_is_async_function(each) for each in (function, call) if callable(each))
-
-
-def _is_async_function(function: Callable[..., object]) -> bool:
-    if inspect.iscoroutinefunction(function):
-        return True
-    return inspect.iscoroutinefunction(inspect.unwrap(function))

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 import attrs
 import trio
 
+from terzetto._shared._functions import is_async
 from terzetto.codec import Codec, json_codec
 from terzetto.errors import InvalidOptionError, InvalidPayloadError
 from terzetto.tasks._context import TaskContext
@@ -226,7 +227,7 @@ def _route(
         raise InvalidOptionError(f"{what}: run_in is {run_in!r}, not 'trio', 'thread' or 'process'")
     if not callable(function) or isinstance(function, type):  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
         raise InvalidOptionError(f"{what}: it is not a function")
-    if _is_async(function) != (run_in == "trio"):
+    if is_async(function) != (run_in == "trio"):
         hint = "make it `async def`, or say run_in='thread'" if run_in == "trio" else "it is async"
         raise InvalidOptionError(f"{what}: {hint}")
     parameters = _parameters(function, what)
@@ -289,12 +290,3 @@ def _hints(function: Callable[..., object], what: str) -> dict[str, Any]:
 
 def _raw_hints(function: Callable[..., object]) -> dict[str, Any]:
     return getattr(function, "__annotations__", {})
-
-
-def _is_async(function: Callable[..., object]) -> bool:
-    call: object = getattr(function, "__call__", None)  # noqa: B004 - the method itself is wanted
-    return any(
-        inspect.iscoroutinefunction(each) or inspect.iscoroutinefunction(inspect.unwrap(each))
-        for each in (function, call)
-        if callable(each)
-    )
