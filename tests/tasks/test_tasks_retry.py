@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from terzetto.tasks import RevokeTask, SkipRetry, TaskCancelledError, TaskTimeoutError
-from terzetto.tasks._attempt import DEFAULT_TIMEOUT, attempt_deadline
+from terzetto.tasks._attempt import attempt_deadline
 from terzetto.tasks._message import TaskMessage
 from terzetto.tasks._retry import (
     Fate,
@@ -18,6 +18,7 @@ from terzetto.tasks._retry import (
     error_text,
     says,
 )
+from terzetto.tasks._task import DEFAULT_TIMEOUT
 
 
 def task(*, retried: int = 0, max_retry: int = 25, retention: int = 0) -> TaskMessage:

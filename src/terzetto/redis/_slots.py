@@ -17,14 +17,15 @@ from terzetto.redis._wire import Arg, Reply, as_text, plain
 
 SLOTS: Final = 16_384
 _KNOWN_KEYS: Final = 10_000  # keys whose slots are remembered: a program asks for the same ones
-_LONG_KEY: Final = 200  # characters; longer ones are not remembered
+LONG_KEY: Final = 200
+"""Characters; keys that have as many are not remembered."""
 
 Keys: TypeAlias = list[Arg]
 
 
 def slot_of(key: Arg) -> int:
     """Return the slot of a key; only what stands in the first ``{...}`` counts, if anything."""
-    if type(key) is str and len(key) < _LONG_KEY:
+    if type(key) is str and len(key) < LONG_KEY:
         return _slot_of_text(key)
     return _slot(key if isinstance(key, bytes) else _as_bytes(key))
 

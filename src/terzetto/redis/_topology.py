@@ -31,7 +31,7 @@ from terzetto.redis._connection import ask, open_connection
 from terzetto.redis._errors import ConnectError
 from terzetto.redis._link import Link
 from terzetto.redis._request import closed
-from terzetto.redis._slots import SLOTS, KeyRule, parse_commands, parse_slots, slot_of
+from terzetto.redis._slots import LONG_KEY, SLOTS, KeyRule, parse_commands, parse_slots, slot_of
 from terzetto.redis._url import Endpoint, Options, Role
 from terzetto.redis._wire import Arg, Reply, pack
 
@@ -40,7 +40,6 @@ _PAUSE_WITHOUT_REPLICA: Final = 2.0
 _ANSWER: Final = 1.0  # seconds that one server has to tell its map
 
 _MOST_KEYS: Final = 10_000  # whose owners are remembered: a program asks for the same ones
-_LONG_KEY: Final = 200  # characters; longer ones are not remembered
 
 StartLink = Callable[[Link], Awaitable[None]]
 
@@ -61,7 +60,7 @@ class Owners(dict[Arg, Link]):
         if link is None:
             raise KeyError(key)
         # Not numbers: 1 is 1.0 to a dict, and another key to the server.
-        if isinstance(key, (str, bytes)) and len(key) < _LONG_KEY:
+        if isinstance(key, (str, bytes)) and len(key) < LONG_KEY:
             if len(self) >= _MOST_KEYS:
                 self.clear()
             self[key] = link

@@ -23,9 +23,7 @@ from terzetto.tasks._broker import Broker
 from terzetto.tasks._broker_values import Lease
 from terzetto.tasks._message import TaskMessage
 from terzetto.tasks._retry import AttemptError, LeaseLostError
-
-DEFAULT_TIMEOUT: Final = 1800.0
-"""Seconds that an attempt may take if the task says nothing, as in asynq."""
+from terzetto.tasks._task import DEFAULT_TIMEOUT
 
 _LAST_MOMENT: Final = 253_402_300_799.0  # the end of year 9999, beyond which no datetime is
 

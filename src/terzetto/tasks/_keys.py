@@ -21,11 +21,17 @@ CANCEL_CHANNEL: Final = "asynq:cancel"
 OWN_CANCEL_CHANNEL: Final = "asynq:cancel:terzetto"
 """Our own: cancel messages that name a queue or say what is to become of the task."""
 
+DAY: Final = 86_400
+"""Seconds."""
+
 STATISTICS_DAYS: Final = 90
 """How long the counters of a day, and archived tasks, are kept."""
 
 MAX_ARCHIVED: Final = 10_000
 """How many archived tasks a queue keeps."""
+
+MAX_EVENTS: Final = 1000
+"""How many events the history of a scheduler's entry keeps."""
 
 
 @attrs.frozen

@@ -17,7 +17,8 @@ from terzetto.tasks._inspection import (
     QueueInfo,
     ServerState,
 )
-from terzetto.tasks._memory_state import DAY, MemoryQueue, Stored
+from terzetto.tasks._keys import DAY, MAX_EVENTS
+from terzetto.tasks._memory_state import MemoryQueue, Stored
 from terzetto.tasks._message import (
     EnqueueEvent,
     SchedulerEntry,
@@ -26,8 +27,6 @@ from terzetto.tasks._message import (
     TaskState,
     WorkerInfo,
 )
-
-_MAX_EVENTS = 1000
 
 
 class MemoryInspection(ABC):
@@ -274,7 +273,7 @@ class MemoryInspection(ABC):
         await trio.lowlevel.checkpoint()
         history = self._histories.setdefault(entry_id, [])
         history.append(event)
-        del history[:-_MAX_EVENTS]
+        del history[:-MAX_EVENTS]
 
     async def list_events(self, entry_id: str, *, first: int, count: int) -> list[EnqueueEvent]:
         """See `Inspection.list_events`."""

@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
-from terzetto.tasks._keys import MAX_ARCHIVED, STATISTICS_DAYS
+from terzetto.tasks._keys import DAY, MAX_ARCHIVED, STATISTICS_DAYS
 from terzetto.tasks._message import TaskInfo, TaskMessage, TaskState
-
-DAY = 86_400
 
 
 @attrs.define(kw_only=True)

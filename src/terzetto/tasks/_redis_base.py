@@ -11,9 +11,8 @@ import trio
 from terzetto._shared._logging import Logger, default_logger
 from terzetto.redis import Arg, LinkLostError, Redis, Reply, Script
 from terzetto.tasks._clock import Clock, ServerClock
-from terzetto.tasks._keys import STATISTICS_DAYS, QueueKeys
+from terzetto.tasks._keys import DAY, STATISTICS_DAYS, QueueKeys
 
-DAY: Final = 86_400
 CHUNK: Final = 200  # tasks of one script, so that others are not kept waiting
 TOKENS: Final = "lease-"
 """How all tokens of ours start; the field is a number where asynq has set it."""

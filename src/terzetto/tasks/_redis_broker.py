@@ -24,6 +24,8 @@ from terzetto.tasks._broker_values import CancelRequest, Outcome
 from terzetto.tasks._clock import Clock
 from terzetto.tasks._keys import (
     CANCEL_CHANNEL,
+    DAY,
+    MAX_EVENTS,
     OWN_CANCEL_CHANNEL,
     SCHEDULERS,
     SERVERS,
@@ -43,11 +45,8 @@ from terzetto.tasks._message import (
     TaskState,
     WorkerInfo,
 )
-from terzetto.tasks._redis_base import DAY
 from terzetto.tasks._redis_inspection import RedisInspection
 from terzetto.tasks._redis_upkeep import RedisUpkeep
-
-_MAX_EVENTS = 1000  # of one entry's history
 
 
 @attrs.define
@@ -225,7 +224,7 @@ class RedisBroker(RedisUpkeep, RedisInspection):
             [
                 ["MULTI"],
                 ["ZADD", key, int(event.enqueued_at), event.encode()],
-                ["ZREMRANGEBYRANK", key, 0, -_MAX_EVENTS - 1],
+                ["ZREMRANGEBYRANK", key, 0, -MAX_EVENTS - 1],
                 ["EXPIRE", key, STATISTICS_DAYS * DAY],
                 ["EXEC"],
             ]

@@ -19,6 +19,7 @@ from terzetto.tasks._inspection import (
     ServerState,
 )
 from terzetto.tasks._keys import (
+    DAY,
     MAX_ARCHIVED,
     QUEUES,
     SCHEDULERS,
@@ -37,7 +38,7 @@ from terzetto.tasks._message import (
     TaskState,
     WorkerInfo,
 )
-from terzetto.tasks._redis_base import DAY, RedisBase, nanoseconds
+from terzetto.tasks._redis_base import RedisBase, nanoseconds
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ from terzetto.redis import Arg, LinkLostError, Reply, Script
 from terzetto.tasks import _scripts
 from terzetto.tasks._broker_values import Conflict, Duplicate, Enqueue, Placed, Placement, Ticked
 from terzetto.tasks._errors import MessageError, NotReplicatedError
-from terzetto.tasks._keys import QUEUES, QueueKeys
+from terzetto.tasks._keys import DAY, QUEUES, QueueKeys
 from terzetto.tasks._message import TaskMessage, TaskState
-from terzetto.tasks._redis_base import CHUNK, DAY, RedisBase, due, nanoseconds, own_lock
+from terzetto.tasks._redis_base import CHUNK, RedisBase, due, nanoseconds, own_lock
 
 _TICK_DAYS: Final = 90  # days after which a schedule that has not ticked is forgotten
 

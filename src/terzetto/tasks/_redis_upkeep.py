@@ -9,9 +9,9 @@ from terzetto.tasks import _scripts
 from terzetto.tasks._broker import BATCH, BATCH_SECONDS, LEASE_SECONDS
 from terzetto.tasks._broker_values import Batch, Enqueue, Forwarded, Lease, Placement
 from terzetto.tasks._errors import MessageError
-from terzetto.tasks._keys import MAX_ARCHIVED, STATISTICS_DAYS
+from terzetto.tasks._keys import DAY, MAX_ARCHIVED, STATISTICS_DAYS
 from terzetto.tasks._message import TaskMessage
-from terzetto.tasks._redis_base import DAY, TOKENS, nanoseconds, new_token
+from terzetto.tasks._redis_base import TOKENS, nanoseconds, new_token
 from terzetto.tasks._redis_producing import RedisProducing, placement_of
 from terzetto.tasks._redis_work import RedisWork
 

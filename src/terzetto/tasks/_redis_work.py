@@ -17,11 +17,10 @@ from terzetto.tasks._broker_values import (
     Lease,
 )
 from terzetto.tasks._errors import MessageError
-from terzetto.tasks._keys import MAX_ARCHIVED, STATISTICS_DAYS, QueueKeys
+from terzetto.tasks._keys import DAY, MAX_ARCHIVED, STATISTICS_DAYS, QueueKeys
 from terzetto.tasks._message import TaskMessage
 from terzetto.tasks._redis_base import (
     CHUNK,
-    DAY,
     RedisBase,
     due,
     nanoseconds,

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 DEFAULT_MAX_RETRY: Final = 25
 DEFAULT_TIMEOUT: Final = 1800
+"""Seconds that an attempt may take if its task says nothing, as in asynq."""
+
 _MAX_INT32: Final = 2**31 - 1
 _MAX_SECONDS: Final = 253_402_300_799  # the last second of the year 9999
 _MAX_NAME: Final = 512
