@@ -11,6 +11,7 @@ from typing import cast
 import attrs
 from redis.exceptions import RedisError, ResponseError
 
+from terzetto._shared._outcomes import value_or_raise
 from terzetto.pool._assign import REMOVING, parse_time, read_list
 from terzetto.pool._job import created_at
 from terzetto.pool._letter import DeadLetter, decode_letter
@@ -129,10 +130,12 @@ async def look_at_pool(name: str, redis: Redis) -> PoolInfo:
     commands.append(("TIME",))
     *contents, keys, groups, time = await redis.execute_many(commands)
     nodes, workers, alive, jobs, pending, dead, tickers, shutdown = map(_texts, contents)
-    seconds, micros = cast("list[bytes]", _checked(time))
+    seconds, micros = cast("list[bytes]", value_or_raise(time))
     now_ns = (int(seconds) * 1_000_000 + int(micros)) * 1000
     owned = {worker: tuple(sorted(read_list(value))) for worker, value in jobs.items()}
-    accepted = {_text(key) for key in cast("list[bytes]", _checked(keys)) if not _is_ours(key)}
+    accepted = {
+        _text(key) for key in cast("list[bytes]", value_or_raise(keys)) if not _is_ours(key)
+    }
     return PoolInfo(
         name=name,
         nodes=tuple(
@@ -155,14 +158,8 @@ async def look_at_pool(name: str, redis: Redis) -> PoolInfo:
             decode_letter(key, dead[key].encode("utf-8", "surrogateescape")) for key in sorted(dead)
         ),
         is_shutting_down=bool(shutdown),
-        exists=bool(_checked(contents[0])),
+        exists=bool(value_or_raise(contents[0])),
     )
-
-
-def _checked(reply: Reply | RedisError) -> Reply:
-    if isinstance(reply, Exception):
-        raise reply
-    return reply
 
 
 def _text(data: bytes) -> str:
@@ -174,7 +171,7 @@ def _is_ours(field: bytes) -> bool:
 
 
 def _texts(content: Reply | RedisError) -> dict[str, str]:
-    fields = cast("dict[bytes, bytes]", _checked(content))
+    fields = cast("dict[bytes, bytes]", value_or_raise(content))
     return {_text(field): _text(value) for field, value in fields.items() if not _is_ours(field)}
 
 
@@ -202,7 +199,7 @@ def _tickers(pool: str, entries: dict[str, str]) -> Iterable[TickerInfo]:
 def _unacknowledged(groups: Reply | RedisError) -> int:
     if isinstance(groups, ResponseError):
         return 0  # the stream is not there
-    for group in cast("list[dict[bytes, Reply]]", _checked(groups)):
+    for group in cast("list[dict[bytes, Reply]]", value_or_raise(groups)):
         if group[b"name"] == SINK.encode():
             return int(group[b"pending"]) + int(group.get(b"lag") or 0)
     return 0

@@ -28,6 +28,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from terzetto._shared._outcomes import value_or_raise
 from terzetto.errors import InvalidOptionError
 from terzetto.redis._actors import Keeper
 from terzetto.redis._clock import measure_offset
@@ -212,9 +213,7 @@ class Redis(Posting, AsyncCoreCommands):  # type: ignore[misc] # redis-py's own 
         slot = self._slot_of(commands)
         async with self._leases.lease(self._options_for(slot), slot) as dedicated:
             *replies, reached = await dedicated.execute_many([*commands, wait])
-        if isinstance(reached, Exception):
-            raise reached
-        return replies, cast("int", reached)
+        return replies, cast("int", value_or_raise(reached))
 
     @trio.lowlevel.enable_ki_protection
     async def run_script(

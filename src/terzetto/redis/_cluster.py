@@ -23,6 +23,7 @@ from redis.exceptions import (
     RedisError,
 )
 
+from terzetto._shared._outcomes import value_or_raise
 from terzetto.errors import TerzettoError
 from terzetto.redis._actors import Keeper
 from terzetto.redis._client import Redis
@@ -82,7 +83,7 @@ class Master:
         more, an error reply as what it is, and otherwise as `Redis.execute`.
         """
         road = road_of(args)
-        return _result(await self._link.request(pack(args), road is Road.READ))
+        return value_or_raise(await self._link.request(pack(args), road is Road.READ))
 
     async def server_time_offset(self, *, samples: int = 5) -> float:
         """Return by how many seconds its clock is ahead of ours; see `Redis`."""
@@ -161,7 +162,8 @@ class ClusterRedis(Redis):
         reply = await link.request(data, repeatable)
         if isinstance(reply, Exception):
             slot = slot_of(key)
-            return _result(await self._settle(reply, link, slot, data, repeatable=repeatable))
+            reply = await self._settle(reply, link, slot, data, repeatable=repeatable)
+            return value_or_raise(reply)
         return reply
 
     async def _execute_with_care(self, args: tuple[Arg, ...]) -> Reply:
@@ -172,12 +174,12 @@ class ClusterRedis(Redis):
         name = upper_name(args[0])
         merge = _EVERYWHERE.get(name)
         if merge is not None:
-            return merge([_result(reply) for reply in await self._everywhere(data)])
+            return merge([value_or_raise(reply) for reply in await self._everywhere(data)])
         if name in _SPLIT and len({slot_of(key) for key in args[1:]}) > 1:
             return await self._split(name, args)
         self._learn(args[0])
         slot = self._slot(keys_of(args, self._topology.rules))
-        return _result(await self._send(slot, data, repeatable=road is Road.READ))
+        return value_or_raise(await self._send(slot, data, repeatable=road is Road.READ))
 
     def _learn(self, name: Arg) -> None:
         """Note a command that needs no second look."""
@@ -252,7 +254,7 @@ class ClusterRedis(Redis):
         for link in self._links():
             cursor: Arg = "0"
             while True:
-                reply = _result(await link.request(pack(("SCAN", cursor, *options)), True))  # noqa: FBT003 - by position, as everywhere
+                reply = value_or_raise(await link.request(pack(("SCAN", cursor, *options)), True))  # noqa: FBT003 - by position, as everywhere
                 cursor, keys = reply
                 for key in keys:
                     yield self._shaper.shape(("ECHO",), key, {})
@@ -423,18 +425,12 @@ class ClusterRedis(Redis):
             for slot, places in slots.items():
                 nursery.start_soon(send, slot, places)
         if name != "MGET":
-            return sum(_result(reply) for reply in found.values())
+            return sum(value_or_raise(reply) for reply in found.values())
         values: list[Reply] = [None] * (len(args) - 1)
         for slot, places in slots.items():
-            for place, value in zip(places, _result(found[slot]), strict=True):
+            for place, value in zip(places, value_or_raise(found[slot]), strict=True):
                 values[place] = value
         return values
-
-
-def _result(reply: Reply) -> Reply:
-    if isinstance(reply, Exception):
-        raise reply
-    return reply
 
 
 def _severity(status: LinkStatus) -> tuple[int, float]:

@@ -59,7 +59,7 @@ class ReplicaReads(Redis, metaclass=ABCMeta):
         if link is not None:
             reply = await link.request(pack(args), True)  # noqa: FBT003 - by position, as everywhere
             if not _is_for_the_master(reply):
-                if isinstance(reply, Exception):
+                if isinstance(reply, Exception):  # value_or_raise, without the call
                     raise reply
                 return reply
         return await super().execute(*args)

@@ -9,6 +9,7 @@ from typing import Final, Literal, cast
 
 import attrs
 
+from terzetto._shared._outcomes import value_or_raise
 from terzetto.errors import InvalidPayloadError
 from terzetto.redis import Gap, Redis, Subscription, find_keys
 from terzetto.rmap._keys import (
@@ -82,9 +83,7 @@ async def read_map(name: str, redis: Redis) -> StoredMap:
     """
     key = content_key(name)
     content, left = await redis.execute_many([("HGETALL", key), ("PTTL", key)])
-    if isinstance(content, Exception):
-        raise content
-    fields = cast("dict[bytes, bytes]", content)
+    fields = cast("dict[bytes, bytes]", value_or_raise(content))
     remaining = cast("int", left)
     kind = fields.pop(KIND_FIELD, None)
     return StoredMap(
