@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from terzetto._shared._encoding import decode_text
 from terzetto.errors import InvalidNameError, InvalidPayloadError
 from terzetto.rmap import content_key, updates_channel
-from terzetto.rmap._keys import decode_text, encode_key, encode_text
+from terzetto.rmap._keys import encode_key, encode_text
 from terzetto.rmap._lists import read_list
 from terzetto.rmap._message import Message, Op, decode_message, decode_revision
 

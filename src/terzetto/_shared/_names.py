@@ -5,6 +5,7 @@ characters that have a meaning in Redis's patterns. Pure; used by every room
 that turns a name into a key.
 """
 
+from terzetto._shared._encoding import encode_text
 from terzetto.errors import InvalidNameError
 
 MAX_NAME_LENGTH = 512
@@ -40,7 +41,7 @@ def check_name(kind: str, name: str, *, limit: int = MAX_NAME_LENGTH) -> str:
                 "leave out spaces, NUL and * ? [ ]"
             )
     try:
-        name.encode("utf-8", "surrogateescape")
+        encode_text(name)
     except UnicodeEncodeError as error:
         raise InvalidNameError(
             f"the name of a {kind} has {name[error.start]!r} at position {error.start}: "

@@ -10,6 +10,7 @@ import trio
 from cyclopts import CycloptsError, Parameter
 from redis.exceptions import ResponseError
 
+from terzetto._shared._encoding import encode_text
 from terzetto.cli._output import Output, Record, Seen, complain
 from terzetto.errors import TerzettoError
 from terzetto.redis import LinkError, Redis, connect
@@ -78,7 +79,7 @@ async def read_payload(word: str) -> bytes:
     """
     if word == "-":
         return await trio.to_thread.run_sync(_read_standard_input, abandon_on_cancel=True)
-    return word.encode("utf-8", "surrogateescape")
+    return encode_text(word)
 
 
 def _read_standard_input() -> bytes:

@@ -15,6 +15,7 @@ from typing import Final
 
 import attrs
 
+from terzetto._shared._encoding import decode_text, encode_text
 from terzetto.pool._errors import MalformedBodyError
 
 EVENT_ID: Final = re.compile("[0-9]{1,20}-[0-9]{1,20}")
@@ -22,16 +23,6 @@ EVENT_ID: Final = re.compile("[0-9]{1,20}-[0-9]{1,20}")
 _LENGTH = struct.Struct("<i")
 _CREATED = struct.Struct("<q")
 _MAX_LENGTH = 2**31 - 1
-
-
-def encode_text(text: str) -> bytes:
-    """Return the bytes of `text`; surrogate escapes become the bytes they stand for."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-def decode_text(data: bytes) -> str:
-    """Return `data` as text; bytes that are not UTF-8 become surrogate escapes."""
-    return data.decode("utf-8", "surrogateescape")
 
 
 @attrs.define  # not frozen: one is made for every dispatch

@@ -11,6 +11,7 @@ from typing import cast
 import attrs
 from redis.exceptions import RedisError, ResponseError
 
+from terzetto._shared._encoding import decode_text, encode_text
 from terzetto._shared._outcomes import value_or_raise
 from terzetto.pool._assign import REMOVING, parse_time, read_list
 from terzetto.pool._job import created_at
@@ -134,7 +135,7 @@ async def look_at_pool(name: str, redis: Redis) -> PoolInfo:
     now_ns = (int(seconds) * 1_000_000 + int(micros)) * 1000
     owned = {worker: tuple(sorted(read_list(value))) for worker, value in jobs.items()}
     accepted = {
-        _text(key) for key in cast("list[bytes]", value_or_raise(keys)) if not _is_ours(key)
+        decode_text(key) for key in cast("list[bytes]", value_or_raise(keys)) if not _is_ours(key)
     }
     return PoolInfo(
         name=name,
@@ -154,16 +155,10 @@ async def look_at_pool(name: str, redis: Redis) -> PoolInfo:
         queued=_unacknowledged(groups),
         pending=tuple(sorted(pending)),
         unowned=tuple(sorted(accepted.difference(*owned.values()))),
-        dead_letters=tuple(
-            decode_letter(key, dead[key].encode("utf-8", "surrogateescape")) for key in sorted(dead)
-        ),
+        dead_letters=tuple(decode_letter(key, encode_text(dead[key])) for key in sorted(dead)),
         is_shutting_down=bool(shutdown),
         exists=bool(value_or_raise(contents[0])),
     )
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
 
 
 def _is_ours(field: bytes) -> bool:
@@ -172,7 +167,11 @@ def _is_ours(field: bytes) -> bool:
 
 def _texts(content: Reply | RedisError) -> dict[str, str]:
     fields = cast("dict[bytes, bytes]", value_or_raise(content))
-    return {_text(field): _text(value) for field, value in fields.items() if not _is_ours(field)}
+    return {
+        decode_text(field): decode_text(value)
+        for field, value in fields.items()
+        if not _is_ours(field)
+    }
 
 
 def _age(sign: str | None, now_ns: int) -> float | None:

@@ -4,7 +4,7 @@ Anything else than what a script says came from a proxy or a server that is none
 and is a `TypeError`.
 """
 
-from terzetto.pool._codec import decode_text
+from terzetto._shared._encoding import decode_text
 
 
 def items_of(reply: object, count: int | None = None) -> list[object]:

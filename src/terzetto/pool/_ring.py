@@ -12,7 +12,7 @@ import attrs
 import jump
 from fastcrc import crc64
 
-from terzetto.pool._codec import encode_text
+from terzetto._shared._encoding import encode_text
 
 
 @attrs.frozen(order=True)

@@ -13,6 +13,7 @@ import attrs
 import trio
 from redis.exceptions import RedisError, ResponseError
 
+from terzetto._shared._encoding import decode_text, encode_text
 from terzetto.errors import ClosedError
 from terzetto.pool._asking import Claim
 from terzetto.pool._claims import Bid
@@ -22,10 +23,8 @@ from terzetto.pool._codec import (
     Told,
     decode_ack,
     decode_envelope,
-    decode_text,
     encode_ack,
     encode_envelope,
-    encode_text,
 )
 from terzetto.pool._core import Core, LocalWorker
 from terzetto.pool._errors import MalformedBodyError

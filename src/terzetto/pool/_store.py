@@ -16,10 +16,10 @@ from typing import Final, cast
 
 import attrs
 
+from terzetto._shared._encoding import decode_text, encode_text
 from terzetto.pool import _scripts
 from terzetto.pool._asking import Asking, Claim
 from terzetto.pool._assign import read_list
-from terzetto.pool._codec import decode_text, encode_text
 from terzetto.pool._keys import content_key, own_key, stream_key, updates_channel
 from terzetto.pool._names import SINK, STREAM_MAX_LEN, Names
 from terzetto.pool._replies import items_of, number_of, text_of

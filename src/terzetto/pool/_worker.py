@@ -34,13 +34,13 @@ import trio
 from redis.exceptions import RedisError, ResponseError
 from ulid import ULID
 
+from terzetto._shared._encoding import encode_text
 from terzetto.actor import Actor, Context, Stop
 from terzetto.errors import ClosedError, InvalidNameError
 from terzetto.pool._codec import (
     JobBody,
     encode_envelope,
     encode_job,
-    encode_text,
 )
 from terzetto.pool._core import Core
 from terzetto.pool._errors import (

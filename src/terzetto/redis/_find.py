@@ -6,6 +6,7 @@ For rooms that list what there is of their kind; never used on the road of a com
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
+from terzetto._shared._encoding import decode_text
 from terzetto.redis._client import Redis
 
 _STEP = 1000  # keys that the server looks at in one step
@@ -30,6 +31,6 @@ async def find_keys(
     scan = cast("Any", redis).scan_iter  # redis-py's own, which has no types
     keys: AsyncIterator[bytes | str] = scan(match=f"{prefix}*{suffix}", count=_STEP, _type=kind)
     async for name in keys:
-        text = name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
+        text = name if isinstance(name, str) else decode_text(name)
         found.add(text[len(prefix) : len(text) - len(suffix)])
     return sorted(found)

@@ -68,7 +68,7 @@ def words(args: tuple[Any, ...]) -> tuple[Arg, ...]:
 def decoded(reply: Reply) -> Reply:
     """Return a reply with str for bytes, wherever they stand."""
     if isinstance(reply, bytes):
-        return reply.decode("utf-8", "surrogateescape")
+        return reply.decode("utf-8", "surrogateescape")  # decode_text, without the call
     if isinstance(reply, list):
         items: list[Reply] = reply  # pyright: ignore[reportUnknownVariableType] - a Reply is Any
         return [decoded(item) for item in items]

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar, overload
 
+from terzetto._shared._encoding import decode_text
 from terzetto._shared._logging import Logger, default_logger
 from terzetto.actor import Child, Ref, Restart, open_child
 from terzetto.codec import Codec
@@ -12,7 +13,7 @@ from terzetto.errors import InvalidOptionError, InvalidPayloadError
 from terzetto.redis import Redis
 from terzetto.rmap._actor import MapActor
 from terzetto.rmap._core import Core, Expiry
-from terzetto.rmap._keys import content_key, decode_text, updates_channel
+from terzetto.rmap._keys import content_key, updates_channel
 from terzetto.rmap._map import TEXT, BytesCodec, BytesMap, Map
 from terzetto.rmap._replica import Change, Replica
 from terzetto.rmap._typed import TypedMap

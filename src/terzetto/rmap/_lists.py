@@ -13,7 +13,8 @@ import json
 import re
 from typing import cast
 
-from terzetto.rmap._keys import decode_text, encode_text
+from terzetto._shared._encoding import decode_text
+from terzetto.rmap._keys import encode_text
 
 # What Go's strings.TrimSpace takes off; Python's str.strip would also take \x1c to \x1f.
 _WHITE_SPACE = (

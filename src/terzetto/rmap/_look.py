@@ -9,6 +9,7 @@ from typing import Final, Literal, cast
 
 import attrs
 
+from terzetto._shared._encoding import decode_text
 from terzetto._shared._outcomes import value_or_raise
 from terzetto.errors import InvalidPayloadError
 from terzetto.redis import Gap, Redis, Subscription, find_keys
@@ -18,7 +19,6 @@ from terzetto.rmap._keys import (
     PREFIX,
     REVISION_FIELD,
     content_key,
-    decode_text,
     updates_channel,
 )
 from terzetto.rmap._message import Op, decode_message, decode_revision

@@ -6,10 +6,11 @@ several processes can append to one list without losing items.
 
 from typing import Final, Generic, TypeVar
 
+from terzetto._shared._encoding import decode_text
 from terzetto.errors import InvalidOptionError, InvalidPayloadError
 from terzetto.redis import Reply
 from terzetto.rmap import _scripts
-from terzetto.rmap._keys import decode_text, encode_key, encode_text
+from terzetto.rmap._keys import encode_key, encode_text
 from terzetto.rmap._lists import read_list
 from terzetto.rmap._typed import TypedMap
 

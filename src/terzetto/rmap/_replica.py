@@ -47,8 +47,9 @@ from typing import Generic, TypeVar
 
 import attrs
 
+from terzetto._shared._encoding import decode_text
 from terzetto.errors import InvalidPayloadError
-from terzetto.rmap._keys import KIND_FIELD, REVISION_FIELD, decode_text
+from terzetto.rmap._keys import KIND_FIELD, REVISION_FIELD
 from terzetto.rmap._message import Message, Op, decode_message, decode_revision
 
 V = TypeVar("V")

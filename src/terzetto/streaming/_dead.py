@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from terzetto._shared._encoding import decode_text
 from terzetto.errors import TerzettoError
-from terzetto.streaming._event import NAME, PAYLOAD, TOPIC, Fields, to_text
+from terzetto.streaming._event import NAME, PAYLOAD, TOPIC, Fields
 from terzetto.streaming._names import dead_stream, stream_key
 from terzetto.streaming._options import check_count
 from terzetto.streaming._positions import created_at, parse_id
@@ -68,13 +69,13 @@ def decode_letter(letter_id: bytes, flat: Fields) -> DeadLetter:
     deliveries = found.get(b"dead.deliveries", b"")
     return DeadLetter(
         id=str(letter_id, "ascii"),
-        event_id=to_text(found.get(b"dead.id", b"")),
-        sink=to_text(found.get(b"dead.sink", b"")),
-        why=to_text(found.get(b"dead.why", b"")),
+        event_id=decode_text(found.get(b"dead.id", b"")),
+        sink=decode_text(found.get(b"dead.sink", b"")),
+        why=decode_text(found.get(b"dead.why", b"")),
         deliveries=int(deliveries) if deliveries.isdigit() else 0,
-        name=to_text(found.get(NAME, b"")),
+        name=decode_text(found.get(NAME, b"")),
         payload=found.get(PAYLOAD, b""),
-        topic=to_text(found.get(TOPIC, b"")),
+        topic=decode_text(found.get(TOPIC, b"")),
         is_poison=b"dead.poison" in found,
         fields={
             field.removeprefix(_ORIGIN): value

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 import attrs
 
+from terzetto._shared._encoding import decode_text, encode_text
 from terzetto.codec import Codec
 from terzetto.errors import InvalidNameError
 from terzetto.streaming._positions import created_at
@@ -92,16 +93,6 @@ class Poison:
     deliveries: int = 1
 
 
-def to_text(data: bytes) -> str:
-    """Return `data` as text; bytes that are not UTF-8 become surrogate escapes."""
-    return data.decode("utf-8", "surrogateescape")
-
-
-def to_bytes(text: str) -> bytes:
-    """Return the bytes that `to_text` made `text` of."""
-    return text.encode("utf-8", "surrogateescape")
-
-
 def decode_entry(
     stream: str, entry_id: bytes, fields: Fields | None, *, sink: str = "", deliveries: int = 1
 ) -> Event | Poison:
@@ -122,7 +113,7 @@ def decode_entry(
             topic = flat[index + 1]
     if name is None or payload is None:
         missing = " and ".join(
-            repr(to_text(field))
+            repr(decode_text(field))
             for field, value in ((NAME, name), (PAYLOAD, payload))
             if value is None
         )
@@ -136,9 +127,9 @@ def decode_entry(
     return Event(
         id=entry_id.decode("ascii"),
         stream=stream,
-        name=to_text(name),
+        name=decode_text(name),
         payload=payload,
-        topic="" if topic is None else to_text(topic),
+        topic="" if topic is None else decode_text(topic),
         sink=sink,
         deliveries=deliveries,
     )
@@ -156,7 +147,7 @@ class _Texts(dict[bytes, str]):
     """The texts of names and topics, which are few and come again and again."""
 
     def __missing__(self, data: bytes) -> str:
-        self[data] = text = to_text(data)
+        self[data] = text = decode_text(data)
         return text
 
 
@@ -224,9 +215,9 @@ def encode_entry(name: str, payload: bytes, topic: str | None) -> list[bytes]:
         InvalidNameError: name or topic has a surrogate that stands for no byte.
     """
     try:
-        fields = [NAME, to_bytes(name), PAYLOAD, payload]
+        fields = [NAME, encode_text(name), PAYLOAD, payload]
         if topic:
-            fields += (TOPIC, to_bytes(topic))
+            fields += (TOPIC, encode_text(topic))
     except UnicodeEncodeError as error:
         text: str = error.object
         raise InvalidNameError(

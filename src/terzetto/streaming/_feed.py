@@ -88,6 +88,7 @@ class _Read:
     @staticmethod
     def sort(reply: dict[bytes, list[Entry]]) -> list[tuple[str, list[Entry]]]:
         """Return what was brought for each key."""
+        # decode_text, without the call
         return [(key.decode("utf-8", "surrogateescape"), entries) for key, entries in reply.items()]
 
     def may_be_overtaken(self, key: str, entries: list[Entry]) -> bool:

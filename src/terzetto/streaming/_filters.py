@@ -11,8 +11,9 @@ from typing import Final, Protocol, TypeAlias, cast
 import attrs
 import re2  # type: ignore[import-untyped]  # google-re2 has no types; the casts below name what is used
 
+from terzetto._shared._encoding import decode_text, encode_text
 from terzetto.errors import InvalidOptionError
-from terzetto.streaming._event import Event, to_bytes, to_text
+from terzetto.streaming._event import Event
 
 Matcher: TypeAlias = Callable[[Event], bool]
 """A function of the event that tells whether it is wanted."""
@@ -58,7 +59,7 @@ def _compile(pattern: str) -> _Pattern:
     options = re2.Options()
     options.log_errors = False
     try:
-        data = to_bytes(pattern)
+        data = encode_text(pattern)
     except UnicodeEncodeError as error:
         reason = "a surrogate that stands for no byte"
         raise InvalidPatternError(pattern, error.start, reason) from None
@@ -72,7 +73,9 @@ def _compile(pattern: str) -> _Pattern:
         # RE2 gives the piece that it stumbled over; where that is the whole
         # expression (a parenthesis left open) the fault is at its end.
         at = len(data) if fragment == data and len(data) > 1 else max(data.find(fragment), 0)
-        raise InvalidPatternError(pattern, len(to_text(data[:at])), to_text(fault)) from None
+        raise InvalidPatternError(
+            pattern, len(decode_text(data[:at])), decode_text(fault)
+        ) from None
 
 
 @attrs.define
@@ -84,7 +87,7 @@ class _TopicPattern:
         topic = event.topic
         verdict = self.verdicts.get(topic)
         if verdict is None:
-            verdict = self.pattern.search(to_bytes(topic)) is not None
+            verdict = self.pattern.search(encode_text(topic)) is not None
             if len(self.verdicts) < _MAX_REMEMBERED:
                 self.verdicts[topic] = verdict
         return verdict

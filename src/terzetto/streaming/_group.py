@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from terzetto._shared._encoding import decode_text
 from terzetto.redis import Arg, Reply, Script
 from terzetto.streaming._claims import HANDED_BACK_MS, milliseconds
 from terzetto.streaming._event import Entry, Event, Poison, decode_entries, decode_entry
@@ -161,7 +162,7 @@ class Group:
     async def consumers(self) -> list[str]:
         """Return the names of the group's consumers."""
         found = await self.stream.redis.execute("XINFO", "CONSUMERS", self.stream.key, self.sink)
-        return [consumer[b"name"].decode("utf-8", "surrogateescape") for consumer in found]
+        return [decode_text(consumer[b"name"]) for consumer in found]
 
     async def _run(self, script: Script, *args: Arg) -> Reply:
         return await self.stream.redis.run_script(script, keys=[self.stream.key], args=args)

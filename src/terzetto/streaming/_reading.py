@@ -97,7 +97,7 @@ def _decode(groups: Mapping[str, Group], reply: dict[bytes, list[Entry]]) -> lis
     """Read a reply; what it was made of is used up."""
     found: list[_Brought] = []
     for key, entries in reply.items():
-        group = groups[key.decode("utf-8", "surrogateescape")]
+        group = groups[key.decode("utf-8", "surrogateescape")]  # decode_text, without the call
         found.append(_Brought(group, *group.decode(entries)))
     return found
 

@@ -7,6 +7,7 @@ maps' own scripts write, and the hash is read when it is needed.
 
 from typing import Final
 
+from terzetto._shared._encoding import decode_text
 from terzetto.redis import Redis, Script
 from terzetto.rmap import content_key, updates_channel
 
@@ -79,8 +80,4 @@ class MapWriter:
     async def read(self) -> dict[str, bytes]:
         """Return the keys and values as they are now."""
         reply = await self._redis.execute("HGETALL", self._key)
-        return {
-            key.decode("utf-8", "surrogateescape"): value
-            for key, value in reply.items()
-            if not key.startswith(b"=")
-        }
+        return {decode_text(key): value for key, value in reply.items() if not key.startswith(b"=")}

@@ -15,13 +15,14 @@ from typing import Any, Final, TypeVar, cast
 import attrs
 from redis.exceptions import RedisError, ResponseError
 
+from terzetto._shared._encoding import decode_text
 from terzetto._shared._logging import Logger, default_logger
 from terzetto.actor import Child, open_child
 from terzetto.codec import Codec
 from terzetto.redis import Arg, Redis, Reply
 from terzetto.streaming._checkpoint import Checkpoint
 from terzetto.streaming._dead import DeadLetters
-from terzetto.streaming._event import NewEvent, encode_entry, parts_of, to_text
+from terzetto.streaming._event import NewEvent, encode_entry, parts_of
 from terzetto.streaming._filters import Matcher
 from terzetto.streaming._gap import Gap
 from terzetto.streaming._intake import Intake
@@ -265,7 +266,7 @@ class Stream:
             last_id=str(last, "ascii"),
             groups=tuple(
                 GroupInfo(
-                    name=to_text(group[b"name"]),
+                    name=decode_text(group[b"name"]),
                     consumers=group[b"consumers"],
                     pending=group[b"pending"],
                     last_delivered_id=str(group[b"last-delivered-id"], "ascii"),

@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 import attrs
 from redis.exceptions import ResponseError
 
+from terzetto._shared._encoding import decode_text
 from terzetto.redis import Arg, Reply
 from terzetto.tasks import _scripts
 from terzetto.tasks._errors import MessageError, QueueNotEmptyError, TaskStateError
@@ -57,7 +58,7 @@ class RedisInspection(RedisBase):
     async def list_queues(self) -> list[str]:
         """See `Inspection.list_queues`."""
         reply = await self.command("SMEMBERS", QUEUES)
-        return sorted(name.decode("utf-8", "surrogateescape") for name in reply)
+        return sorted(map(decode_text, reply))
 
     async def read_queues(
         self, queues: Sequence[str], *, memory: bool = False
@@ -106,10 +107,7 @@ class RedisInspection(RedisBase):
     async def list_group_sizes(self, queue: str) -> list[GroupInfo]:
         """See `Inspection.list_group_sizes`."""
         keys = self.keys(queue)
-        names = sorted(
-            name.decode("utf-8", "surrogateescape")
-            for name in await self.command("SMEMBERS", keys.groups)
-        )
+        names = sorted(map(decode_text, await self.command("SMEMBERS", keys.groups)))
         if not names:
             return []
         sizes = await self.commands([["ZCARD", keys.group(name)] for name in names])

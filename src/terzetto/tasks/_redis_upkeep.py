@@ -5,6 +5,7 @@ import uuid
 
 import attrs
 
+from terzetto._shared._encoding import decode_text
 from terzetto.tasks import _scripts
 from terzetto.tasks._broker import BATCH, BATCH_SECONDS, LEASE_SECONDS
 from terzetto.tasks._broker_values import Batch, Enqueue, Forwarded, Lease, Placement
@@ -85,7 +86,7 @@ class RedisUpkeep(RedisProducing, RedisWork):
     async def list_groups(self, queue: str) -> list[str]:
         """See `Broker.list_groups`."""
         reply = await self.command("SMEMBERS", self.keys(queue).groups)
-        return sorted(name.decode("utf-8", "surrogateescape") for name in reply)
+        return sorted(map(decode_text, reply))
 
     async def take_batch(
         self,
