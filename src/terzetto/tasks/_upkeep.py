@@ -43,9 +43,13 @@ async def repeat(
     work: Callable[[], Awaitable[float]],
     wait: Callable[[float], Awaitable[None]] = trio.sleep,
 ) -> NoReturn:
-    """Do some work again and again; it says in how many seconds. Refusals are logged."""
+    """Do some work again and again; it says in how many seconds. Refusals are logged.
+
+    Work that goes on until it is refused has worked if that took longer than any pause.
+    """
     pause = Pause()
     while True:
+        began = trio.current_time()
         try:
             seconds = await work()
             pause.worked()
@@ -57,6 +61,8 @@ async def repeat(
                 part=getattr(work, "__name__", ""),
                 error=describe_error(error),
             )
+            if trio.current_time() - began > pause.longest:
+                pause.worked()
             seconds = pause.failed()
         await wait(seconds)
 
