@@ -103,27 +103,40 @@ def test_ci_runs_the_second_and_the_third_command_of_the_readme() -> None:
     assert commands == [second, third]
 
 
-TUTORIAL = [
-    pytest.param(program, id=f"{page.stem}-{number}")
-    for page in sorted((ROOT / "docs" / "tutorial").glob("*.md"))
+PROGRAMS = [
+    pytest.param(program, id=f"{page.parent.name}-{page.stem}-{number}")
+    for page in PAGES
+    if page.parent.name in {"tutorial", "howto"}
     for number, program in enumerate(_PROGRAM.findall(page.read_text(encoding="utf-8")), 1)
     if "import trio\n" in program and "trio.run(main)\n" in program
 ]
-"""The whole programs of the tutorial; its other blocks are parts that a reader adds to them."""
+"""The whole programs of tutorial and how-tos; other blocks are parts that a reader adds to them."""
 
 
 def test_each_chapter_of_the_tutorial_has_a_whole_program() -> None:
-    chapters = {str(each.id).rpartition("-")[0] for each in TUTORIAL}
-    assert chapters == {page.stem for page in (ROOT / "docs" / "tutorial").glob("*.md")}
+    chapters = {str(each.id).rpartition("-")[0] for each in PROGRAMS}
+    pages = {f"tutorial-{page.stem}" for page in (ROOT / "docs" / "tutorial").glob("*.md")}
+    assert pages <= chapters
 
 
-@pytest.mark.parametrize("program", TUTORIAL)
-async def test_a_program_of_the_tutorial_runs_as_written(program: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_a_page_shows_does_not_run_the_program_when_it_is_imported(page: Path) -> None:
+    lines = "".join(_PROGRAM.findall(page.read_text(encoding="utf-8"))).splitlines()
+
+    assert [line for line in lines if re.match(r"(sys\.exit\()?trio\.run\(", line)] == []
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+async def test_a_whole_program_of_a_page_runs_as_written(program: str, tmp_path: Path) -> None:
     path = tmp_path / "program.py"
     path.write_text(program)
 
     with trio.fail_after(50):
-        done = await trio.run_process([sys.executable, path], capture_stdout=True)
+        done = await trio.run_process(
+            [sys.executable, path],
+            capture_stdout=True,
+            start_new_session=True,  # Python's own process for spawned ones ends after it
+        )
 
     assert done.stdout  # each of them shows something
 

@@ -141,7 +141,9 @@ class Router:
             run_in: ``"thread"`` or ``"process"`` for a function that is not async and
                 computes. Cancelling abandons a thread, which runs to its end unheard,
                 and kills a process. A process can be given the payload only, and the
-                function has to be found in its module by its name.
+                function has to be found in its module by its name; the program's main
+                module is imported anew there, so ``if __name__ == "__main__":`` has to
+                stand before what runs it.
 
         Raises:
             InvalidOptionError: the pattern is blank or taken, or the function not one that
