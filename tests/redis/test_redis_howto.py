@@ -1,7 +1,7 @@
 """What the how-tos of deployments show works: the compose file, and the users."""
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import trio
 import yaml
 from redis.exceptions import NoPermissionError
 
-from terzetto import pool, rmap, streaming
+from terzetto import pool, rmap, streaming, tasks
 from terzetto.redis import AuthError, ConnectError, Redis, connect
 from terzetto.server import EmbeddedServer, find_server, free_port
 from tests.redis.scripted import PATIENCE
@@ -116,6 +116,7 @@ async def test_the_user_of_the_access_control_page(server: EmbeddedServer, redis
                 await node.add_worker(Handler())
                 await node.dispatch("k", b"p")
                 await handled.wait()
+            await run_tasks(mine)
             with trio.move_on_after(0.05):
                 await mine.execute("BLPOP", "order:none", 0)
         for refused in (("SET", "other", 1), ("CONFIG", "GET", "*"), ("FLUSHALL",), ("KEYS", "*")):
@@ -124,6 +125,64 @@ async def test_the_user_of_the_access_control_page(server: EmbeddedServer, redis
     log = await redis.execute("ACL", "LOG")
     denied = {entry[b"object"] for entry in log}
     assert denied <= {b"other", b"config|get", b"flushall", b"keys", b"client|setinfo"}
+
+
+async def run_tasks(redis: Redis) -> None:
+    """Use each part of the task queues: client, server, limits, scheduler, inspector."""
+    client, inspector = tasks.Client(redis), tasks.Inspector(redis)
+    router = tasks.Router()
+    grouped, hangs, ticked = trio.Event(), trio.Event(), trio.Event()
+
+    @router.task("bill")
+    async def bill(payload: bytes) -> bytes:
+        if payload == b"gg":
+            grouped.set()
+        return payload
+
+    @router.task("hang")
+    async def hang(_: bytes) -> None:
+        hangs.set()
+        await trio.sleep_forever()
+
+    @router.task("tick")
+    async def tick(_: bytes) -> None:
+        ticked.set()
+
+    async def aggregate(group: str, notes: Sequence[tasks.TaskMessage]) -> tasks.Task:
+        return tasks.Task("bill", group.encode() * len(notes))
+
+    async with (
+        tasks.open_server(
+            redis,
+            limits=[
+                tasks.RateLimit(name="r", pattern="bill", count=100),
+                tasks.ConcurrencyLimit(name="c", pattern="bill", count=5),
+            ],
+            grouping=tasks.Grouping(aggregate=aggregate, max_size=2),
+        ) as server,
+        tasks.open_scheduler(redis, entries=[tasks.Periodic("@every 1s", tasks.Task("tick"))]) as s,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(server.run, router)
+        nursery.start_soon(s.run)
+        billed = await client.enqueue(tasks.Task("bill", b"7"), unique=60, retention=60)
+        assert await billed.result() == b"7"
+        for _ in range(2):
+            await client.enqueue(tasks.Task("bill"), group="g")
+        await grouped.wait()
+        hanging = await client.enqueue(tasks.Task("hang"))
+        await hangs.wait()
+        await hanging.cancel(drop=True)
+        with pytest.raises(tasks.TaskFailedError):
+            await hanging.result()
+        later = await client.enqueue(tasks.Task("bill"), process_in=60)
+        await inspector.delete_task(later.queue, later.id)
+        assert await inspector.list_queues() == ["default"]
+        assert (await inspector.queue_info("default", memory=True)).archived == 1
+        assert len(await inspector.list_servers()) == 1
+        await ticked.wait()
+        await s.close()
+        await server.shutdown()
 
 
 def without_comments(text: str) -> str:
