@@ -141,6 +141,24 @@ async def test_a_whole_program_of_a_page_runs_as_written(program: str, tmp_path:
     assert done.stdout  # each of them shows something
 
 
+async def test_the_test_of_the_how_to_runs_in_a_project_as_it_says(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "howto" / "actors-testing.md").read_text(encoding="utf-8")
+    [settings] = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    [test] = _PROGRAM.findall(page)
+    (tmp_path / "pyproject.toml").write_text(settings)
+    (tmp_path / "test_counter.py").write_text(test)
+
+    with trio.fail_after(50):
+        done = await trio.run_process(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+            cwd=tmp_path,
+            capture_stdout=True,
+            check=False,
+        )
+
+    assert b"1 passed" in done.stdout
+
+
 async def test_the_first_program_of_the_readme_runs(tmp_path: Path) -> None:
     path = tmp_path / "first.py"
     path.write_text(_PROGRAM.findall((ROOT / "README.md").read_text(encoding="utf-8"))[0])
