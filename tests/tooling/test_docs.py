@@ -4,9 +4,12 @@ import ast
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+
+from terzetto.actor import open_tree, render
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -139,6 +142,20 @@ async def test_a_whole_program_of_a_page_runs_as_written(program: str, tmp_path:
         )
 
     assert done.stdout  # each of them shows something
+
+
+async def test_the_chapter_on_actors_read_in_order_ends_in_the_tree_that_it_draws() -> None:
+    page = (ROOT / "docs" / "tutorial" / "1-actors.md").read_text(encoding="utf-8")
+    [drawn] = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {"__name__": "chapter"}
+    for block in _PROGRAM.findall(page):
+        if "def " in block or "await " not in block:  # else it is a part of a function
+            exec(block, names)  # noqa: S102 - our own page
+
+    async with open_tree(names["tree"]) as top:
+        assert render(top) == drawn.rstrip()
+        assert await top.get("counter", names["Counter"]).ask(names["Counter"].add, 2) == 2
+        assert names["visits"].total == 2
 
 
 async def test_the_test_of_the_how_to_runs_in_a_project_as_it_says(tmp_path: Path) -> None:
