@@ -193,7 +193,8 @@ class Supervisor:
     async def start_child(self, name: str) -> Any:  # noqa: ANN401 - a ref or a face; `get` has it typed
         """Start a child that has stopped, in its old place; returns what `spawn` would.
 
-        It has a new mailbox; refs of the one that stopped stay stopped.
+        It has a new mailbox; refs of the one that stopped stay stopped. When
+        cancelled, the child is stopped again, and stays listed.
 
         Raises:
             UnknownChildError: there is no child of that name.
@@ -207,7 +208,8 @@ class Supervisor:
     async def restart_child(self, name: str) -> None:
         """Stop one child and start it again; its mailbox stays. Returns once it is up.
 
-        It is not counted as a restart after a crash.
+        It is not counted as a restart after a crash. Cancelling this stops the
+        waiting, not the restart.
 
         Raises:
             UnknownChildError: there is no child of that name.
@@ -252,7 +254,7 @@ class Supervisor:
         return await end(self.cell, Ending.SHUTDOWN)
 
     async def wait_stopped(self) -> Exit:
-        """Wait until it has ended for good; return why.
+        """Wait until it has ended for good; return why. Cancelling stops the waiting only.
 
         Raises:
             AskCycleError: one of its own actors calls this in a handler.

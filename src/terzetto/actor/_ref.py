@@ -195,6 +195,8 @@ class Ref(Generic[A_co]):
     async def wait_stopped(self) -> Exit:
         """Wait until the actor has ended for good; return why. Restarts are no end.
 
+        Cancelling stops the waiting only.
+
         Raises:
             AskCycleError: as for `shutdown`.
         """

@@ -116,7 +116,10 @@ class Schedule:
         return sorted(self._state.kept or ())
 
     async def stop(self) -> None:
-        """End the schedule, everywhere; its jobs go on."""
+        """End the schedule, everywhere; its jobs go on.
+
+        Cancelling leaves it open whether it was ended; it can be done again.
+        """
         if self._state.kept is not None:
             await self._state.kept.reset()
 

@@ -173,7 +173,13 @@ class Ticker:
         return tick
 
     async def stop(self) -> None:
-        """Stop the ticker everywhere; raises `ClosedError` once the node is closed."""
+        """Stop the ticker everywhere.
+
+        Cancelling leaves it open whether it was stopped; it can be done again.
+
+        Raises:
+            ClosedError: the node is closed.
+        """
         await self._ticks.stop()
 
 

@@ -123,7 +123,9 @@ class DeadLetters:
         """Add the events of letters to the stream again; return their new ids.
 
         All sinks and readers of the stream get them, as new events. Each letter
-        is deleted in the same step; one that is gone already is left out.
+        is deleted in the same step; one that is gone already is left out. Cancelling:
+        the letters before the one under way were replayed, that one may have been, and
+        the others were not. With the same letters again, only the rest is replayed.
 
         Raises:
             ReplayError: a letter is poison; those before it have been replayed.
@@ -145,7 +147,10 @@ class DeadLetters:
         return ids
 
     async def discard(self, *letters: DeadLetter) -> int:
-        """Delete letters; return how many there were."""
+        """Delete letters; return how many there were.
+
+        Cancelling leaves it open whether they were deleted; it can be done again.
+        """
         if not letters:
             return 0
         removed: int = await self._stream.redis.execute(

@@ -158,7 +158,8 @@ class Sink:
     async def reject(self, event: Event, why: str) -> None:
         """Move an event that was taken to the dead letters, at once.
 
-        Nothing happens if another instance has it by now.
+        Nothing happens if another instance has it by now. Cancelling leaves it open
+        whether it was moved; one that was not comes again after the grace period.
         """
         group = self._intake.groups.get(event.stream)
         if group is not None:
@@ -276,6 +277,10 @@ class Sink:
 
         The last instance to leave takes the group with it, unless an event is
         pending. A stream that it does not read is no error.
+
+        Cancelling may leave it half done: nothing more is read of the stream, but what
+        is pending there comes again only after the grace period, at another instance,
+        and the group stays. Calling this again does not go on with it.
         """
         if stream.name in self._intake.groups:
             await self._intake.remove(stream.name)

@@ -177,7 +177,8 @@ class Stream:
 
         They go out in writes of up to 500 events, and nothing comes between the
         events of one write. With `only_if_exists`, ids are None while the stream
-        is missing.
+        is missing. Cancelling: the events of earlier writes were added, those of the
+        write under way may have been, and the others were not.
 
         Raises:
             InvalidNameError, TypeError: as for `add`, for any event, or one is no tuple
@@ -218,7 +219,8 @@ class Stream:
         """Delete events; return how many there were.
 
         Readers do not see them any more. For sinks that have them pending they
-        are gone as well: the next claim drops them.
+        are gone as well: the next claim drops them. Cancelling leaves it open whether
+        they were deleted; it can be done again.
 
         Raises:
             InvalidOptionError: an id is none.
@@ -238,6 +240,7 @@ class Stream:
         the wire asks for, so that copies of it elsewhere notice. Dead letters stay.
         Readers and sinks that are open go on: a reader sees what is added to a stream
         of this name from then on, and a sink makes its group again at its next read.
+        Cancelling may delete the stream and leave the map; it can be done again.
         """
         await self.redis.execute("DEL", self.key)
         await self.consumers().destroy()

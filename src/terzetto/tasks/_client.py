@@ -217,7 +217,8 @@ class Client:
         """Enqueue tasks with one write; return a handle, or the refusal, for each in its place.
 
         As `enqueue`, which says what is raised and when; `options` hold for all. Each is
-        enqueued or refused for itself.
+        enqueued or refused for itself. Cancelling: each was enqueued, or not; those with a
+        `task_id` can be tried again.
         """
         entries = [self._entry(task, options) for task in tasks]
         placements = await self._place(entries)

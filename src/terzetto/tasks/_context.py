@@ -83,7 +83,8 @@ class TaskContext:
     async def write_result(self, data: bytes) -> None:
         """Write a result, in place of any before it; it can be read while the task is kept.
 
-        After the task is done that is for its retention. Waits for Redis.
+        After the task is done that is for its retention. Waits for Redis. Cancelling
+        leaves it open whether it was written.
 
         Raises:
             LeaseLostError: the attempt is over, or the task belongs to somebody else by now.

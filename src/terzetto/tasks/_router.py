@@ -158,7 +158,11 @@ class Router:
         self._longest_first = sorted(self._routes, key=len, reverse=True)
 
     def use(self, *middleware: Middleware) -> None:
-        """Wrap every function, those registered later too; the first given is outermost."""
+        """Wrap every function, those registered later too; the first given is outermost.
+
+        Raises:
+            InvalidOptionError: one of them cannot be called; none is added.
+        """
         for each in middleware:
             if not callable(each):  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
                 raise InvalidOptionError(f"{each!r} is no middleware: it cannot be called")

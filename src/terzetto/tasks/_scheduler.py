@@ -170,11 +170,17 @@ class Scheduler:
         return True
 
     async def run(self) -> None:
-        """Wait until the scheduler is closed; it works without this too."""
+        """Wait until the scheduler is closed; it works without this too.
+
+        Cancelling stops the waiting, not the scheduler.
+        """
         await self._ended.wait()
 
     async def close(self) -> None:
-        """End; what other processes see of it goes, the history stays."""
+        """End; what other processes see of it goes, the history stays.
+
+        Cancelling stops the waiting, not the closing.
+        """
         if self.ref is None:
             await trio.lowlevel.checkpoint()
             return
