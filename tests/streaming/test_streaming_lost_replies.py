@@ -164,3 +164,34 @@ async def test_events_that_are_handed_back_as_their_stream_goes_are_sent_by_one_
                 rule.release()
         assert not intake.outbox.streams()
     assert [record.message for record in caplog.records if record.exc_info] == []
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_stream_whose_leaving_was_cancelled_is_left_by_the_next_call_or_the_close(
+    proxy: Proxy, far: Stream, stream: Stream, eventually: Eventually, *, again: bool
+) -> None:
+    async with far.open_sink("k", start=OLDEST, ack_grace_period=60) as sink:
+        await stream.add("a", b"")
+        await take(sink, 1)
+        await stream.add("b", b"")
+
+        async def has_both() -> bool:
+            (group,) = (await stream.info()).groups
+            return group.pending == 2
+
+        await eventually(has_both)
+        rule = proxy.on("EVALSHA", Fault.HOLD)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sink.remove_stream, far)
+            await rule.wait_hit()
+            nursery.cancel_scope.cancel()
+        rule.release()
+        assert sink.streams == ()
+        if again:
+            with trio.fail_after(20):
+                await sink.remove_stream(far)
+            await sink.remove_stream(far)
+            listed = "map:stream:s:sinks:content"
+            assert not await stream.redis.execute("HEXISTS", listed, "k")
+    async with stream.open_sink("k", ack_grace_period=60) as other:  # what was left comes at once
+        assert {event.name for event in await take(other, 2)} == {"a", "b"}

@@ -90,6 +90,8 @@ class Intake:
         self.max_deliveries = max_deliveries
         self.log = logger
         self.groups: dict[str, Group] = {}
+        self.leaving: dict[str, tuple[Group, Lane]] = {}
+        """What is read no more and was not quite left yet."""
         self.lanes = Lanes(redis, {name: partial(loop, self) for name, loop in loops.items()})
         self.consumer = str(ULID())
         self.is_closing = False
@@ -140,12 +142,17 @@ class Intake:
         await insist(partial(group.open, self.consumer, start, expire=expire))
         await insist(partial(self.members.enlist, group, self.consumer))
         self.groups[stream.name] = group
+        self.leaving.pop(stream.name, None)
         await self._look_around(self.lanes.add(stream.name))
 
     async def remove(self, name: str) -> None:
-        """Leave a stream; destroy its group if nobody is left and nothing is pending."""
-        group = self.groups.pop(name)
-        lane = self.lanes.remove(name)
+        """Leave a stream; destroy its group if nobody is left and nothing is pending.
+
+        Where that was cancelled, or failed, it goes on with what is left to be done.
+        """
+        if name in self.groups:
+            self.leaving[name] = self.groups.pop(name), self.lanes.remove(name)
+        group, lane = self.leaving[name]
         await self._look_around(lane)
         await self.flush(lane)
         for batch in self.buffer.batches():
@@ -154,6 +161,7 @@ class Intake:
         left = await group.leave(self.consumer)
         if await self.members.strike(group, self.consumer) and not left:
             await group.destroy_if_done()
+        self.leaving.pop(name, None)
 
     async def _look_around(self, lane: Lane) -> None:
         """Let the reading loop of a lane see that something has changed."""
@@ -358,9 +366,14 @@ class Intake:
             await self._return(batch)
 
     async def _return(self, batch: Batch) -> None:
-        group = self.groups.get(batch.stream)
+        group = self._group(batch.stream)
         if group is not None:
             await self.return_unseen(group, batch)
+
+    def _group(self, name: str) -> Group | None:
+        """Return the group of a stream that is read, or being left."""
+        group, _ = self.leaving.get(name, (None, None))
+        return self.groups.get(name, group)
 
     def acknowledge_later(self, event: Event) -> None:
         """Put an acknowledgement into the outbox."""
@@ -404,7 +417,7 @@ class Intake:
     async def _send_returned(self, name: str) -> None:
         while taken := self.outbox.take_returned(name, _RETURNED_AT_ONCE):
             ids, idle_ms = [event.id for event, _ in taken], taken[0][1]
-            group, lane = self.groups.get(name), self.lanes.of(name)
+            group, lane = self._group(name), self.lanes.of(name)
             if group is not None:
                 sent = False
                 try:
@@ -438,15 +451,14 @@ class Intake:
 
     async def _leave(self) -> None:
         left = 0
+        groups = [*self.groups.values(), *(group for group, _ in self.leaving.values())]
 
         async def leave(group: Group) -> None:
             nonlocal left
             left += await group.leave(self.consumer)
 
-        await for_each(self.groups.values(), leave)
+        await for_each(groups, leave)
         if left:
             return  # the keep-alive stays, so that peers claim before they delete the consumer
-        await for_each(
-            self.groups.values(), lambda group: self.members.strike(group, self.consumer)
-        )
+        await for_each(groups, lambda group: self.members.strike(group, self.consumer))
         await self.members.forget(self.consumer)

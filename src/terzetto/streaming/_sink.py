@@ -278,11 +278,10 @@ class Sink:
         The last instance to leave takes the group with it, unless an event is
         pending. A stream that it does not read is no error.
 
-        Cancelling may leave it half done: nothing more is read of the stream, but what
-        is pending there comes again only after the grace period, at another instance,
-        and the group stays. Calling this again does not go on with it.
+        Cancelling may leave it half done: nothing more is read of the stream. Calling this
+        again goes on with it, and so does closing the sink.
         """
-        if stream.name in self._intake.groups:
+        if stream.name in self._intake.groups or stream.name in self._intake.leaving:
             await self._intake.remove(stream.name)
 
 
