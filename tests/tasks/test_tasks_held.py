@@ -39,6 +39,7 @@ class Work:
 
     router: Router = attrs.field(factory=Router)
     begun: list[str] = attrs.field(factory=list[str])
+    deadlines: dict[str, float] = attrs.field(factory=dict[str, float])
     _ends: dict[str, trio.Event] = attrs.field(factory=dict[str, trio.Event])
     _let_go: int = 0
 
@@ -47,6 +48,7 @@ class Work:
 
     async def _run(self, payload: bytes, ctx: TaskContext) -> None:
         self._ends[ctx.id] = end = trio.Event()
+        self.deadlines[ctx.id] = ctx.deadline_at
         self.begun.append(ctx.id)
         await end.wait()
         if payload == b"fails":
@@ -199,6 +201,20 @@ async def test_a_slot_that_falls_free_begins_what_is_held_without_a_request(
         assert next_one not in held(server)
 
 
+@pytest.mark.usefixtures("patient")
+async def test_the_time_of_what_is_held_begins_when_its_function_does(place: AnyBroker) -> None:
+    work = Work()
+    await put(place, *(task(timeout=100) for _ in range(10)))
+    async with serving(place, work.router, **FEW) as server:
+        next_one = await work.until_held(server)
+        held_at = place.now()
+        await trio.sleep(0.5)  # for how long it is held is what is tested
+        await work.replace()
+        assert work.begun[-1] == next_one
+        # Clocks may be set right by a little meanwhile.
+        assert work.deadlines[next_one] - 100 > held_at + 0.4
+
+
 async def test_none_is_held_where_slots_seldom_fall_free(
     place: AnyBroker, watched: Watched
 ) -> None:
@@ -253,7 +269,46 @@ async def test_none_is_held_where_a_queue_comes_strictly_first(
             work.let_go()
 
 
+@pytest.mark.usefixtures("patient")
+async def test_what_is_held_is_begun_though_its_queue_is_paused_but_nothing_after_it(
+    place: AnyBroker,
+) -> None:
+    work = Work()
+    await put(place, *(task() for _ in range(10)))
+    async with serving(place, work.router, queues={"default": 1, "other": 1}, **FEW) as server:
+        next_one = await work.until_held(server)
+        await place.pause("default")
+        await work.replace()
+        assert work.begun[-1] == next_one
+        begun = list(work.begun)
+        (other,) = await put(place, task(queue="other"))
+        for _ in range(SLOTS):
+            work.let_go()
+        # Requests that bring this one would bring those of a paused queue, too.
+        await until_true(lambda: other in work.begun)
+        assert work.begun == [*begun, other]
+        work.let_go()
+
+
 # How it goes back ---------------------------------------------------------------------
+
+
+async def test_what_is_held_of_a_paused_queue_is_not_begun_once_its_time_is_over(
+    place: AnyBroker,
+) -> None:
+    work = Work()
+    await put(place, *(task() for _ in range(10)))
+    async with serving(place, work.router, queues={"default": 1, "other": 1}, **FEW) as server:
+        next_one = await work.until_held(server)
+        await place.pause("default")
+        await reaches(place, next_one, TaskState.PENDING)
+        begun = list(work.begun)
+        (other,) = await put(place, task(queue="other"))
+        for _ in range(SLOTS):
+            work.let_go()
+        await until_true(lambda: other in work.begun)
+        assert work.begun == [*begun, other]
+        work.let_go()
 
 
 async def test_what_no_slot_takes_goes_back_and_none_is_held_until_slots_fall_free(

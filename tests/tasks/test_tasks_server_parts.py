@@ -242,6 +242,25 @@ async def test_tasks_start_no_more_often_than_a_rate_says(place: AnyBroker) -> N
     assert starts[-1] - starts[0] >= 4 * 0.5 - 0.1
 
 
+async def test_servers_share_the_starts_that_a_rate_allows(place: AnyBroker) -> None:
+    """Each serves a queue of its own, so that neither can begin both tasks."""
+    router, starts = Router(), list[float]()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        starts.append(trio.current_time())
+
+    limits = [RateLimit(name="slow", count=1, per=2.0)]
+    await put(place, task(queue="a", max_retry=0), task(queue="b", max_retry=0))
+    opened_at = trio.current_time()  # no later than the first start was allowed
+    async with (
+        serving(place, router, limits=limits, queues={"a": 1}),
+        serving(place, router, limits=limits, queues={"b": 1}),
+    ):
+        await until_true(lambda: len(starts) == 2)
+    assert starts[1] - opened_at >= 2.0
+
+
 async def test_a_limit_whose_key_fails_limits_nothing(place: AnyBroker) -> None:
     router, ran = Router(), trio.Event()
 
@@ -378,6 +397,42 @@ async def test_what_redis_refuses_is_written_when_it_can_be(place: AnyBroker) ->
         await reaches(place, task_id, None)
     assert full.refusals == 0
     assert len(ran) == 1
+
+
+async def test_what_redis_refuses_is_given_up_when_the_lease_is_lost(place: AnyBroker) -> None:
+    router, ran = Router(), list[bytes]()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        ran.append(payload)
+
+    @attrs.define
+    class Full:
+        """Refuses each outcome, for ever."""
+
+        place: AnyBroker
+        refusals: int = 0
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.place, name)
+
+        async def complete_many(self, completions: Sequence[Completion]) -> list[bool]:
+            raise ResponseError("OOM command not allowed")
+
+        async def complete(self, lease: Lease, **more: object) -> bool:
+            self.refusals += 1
+            raise ResponseError("OOM command not allowed")
+
+    await put(place, task())
+    full: Any = Full(place)
+    async with serving(full, router, lease=60.0) as server:
+        await until_true(lambda: full.refusals >= 2)
+        assert server.statistics().unwritten == 1
+        (stolen,) = await place.take_expired("default", grace=-120.0)  # before its time
+        await until_true(lambda: server.statistics().unwritten == 0)
+        assert server.statistics().lost == 1
+    assert len(ran) == 1
+    assert await place.complete(stolen)
 
 
 async def test_a_function_that_ignores_its_cancellation_keeps_its_lease(place: AnyBroker) -> None:
