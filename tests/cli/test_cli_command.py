@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import terzetto
-from terzetto import pool, streaming, tasks
+from terzetto import pool, rmap, streaming, tasks
 from terzetto.actor import Child, Tree, serve
 from terzetto.cli._output import Bytes, cell, duration, plain, printable
 from terzetto.cli._top import choose, draw, fit
 from terzetto.pool import look_at_pool
+from terzetto.pool._names import Names
 from terzetto.redis import Redis
 from terzetto.server import EmbeddedServer
 from terzetto.testing import Probe
@@ -273,6 +274,27 @@ async def test_top_shows_what_there_is_and_is_left_with_q(
     screen = await trio.to_thread.run_sync(_watch_top, server.url, b"config")
     assert b"Maps" in screen
     assert b"Pools" in screen
+
+
+async def test_top_shows_the_others_where_a_key_is_something_else(
+    server: EmbeddedServer, redis: Redis
+) -> None:
+    """Somebody else wrote a text where a list or a hash should be."""
+    for kind in ("good", "bad"):
+        await redis.execute("SADD", "asynq:queues", f"{kind}queue")
+        pool_key = rmap.content_key(Names(f"{kind}pool").node_keepalive)
+        await redis.hset(pool_key, mapping={"=rev": "1"})
+    await redis.set("asynq:{badqueue}:pending", "text")
+    await redis.set(rmap.content_key(Names("badpool").jobs), "text")
+    screen = await trio.to_thread.run_sync(_watch_top, server.url, b"Pools (1 cannot be read)")
+    assert b"Queues (1 cannot be read)" in screen
+    # As names of rows: maps of the pools are there, too.
+    shown = {
+        name
+        for name in (b"goodqueue", b"badqueue", b"goodpool", b"badpool")
+        if name + b"  " in screen
+    }
+    assert shown == {b"goodqueue", b"goodpool"}
 
 
 async def test_top_says_when_what_it_shows_is_old(server: EmbeddedServer) -> None:

@@ -202,7 +202,7 @@ async def test_entries_come_and_go(autojump_clock: MockClock, memory: MemoryBrok
 
 
 async def test_a_provider_says_what_the_entries_are(
-    autojump_clock: MockClock, memory: MemoryBroker
+    autojump_clock: MockClock, memory: MemoryBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     wanted: Sequence[Periodic] = [Periodic("@every 10s", Task("a")), Periodic("@daily", Task("b"))]
     fails = False
@@ -221,9 +221,16 @@ async def test_a_provider_says_what_the_entries_are(
         wanted = [wanted[0], Periodic("no spec", Task("bad")), Periodic("@hourly", Task("c"))]
         await trio.sleep(61)
         assert types(scheduler) == {"a", "c", "own"}
+        (wrong,) = caplog.records
+        assert "an entry is wrong and left out" in wrong.getMessage()
+        assert "no spec" in wrong.getMessage()
         fails, wanted = True, []
         await trio.sleep(60)
         assert types(scheduler) == {"a", "c", "own"}
+        _, failed = caplog.records
+        assert "the entries could not be asked for" in failed.getMessage()
+        assert failed.exc_info is not None
+        assert str(failed.exc_info[1]) == "the database is away"
         fails = False
         await trio.sleep(60)
         assert set(scheduler.entries) == {own}

@@ -348,8 +348,13 @@ async def test_a_server_in_a_tree_serves_at_once_and_survives_crashes_of_its_par
     await put(place, task(payload=b"1"))
     flaky: Any = Flaky(place)
     child = server_child(flaky, router, name="tasks", **QUICK)
-    async with open_tree(Tree(name="service", children=(child,))):
+    async with open_tree(Tree(name="service", children=(child,))) as tree:
         await until_true(lambda: ran == [b"1"])
+        (server,) = tree.describe().children
+        restarts = {part.name: part.restarts for part in server.children}
+        assert {"presence", "leases", "crew", "forward"} < restarts.keys()
+        assert (restarts.pop("fetcher"), server.restarts) == (2, 0)
+        assert set(restarts.values()) == {0}
         await put(place, task(payload=b"2"))
         await until_true(lambda: len(ran) == 2)
     assert flaky.crashes == 0
