@@ -1,6 +1,7 @@
 """One node, one worker: both forms of handler, refusals, notifications, the ends of jobs."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import attrs
 import pytest
@@ -219,9 +220,36 @@ async def test_a_group_that_refuses_a_job_is_told_with_its_members(redis: Redis)
 @pytest.mark.parametrize("key", ["", "a=b", "\udcff", "k" * 70_000])
 async def test_bad_keys_are_refused_before_redis_is_touched(redis: Redis, key: str) -> None:
     async with pool.open_node("p", redis) as node:
-        for call in (node.dispatch(key), node.stop_job(key), node.notify(key, b"")):
-            with pytest.raises(InvalidNameError):
-                await call
+
+        async def nothing_is_asked() -> bool:
+            before = await what_ran(redis)
+            for call in (node.dispatch(key), node.stop_job(key), node.notify(key, b"")):
+                with pytest.raises(InvalidNameError):
+                    await call
+            return await what_ran(redis) == before
+
+        # The node has something of its own to ask now and then, but not all the time.
+        await eventually(nothing_is_asked)
+
+
+async def test_what_is_no_payload_is_refused_before_redis_is_touched(redis: Redis) -> None:
+    text: Any = "no bytes"
+    async with pool.open_node("p", redis) as node:
+
+        async def nothing_is_asked() -> bool:
+            before = await what_ran(redis)
+            for call in (node.dispatch("a", text), node.notify("a", text)):
+                with pytest.raises(TypeError):
+                    await call
+            return await what_ran(redis) == before
+
+        await eventually(nothing_is_asked)  # see above
+
+
+async def what_ran(redis: Redis) -> list[bytes]:
+    """Return how often each command ran on the server, but for this one."""
+    stats: bytes = await redis.execute("INFO", "commandstats")
+    return [line for line in stats.split() if not line.startswith(b"cmdstat_info:")]
 
 
 @pytest.mark.parametrize(

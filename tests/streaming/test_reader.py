@@ -51,6 +51,22 @@ async def test_newest_is_a_place_and_not_a_moment_of_each_poll(stream: Stream) -
         assert names(await take(reader, 1)) == ["c"]
 
 
+@pytest.mark.parametrize("start", [OLDEST, NEWEST])
+async def test_nothing_is_read_before_somebody_takes(
+    redis: Redis, stream: Stream, start: Start
+) -> None:
+    async with stream.open_reader(start=start) as reader:
+        await stream.add("a", b"")
+        await trio.sleep(0.5)  # that nothing is read has no event: the span is the test
+        assert not await has_read(redis)
+        assert names(await take(reader, 1)) == ["a"]
+        assert await has_read(redis)
+
+
+async def has_read(redis: Redis) -> bool:
+    return b"cmdstat_xread:" in await redis.execute("INFO", "commandstats")
+
+
 async def test_newest_of_a_stream_that_is_not_there_yet(stream: Stream) -> None:
     async with stream.open_reader() as reader:
         await stream.add("a", b"")

@@ -81,6 +81,26 @@ async def test_attempts_that_share_a_scope_have_deadlines_of_their_own(place: An
         assert timeout - 1 < attempt_has <= timeout
 
 
+async def test_attempts_that_share_a_scope_end_a_millisecond_too_early_at_most(
+    place: AnyBroker,
+) -> None:
+    router, early = Router(), list[float]()
+
+    @router.task("x")
+    async def compute(payload: bytes, ctx: TaskContext) -> None:
+        # A stall between the two makes the scope look later, and never earlier.
+        scope_has = trio.current_effective_deadline() - trio.current_time()
+        early.append(ctx.deadline_at - place.now() - scope_has)
+        end = trio.current_time() + 0.003  # so much later is the next one's deadline
+        while trio.current_time() < end:
+            pass
+
+    await put(place, *(task(timeout=50) for _ in range(10)))
+    async with serving(place, router, concurrency=10):
+        await until_true(lambda: len(early) == 10)
+    assert max(early) < 0.0015  # clocks may be set right by a little meanwhile
+
+
 @pytest.mark.parametrize("seconds", [1, 100])
 async def test_what_ends_one_of_them_ends_no_other(place: AnyBroker, seconds: int) -> None:
     router, waits = Router(), trio.Event()

@@ -135,10 +135,11 @@ async def test_a_dequeue_that_redis_refuses_midway_returns_what_it_took(setting:
 
 
 async def test_a_dequeue_that_is_cancelled_midway_hands_back_what_it_took(
-    setting: Setting,
+    setting: Setting, clock: ManualClock
 ) -> None:
     await setting.witness.enqueue([entry(f"t{n}") for n in range(3)])
     await take(setting.broker, "other")  # the client knows that the server knows the script
+    await setting.witness.enqueue([entry("late", "other")])
     rule = setting.proxy.on(
         "EVALSHA", Fault.HOLD, where=lambda words: b"asynq:{other}:pending" in words
     )
@@ -149,7 +150,14 @@ async def test_a_dequeue_that_is_cancelled_midway_hands_back_what_it_took(
             assert await state_of(setting.witness, "t0") is TaskState.ACTIVE
             nursery.cancel_scope.cancel()
             rule.release()
+        while await state_of(setting.witness, "late", "other") is not TaskState.ACTIVE:  # noqa: ASYNC110 - it is taken, and nobody hears of it
+            await trio.sleep(0.01)
     assert ids(await take(setting.witness, limit=9)) == ["t0", "t1", "t2"]
+    assert await setting.witness.take_expired("other") == []
+    clock.advance(30)
+    (lease,) = await setting.witness.take_expired("other")
+    assert lease.message.id == "late"
+    assert await setting.witness.requeue(lease)
 
 
 async def test_a_take_over_whose_reply_was_lost_finds_what_it_took(
