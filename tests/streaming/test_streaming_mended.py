@@ -218,21 +218,22 @@ async def test_many_streams_do_not_fill_a_buffer_beyond_its_size(
             await sink.add_stream(stream)
         engine: Any = sink._intake  # pyright: ignore[reportPrivateUsage] - its buffer
         with reader.subscribe() as idle:
+            takers: tuple[Subscription | Sink, ...] = (idle, sink)
 
             def waiting() -> list[int]:
                 return [idle.buffered, len(engine.buffer)]
 
-            for taker in (idle, sink):
+            for taker in takers:
                 await take(taker, 1)  # and no more, so that its buffer fills
             taken = [1, 1]
             for _ in range(3):
                 await eventually(lambda: min(waiting()) > size // 2)
                 await trio.sleep(0.1)  # that nothing more comes has no event: the span is the test
                 assert max(waiting()) <= most
-                for place, taker in enumerate((idle, sink)):
+                for place, taker in enumerate(takers):
                     more = waiting()[place] - size // 2  # until half of the buffer is free
                     taken[place] += len(await take(taker, more))
-            for place, taker in enumerate((idle, sink)):
+            for place, taker in enumerate(takers):
                 await take(taker, 50 * count - taken[place])
 
 
