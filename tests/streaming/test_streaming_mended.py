@@ -203,7 +203,7 @@ async def test_an_event_that_no_reply_can_hold_stops_readers_and_not_the_newer_e
     # One of each stream comes when half of the buffer is free, be that more than there is room for.
     [(5, 20, 20), (15, 20, 10 + 15), (5, 3, 1 + 5)],
 )
-async def test_many_streams_do_not_fill_a_buffer_beyond_its_size(
+async def test_many_streams_overfill_a_buffer_by_one_of_each_at_most(
     redis: Redis, eventually: Eventually, count: int, size: int, most: int
 ) -> None:
     first, *others = streams = [Stream(f"s{n}", redis) for n in range(count)]
