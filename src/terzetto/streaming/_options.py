@@ -93,7 +93,8 @@ class ReadOptions:
         matcher: a function of the event.
         block: how long one poll waits for events, in seconds; 0 waits for ever.
         max_polled: how many events one poll brings at most.
-        buffer_size: how many events wait for a taker at most.
+        buffer_size: how many events wait for a taker at most; one more of each stream
+            where there are many.
         select: the filter that comes of the three, or None for all events.
     """
 

@@ -345,7 +345,8 @@ class Stream:
                 logged, counted in `Reader.skipped` and left out.
             block: how long one poll waits on the server, in seconds; 0 is for ever.
             max_polled: how many events one poll brings at most.
-            buffer_size: how many events wait for a taker at most.
+            buffer_size: how many events wait for a taker at most; one more of each stream
+                where there are many.
             checkpoint: where `Reader.save` keeps the place; if it holds one,
                 that is the start.
             on_gap: called with each gap; what it raises crashes the reader.
