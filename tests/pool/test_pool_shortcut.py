@@ -17,7 +17,7 @@ from terzetto.pool._codec import Ack, JobBody, encode_ack, encode_job
 from terzetto.pool._dispatch import Waiting
 from terzetto.pool._keys import add_if_exists
 from terzetto.pool._names import RETURN, Names
-from terzetto.pool._routing import Router
+from terzetto.pool._router import Router
 from terzetto.pool._store import Store
 from terzetto.redis import Redis, connect
 from terzetto.rmap import content_key

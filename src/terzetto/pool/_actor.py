@@ -35,7 +35,7 @@ from terzetto.pool._errors import MalformedBodyError, PoolShutdownError
 from terzetto.pool._fleet import Fleet
 from terzetto.pool._homes import Homes
 from terzetto.pool._names import ACK, RETURN, SINK, TOLD
-from terzetto.pool._routing import Router
+from terzetto.pool._router import Router
 from terzetto.pool._seat import Seat, WorkerSeat
 from terzetto.pool._store import Store
 from terzetto.pool._upkeep import Upkeep

@@ -30,7 +30,7 @@ SHUTDOWN: Final = _script("shutdown")
 WIPE: Final = _script("wipe")
 TICK: Final = _script("tick")
 FORGET: Final = _script("forget")
-HUSH: Final = _script("hush")
+REMOVE_KEEPALIVES: Final = _script("remove_keepalives")
 
 
 ALL: Final = (
@@ -47,6 +47,6 @@ ALL: Final = (
     SHUTDOWN,
     WIPE,
     FORGET,
-    HUSH,
+    REMOVE_KEEPALIVES,
     TICK,
 )

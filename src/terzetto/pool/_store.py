@@ -323,7 +323,9 @@ class Store:
                     await self.drop_stream(names.worker_stream(worker_id))
         if reply == 1:
             channel = updates_channel(_KEEPALIVES)
-            await self._run(_scripts.HUSH, [content_key(_KEEPALIVES)], [channel, *consumers])
+            await self._run(
+                _scripts.REMOVE_KEEPALIVES, [content_key(_KEEPALIVES)], [channel, *consumers]
+            )
         return reply == 1
 
     async def payload(self, key: str) -> bytes | None:

@@ -5,7 +5,7 @@ import pytest
 from terzetto.pool import MalformedBodyError
 from terzetto.pool._codec import JobBody, encode_job, encode_job_key, encode_notification
 from terzetto.pool._fleet import Fleet
-from terzetto.pool._router import Deliver, PoolEvent, Routes, Verdict, decide, read_event
+from terzetto.pool._routes import Deliver, PoolEvent, Routes, Verdict, decide, read_event
 
 NOW_MS = 1_700_000_000_000
 WALL = NOW_MS * 1_000_000
