@@ -457,3 +457,31 @@ def test_crashes_above_and_below_in_one_turn_leave_everybody_up(strategy: Strate
 
     for seed in range(30):
         run_seeded(main, seed=seed)
+
+
+async def test_who_monitors_is_called_once_when_the_actor_has_ended_for_good(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Exit) -> None:
+        raise KeyError("mine")
+
+    ends: list[Exit] = []
+    refs: list[Ref[Probe]] = []
+    crash = ValueError("again")
+    with pytest.raises(ValueError, match="again"):
+        async with open_supervisor(max_restarts=1) as top:
+            ref = await top.spawn(Probe)
+            refs.append(ref)
+            ref.when_stopped(fail)
+            ref.when_stopped(ends.append)
+            ref.tell_nowait(Probe.crash, ValueError("once"))
+            assert await ref.ask(Probe.echo, 1) == 1, "it was restarted"
+            assert ends == []
+            ref.tell_nowait(Probe.crash, crash)
+            await trio.sleep_forever()
+    assert [end.error for end in ends] == [crash]
+    refs[0].when_stopped(ends.append)
+    assert ends[1:] == ends[:1]
+    (record,) = [record for record in caplog.records if "a monitor raised" in record.message]
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], KeyError)

@@ -6,7 +6,7 @@ supervisor begins lives, asks them to end and hears how they ended.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ class Node(ABC):
     _forced: bool = False
     """Whether the grace periods of the life have been ended."""
 
+    _monitors: list[Callable[[Exit], None]] = attrs.field(factory=list[Callable[[Exit], None]])
     _stopped: trio.Event | None = None
     _settled: trio.Event | None = None
 
@@ -145,6 +146,22 @@ class Node(ABC):
             self._stopped.set()
         if self._settled is not None:
             self._settled.set()
+        monitors, self._monitors = self._monitors, []
+        for call in monitors:
+            self._tell(call, exit_)
+
+    def monitor(self, call: Callable[[Exit], None]) -> None:
+        """Have `call` told of the end, now if it has come."""
+        if self.exit is None:
+            self._monitors.append(call)
+        else:
+            self._tell(call, self.exit)
+
+    def _tell(self, call: Callable[[Exit], None], exit_: Exit) -> None:
+        try:
+            call(exit_)
+        except Exception as error:  # noqa: BLE001 - the user's, and others wait behind it
+            self.system.log_raised("a monitor raised", error, path=self.path)
 
     def resolve(self, exit_: Exit) -> None:
         """Note the end, and tell nobody."""

@@ -202,6 +202,15 @@ class Ref(Generic[A_co]):
         """
         return await wait_for_end(self._cell)
 
+    def when_stopped(self, call: Callable[[Exit], None]) -> None:
+        """Have a plain function called once, when the actor has ended for good.
+
+        At once if it has. Else in the task that ends it, so `call` should not take long;
+        what it raises is logged. For what must not be left waiting, and has no task of its
+        own to call `wait_stopped`.
+        """
+        self._cell.monitor(call)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Ref):
             return NotImplemented

@@ -118,18 +118,19 @@ class System:
         except BaseException as raised:  # noqa: BLE001 - the boundary of user code; see triage
             error = await triage(f"observer {observer!r}", raised)
             if isinstance(error, Exception):
-                self._log_dropped(observer, error)
+                event = "observer raised and gets no more events"
+                self.log_raised(event, error, observer=repr(observer))
             else:
                 self.fail(error)
         finally:
             self.hub.remove(feed)
 
-    def _log_dropped(self, observer: Observer, error: Exception) -> None:
-        event = "observer raised and gets no more events"
+    def log_raised(self, event: str, error: Exception, **fields: str) -> None:
+        """Log what an observer or a monitor raised."""
         try:
-            self.logger.error(event, observer=repr(observer), exc_info=error)
+            self.logger.error(event, exc_info=error, **fields)
         except Exception:  # noqa: BLE001 - a logger of the user's; it may be what raised before
-            default_logger("actor").error(event, observer=repr(observer), exc_info=error)
+            default_logger("actor").error(event, exc_info=error, **fields)
 
     def context_of(self, cell: ActorCell) -> Context[Any]:
         """Return the context of one life."""
