@@ -47,10 +47,9 @@ class Link(RequestQueue):
         first: Connection | None = None,
         on_push: Callable[[list[Reply]], bool] = drop_push,
     ) -> None:
-        super().__init__(options.max_in_flight)
+        super().__init__(options.max_in_flight, options.logger.bind(link=name, url=options.url))
         self.options, self.name, self.first = options, name, first
         self.on_status: Callable[[], None] | None = None
-        self.log = options.logger.bind(link=name, url=options.url)
         self.endpoint = options.endpoint  # of the last connection
         self.client_id = 0
         self.patience = 0.0  # seconds that a blocking command may add to server_timeout

@@ -157,7 +157,8 @@ class Subscription(AsyncIterator[Message | Gap]):
         For who has its items delivered: its reply is handed to `on_reply` as messages are
         to `take`, in the server's order: what came before it was published before it was
         made. An error reply is an exception, and `LinkLostError` if the connection was lost. It
-        may never come. On a cluster the connection may be to another node than the key's.
+        may never come. What `on_reply` raises comes out of `deliver`, as what `take` raises does.
+        On a cluster the connection may be to another node than the key's.
 
         Returns whether it can be sent now: not while there is no connection, nor with
         sharded channels.

@@ -44,6 +44,7 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
+from terzetto._shared._logging import Logger
 from terzetto.redis._errors import AuthError
 from terzetto.redis._io import Transport
 from terzetto.redis._request import (
@@ -70,8 +71,9 @@ _MOST_SPARE: Final = 1000  # seats that are kept for later callers
 class RequestQueue(ABC):
     """What callers ask of a link, in order; see the module's theory of operation."""
 
-    def __init__(self, max_in_flight: int) -> None:
+    def __init__(self, max_in_flight: int, log: Logger) -> None:
         """Let as many requests wait, written or not; whoever comes later stands in a crowd."""
+        self.log = log
         self.connections: int = 0
         self.epoch: int = 0  # 0 while there is no connection
         self._queue: deque[Request] = deque()
@@ -219,7 +221,7 @@ class RequestQueue(ABC):
 
     def notify(self, data: bytes) -> Notice:
         """Send a packed command whose reply nobody waits for, if there is a connection."""
-        notice = Notice(data)
+        notice = Notice(data, self.log)
         transport = self._transport
         if transport is None or self._closed:
             notice.done.set()

@@ -15,6 +15,7 @@ import trio
 from redis.exceptions import RedisError
 from trio.lowlevel import Abort, RaiseCancelT, Task, reschedule, wait_task_rescheduled
 
+from terzetto._shared._logging import Logger
 from terzetto.redis._errors import LinkClosedError, LinkLostError
 from terzetto.redis._wire import Arg, Reply
 
@@ -232,19 +233,27 @@ class Blocking(Request):
 
 
 class Notice(Request):
-    """A command whose reply nobody waits for; `done` is set when it came or never will."""
+    """A command whose reply nobody waits for; `done` is set when it came or never will.
 
-    __slots__ = ("done", "on_reply")
+    `on_reply` is the user's code, in the task that all others wait for: what it raises is
+    logged, for nobody could catch it.
+    """
 
-    def __init__(self, data: bytes) -> None:
+    __slots__ = ("_log", "done", "on_reply")
+
+    def __init__(self, data: bytes, log: Logger) -> None:
         super().__init__(None, data, repeatable=False)
+        self._log = log
         self.done = trio.Event()
         self.on_reply: Callable[[Reply], None] | None = None  # called, not waited for
 
     def resume(self, value: Reply) -> None:
         self.done.set()
         if self.on_reply is not None:
-            self.on_reply(value)
+            try:
+                self.on_reply(value)
+            except Exception as error:  # noqa: BLE001 - the user's, and others wait behind it
+                self._log.error("what was to hear of a reply raised", exc_info=error)
 
 
 def sort_out(written: deque[Request], *, unsent: int) -> tuple[list[Request], list[Request]]:
