@@ -1,7 +1,12 @@
 """The shared lock: one holder, growing tokens, loss, and what remains of it."""
 
+import math
+import re
+from contextlib import AsyncExitStack
+
 import pytest
 import trio
+from redis.exceptions import ResponseError
 
 from terzetto.errors import InvalidNameError, InvalidOptionError
 from terzetto.redis import LockLostError, Redis, connect
@@ -89,6 +94,63 @@ async def test_a_short_outage_is_survived(redis: Redis, server: EmbeddedServer) 
     assert await redis.execute("EXISTS", KEY) == 0
 
 
+async def refuse_writes(redis: Redis, *, least: int) -> None:
+    """Have the server refuse all writes from now on; wait until it has refused some."""
+    await redis.execute("CONFIG", "RESETSTAT")
+    await redis.execute("CONFIG", "SET", "min-replicas-to-write", 1)
+    with trio.fail_after(PATIENCE):
+        while await refusals(redis) < least:
+            await trio.lowlevel.checkpoint()
+
+
+async def allow_writes(redis: Redis) -> None:
+    await redis.execute("CONFIG", "SET", "min-replicas-to-write", 0)
+
+
+async def refusals(redis: Redis) -> int:
+    found = re.search(rb"NOREPLICAS:count=(\d+)", await redis.execute("INFO", "errorstats"))
+    return int(found[1]) if found else 0
+
+
+async def test_renewals_that_are_refused_for_a_while_are_tried_again(
+    redis: Redis, server: EmbeddedServer
+) -> None:
+    """The client, of which others use the link, outlives any number of refusals."""
+    count, ttl = 6, 3.0
+
+    async with connect(server.url) as operator, AsyncExitStack() as stack:
+        for number in range(count):
+            await stack.enter_async_context(redis.open_lock(f"{number}", ttl=ttl))
+        await refuse_writes(operator, least=3 * count)
+        await allow_writes(operator)
+        with trio.fail_after(PATIENCE):
+            for number in range(count):
+                while await redis.pttl(f"terzetto:lock:{{{number}}}") < 800 * ttl:
+                    await trio.lowlevel.checkpoint()
+    assert await redis.execute("DBSIZE") == count  # the fences
+
+
+async def test_renewals_that_are_refused_for_too_long_cancel_the_block(redis: Redis) -> None:
+    with pytest.raises(LockLostError) as caught, trio.fail_after(PATIENCE):
+        async with redis.open_lock("till", ttl=0.3):
+            await refuse_writes(redis, least=1)
+            await trio.sleep_forever()
+    assert isinstance(caught.value.__cause__, ResponseError)
+    await allow_writes(redis)
+    async with redis.open_lock("till"):
+        pass
+
+
+async def test_a_lock_that_cannot_be_given_back_expires(redis: Redis) -> None:
+    with trio.fail_after(PATIENCE):
+        async with redis.open_lock("till", ttl=1):
+            await redis.execute("CONFIG", "SET", "min-replicas-to-write", 1)
+        await allow_writes(redis)
+        assert await redis.execute("EXISTS", KEY) == 1
+        async with redis.open_lock("till"):
+            pass
+
+
 async def test_a_cancelled_block_gives_the_lock_back(redis: Redis) -> None:
     with trio.CancelScope() as scope:
         async with redis.open_lock("till"):
@@ -112,13 +174,24 @@ async def test_an_error_of_the_block_comes_out_as_it_is(redis: Redis) -> None:
             raise KeyError("mine")
 
 
-async def test_names_and_lives_are_checked(redis: Redis) -> None:
+@pytest.mark.parametrize("name", ["a b", "", "}x", "}"])
+async def test_a_name_that_cannot_name_a_lock_is_refused(redis: Redis, name: str) -> None:
+    """Behind a closing brace a cluster would look for the keys of one lock in two slots."""
     with pytest.raises(InvalidNameError):
-        async with redis.open_lock("a b"):
+        async with redis.open_lock(name):
             pass
+
+
+@pytest.mark.parametrize("ttl", [0, -1, math.nan, math.inf, 1e300, 1e10])
+async def test_a_life_that_no_lock_can_have_is_refused(redis: Redis, ttl: float) -> None:
     with pytest.raises(InvalidOptionError):
-        async with redis.open_lock("till", ttl=0):
+        async with redis.open_lock("till", ttl=ttl):
             pass
+
+
+async def test_the_longest_life_is_taken(redis: Redis) -> None:
+    async with redis.open_lock("till", ttl=1e9):
+        assert await redis.execute("PTTL", KEY) > 0
 
 
 async def test_the_offset_of_the_servers_clock(redis: Redis) -> None:

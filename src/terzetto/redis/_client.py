@@ -395,8 +395,9 @@ class Redis(Posting, AsyncCoreCommands):  # type: ignore[misc] # redis-py's own 
         """Hold a lock for the time of a block, among all processes that name it.
 
         Waits until it is free. It lives `ttl` seconds beyond the last sign of life
-        of its holder, and is renewed while the block runs. It is given back when
-        the block is left, also by an error or by cancelling. Not reentrant.
+        of its holder, and is renewed while the block runs; a renewal that Redis refuses
+        is tried again until then. It is given back when the block is left, also by an
+        error or by cancelling; if Redis refuses that, it expires. Not reentrant.
 
         ``lock.token`` is a fencing token, greater than those of all holders before:
         let what the lock protects refuse a lower one, since a process that was
@@ -404,8 +405,10 @@ class Redis(Posting, AsyncCoreCommands):  # type: ignore[misc] # redis-py's own 
 
         Raises:
             LockLostError: the lock was lost while the block ran; the block was cancelled.
-            InvalidNameError: the name cannot be used.
-            InvalidOptionError: `ttl` is not greater than 0 and finite.
+            redis.exceptions.RedisError: Redis refuses to give the lock.
+            LinkClosedError, AuthError: as in `execute`, before the block.
+            InvalidNameError: the name cannot be used, or begins with a closing brace.
+            InvalidOptionError: `ttl` is not greater than 0, or more than 10**9.
         """
         return open_lock(self, self._keeper.run_for_block, name, ttl)
 

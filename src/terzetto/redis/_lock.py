@@ -3,7 +3,8 @@
 Theory of operation
 -------------------
 The lock is a hash with an owner and an expiry. While the block is open a
-background task renews it, three times within its life. If a renewal finds
+background task renews it, three times within its life. One that fails, because
+Redis refuses it or the connection is lost, is tried again soon. If a renewal finds
 another owner, or none succeeds before the life is over by our own clock, the
 block is cancelled: somebody else may hold the lock now.
 
@@ -25,10 +26,11 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
+from redis.exceptions import RedisError
 
 from terzetto._shared._names import check_name
-from terzetto.errors import InvalidOptionError, TerzettoError
-from terzetto.redis._errors import AuthError, LinkClosedError, LinkLostError
+from terzetto.errors import InvalidNameError, InvalidOptionError, TerzettoError
+from terzetto.redis._errors import LinkLostError
 from terzetto.redis._script import Script
 
 if TYPE_CHECKING:
@@ -40,12 +42,17 @@ _ACQUIRE: Final = Script.load("terzetto.redis", "lua/lock_acquire.lua")
 _RENEW: Final = Script.load("terzetto.redis", "lua/lock_renew.lua")
 _RELEASE: Final = Script.load("terzetto.redis", "lua/lock_release.lua")
 
-_RENEWALS: Final = 3  # in the life of a lock, so that two may fail
+_RENEWALS: Final = 3  # in the life of a lock
+_RETRIES: Final = 30  # in the same time, of one that failed
 _RELEASE_GRACE: Final = 2.0  # seconds to give a lock back, also when cancelled
+_LONGEST_LIFE: Final = 10**9  # seconds; Redis counts milliseconds, and not without end
 
 
 class LockLostError(TerzettoError):
-    """The lock was lost while the block was running: somebody else may hold it now."""
+    """The lock was lost while the block was running: somebody else may hold it now.
+
+    Its cause is the last refusal of a renewal, if that is why.
+    """
 
 
 @attrs.frozen(kw_only=True)
@@ -64,12 +71,13 @@ class Lock:
     owner: str
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class _Holder:
     redis: "Redis"
     name: str
     ttl: float
     owner: str = attrs.field(factory=lambda: secrets.token_hex(16))
+    error: RedisError | None = None  # of the last renewal
 
     @property
     def key(self) -> str:
@@ -116,8 +124,9 @@ class _Holder:
 
     async def renew(self, until: float, scope: trio.CancelScope) -> None:
         """Renew until cancelled; cancel `scope` when the lock is lost."""
+        pause = self.ttl / _RENEWALS
         while (left := until - trio.current_time()) > 0:
-            await trio.sleep(min(left, self.ttl / _RENEWALS))
+            await trio.sleep(min(left, pause))
             asked = trio.current_time()
             with trio.CancelScope(deadline=until):
                 try:
@@ -125,9 +134,10 @@ class _Holder:
                         _RENEW, keys=[self.key], args=[self.owner, self.ttl_ms]
                     ):
                         break
-                    until = asked + self.ttl
-                except LinkLostError:
-                    continue  # the next turn tries again
+                    until, pause = asked + self.ttl, self.ttl / _RENEWALS
+                    self.error = None
+                except RedisError as error:
+                    self.error, pause = error, self.ttl / _RETRIES
         scope.cancel()
 
     async def release(self) -> None:
@@ -140,7 +150,7 @@ class _Holder:
                     )
                 except LinkLostError:
                     continue
-                except (AuthError, LinkClosedError):
+                except RedisError:
                     return  # it expires by itself
                 return
 
@@ -151,8 +161,12 @@ async def open_lock(
 ) -> AsyncGenerator[Lock, None]:
     """Hold a lock for the time of a block; see `Redis.open_lock`."""
     check_name("lock", name)
-    if not 0 < ttl < float("inf"):
-        raise InvalidOptionError(f"ttl is {ttl}: it has to be seconds, greater than 0 and finite")
+    if name.startswith("}"):  # its keys would have no slot in common
+        raise InvalidNameError(f"{name!r} cannot name a lock: let it not start with a brace")
+    if not 0 < ttl <= _LONGEST_LIFE:
+        raise InvalidOptionError(
+            f"ttl is {ttl}: it has to be seconds, greater than 0 and at most {_LONGEST_LIFE}"
+        )
     holder = _Holder(redis=redis, name=name, ttl=ttl)
     try:
         token, until = await holder.acquire()
@@ -163,6 +177,6 @@ async def open_lock(
             raise LockLostError(
                 f"the lock {name!r} was lost while the block was running: its work may overlap"
                 " with that of the next holder; compare fencing tokens where that matters"
-            )
+            ) from holder.error
     finally:
         await holder.release()
