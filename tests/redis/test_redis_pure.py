@@ -4,12 +4,13 @@ import contextlib
 import math
 import traceback
 from random import Random
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terzetto.errors import InvalidOptionError, TerzettoError
+from terzetto.errors import InvalidOptionError, InvalidPayloadError, TerzettoError
 from terzetto.redis import (
     Arg,
     AuthError,
@@ -142,6 +143,13 @@ def test_any_text_is_a_url_or_an_error_of_ours(text: str) -> None:
         (("XREAD", "COUNT", "1", "BLOCK", "0", "STREAMS", "s", "0"), Road.BLOCKS),
         (("XREADGROUP", "GROUP", "g", "c", "BLOCK", "1", "STREAMS", "s", ">"), Road.BLOCKS),
         (("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">"), Road.WRITE),
+        (("XREADGROUP", "GROUP", "streams", "c", "BLOCK", 1, "STREAMS", "s", ">"), Road.BLOCKS),
+        (("XREADGROUP", "GROUP", "g", "streams", "BLOCK", 1, "STREAMS", "s", ">"), Road.BLOCKS),
+        (("XREADGROUP", "GROUP", "g", "c streams", "BLOCK", 1, "STREAMS", "s", ">"), Road.BLOCKS),
+        (("XREADGROUP", "GROUP", "block", "block", "STREAMS", "s", ">"), Road.WRITE),
+        (("XREADGROUP", b"block", 1, "GROUP", "g", "c", "STREAMS", "s", ">"), Road.BLOCKS),
+        (("XREAD", *("COUNT", 1) * 9, "BLOCK", 0, "STREAMS", "s", "0"), Road.BLOCKS),
+        (("SCRIPT", "LOAD", "return 1"), Road.WRITE),
         (("BLPOP", "k", 0), Road.BLOCKS),
         (("CLIENT", "GETNAME"), Road.WRITE),
         (("CLIENT",), Road.WRITE),
@@ -173,6 +181,10 @@ def test_the_road_of_a_command(args: tuple[Arg, ...], road: Road) -> None:
         ("RESET",),
         ("QUIT",),
         ("WAIT", 1, 0),
+        ("SCRIPT", "DEBUG", "YES"),
+        ("script debug", "SYNC"),
+        ("CLIENT", cast("Arg", bytearray(b"REPLY")), "OFF"),
+        ("CLIENT", cast("Arg", memoryview(b"no-touch")), "ON"),
     ],
 )
 def test_what_would_disturb_others_is_refused(args: tuple[Arg, ...]) -> None:
@@ -180,7 +192,16 @@ def test_what_would_disturb_others_is_refused(args: tuple[Arg, ...]) -> None:
         road_of(args)
 
 
-@pytest.mark.parametrize("args", [("SUBSCRIBE", "c"), ("MONITOR",), ("CLIENT", "REPLY", "OFF")])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("SUBSCRIBE", "c"),
+        ("MONITOR",),
+        ("CLIENT", "REPLY", "OFF"),
+        ("CLIENT", cast("Arg", bytearray(b"REPLY")), "OFF"),
+        ("SCRIPT", "DEBUG", "YES"),
+    ],
+)
 def test_what_no_link_can_carry_is_refused(args: tuple[Arg, ...]) -> None:
     with pytest.raises(WrongLinkError):
         check_dedicated(args)
@@ -202,10 +223,17 @@ def test_a_unit_leaves_the_link_as_it_was() -> None:
         [("MULTI",), ("MULTI",), ("EXEC",)],
         [("BLPOP", "k", 0)],
         [("SUBSCRIBE", "c")],
+        [("MULTI",), ("DISCARD", "x")],
+        [("MULTI",), ("EXEC", "x")],
+        [("MULTI",), ("DISCARD x",)],
+        [("MULTI",), ("d\u0131scard",)],  # whose capitals are DISCARD's, for Python
+        [("MULTI", "x"), ("EXEC",)],
     ]
     for unit in units:
         with pytest.raises(WrongLinkError):
             check_unit(unit)
+    with pytest.raises(InvalidPayloadError):
+        check_unit([("GET", "k"), ()])
 
 
 @pytest.mark.parametrize(
@@ -215,6 +243,8 @@ def test_a_unit_leaves_the_link_as_it_was() -> None:
         (("XREAD", "BLOCK", "1500", "STREAMS", "s", "0"), 1.5),
         (("XREAD", "block", 0, "STREAMS", "s", "0"), math.inf),
         (("XREAD", "BLOCK"), 0),
+        (("XREADGROUP", "GROUP", "block", "9", "BLOCK", 500, "STREAMS", "s", ">"), 0.5),
+        (("XREADGROUP", "GROUP", "streams", "c", "BLOCK", 500, "STREAMS", "s", ">"), 0.5),
         (("BLPOP", "a", "b", "2.5"), 2.5),
         (("BLPOP", "a", 0), math.inf),
         (("BLMPOP", 3, 1, "k", "LEFT"), 3),

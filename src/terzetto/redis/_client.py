@@ -209,6 +209,7 @@ class Redis(Posting, AsyncCoreCommands):  # type: ignore[misc] # redis-py's own 
         """
         if replicas < 1 or not 0 < within < _LONGEST_WAIT:
             raise InvalidOptionError(f"{replicas=}, {within=}: give 1 or more, and seconds")
+        check_unit([tuple(command) for command in commands])
         wait = ("WAIT", replicas, math.ceil(within * 1000))
         slot = self._slot_of(commands)
         async with self._leases.lease(self._options_for(slot), slot) as dedicated:

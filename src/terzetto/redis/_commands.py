@@ -9,12 +9,13 @@ dict look-up.
 
 import enum
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from redis.commands import READ_COMMANDS
 
 from terzetto.redis._errors import WrongLinkError
-from terzetto.redis._wire import Arg, as_text
+from terzetto.redis._wire import Arg, as_text, nameless
 
 
 class Road(enum.Enum):
@@ -88,14 +89,20 @@ _INSTEAD: Final = {
     "WATCH": "use watch_keys() or transact()",
 }
 
-_CLIENT_INSTEAD: Final = {
-    "CACHING": "it is about tracking, which needs a connection of its own",
-    "NO-EVICT": "use open_dedicated()",
-    "NO-TOUCH": "use open_dedicated()",
-    "SETNAME": "give `client_name` to connect()",
-    "TRACKING": "it is for caches, which the link does not keep",
+_SECOND_INSTEAD: Final = {
+    "CLIENT CACHING": "it is about tracking, which needs a connection of its own",
+    "CLIENT NO-EVICT": "use open_dedicated()",
+    "CLIENT NO-TOUCH": "use open_dedicated()",
+    "CLIENT SETNAME": "give `client_name` to connect()",
+    "CLIENT TRACKING": "it is for caches, which the link does not keep",
 }
-"""Subcommands of CLIENT that change the connection, until the next one; and what to do instead."""
+"""Subcommands that change the connection, until the next one; and what to do instead."""
+
+_NOWHERE: Final = {
+    "CLIENT REPLY": "takes replies away that others wait for: do without",
+    "SCRIPT DEBUG": "turns a link into a debugger's: run it with redis-cli",
+}
+"""Subcommands after which replies don't answer commands any more."""
 
 _ON_DEDICATED: Final = frozenset(
     {
@@ -111,7 +118,11 @@ _ON_DEDICATED: Final = frozenset(
         "WATCH",
     }
 )
-_BY_ARGUMENT: Final = frozenset({"CLIENT", "XREAD", "XREADGROUP"})
+_BY_SECOND: Final = frozenset({"CLIENT", "SCRIPT"})
+_STREAM_READS: Final = frozenset({"XREAD", "XREADGROUP"})
+_VALUES: Final = {"CLAIM": 1, "COUNT": 1, "GROUP": 2}
+"""How many words belong to an option of these, which may read as an option themselves."""
+
 _CACHE_LIMIT: Final = 2000  # names are few; a caller who makes them up must not fill the memory
 
 _roads: dict[Arg, Road] = {}
@@ -154,17 +165,27 @@ def check_dedicated(args: tuple[Arg, ...]) -> None:
     word = upper_name(args[0])
     if word in _INSTEAD and word not in _ON_DEDICATED:
         raise WrongLinkError(f"{word} cannot go over a dedicated link: {_INSTEAD[word]}")
-    if word == "CLIENT":
-        _check_client(_words(args))
+    if word in _BY_SECOND:
+        _check_second(args)
+
+
+def check_lent(args: tuple[Arg, ...]) -> None:
+    """Raise `WrongLinkError` for what a link that is lent to others afterwards cannot carry.
+
+    Raises:
+        InvalidPayloadError: the command has no name.
+    """
+    if not args:
+        raise nameless()
+    road_of(args)
 
 
 def blocking_time(args: tuple[Arg, ...]) -> float:
     """Return for how many seconds the command asks the server to wait; inf for ever."""
     word = upper_name(args[0])
-    if word in {"XREAD", "XREADGROUP"}:
-        words = [upper_name(arg) for arg in args[:8]]
-        place = words.index("BLOCK") + 1 if "BLOCK" in words[:-1] else 0
-        return _seconds(args[place], 1000) if place else 0.0
+    if word in _STREAM_READS:
+        wait = _wait_of(args)
+        return 0.0 if wait is None else _seconds(wait, 1000)
     if word in {"WAIT", "WAITAOF"} and args[1:]:
         return _seconds(args[-1], 1000)
     if word not in _BLOCKS or not args[1:]:
@@ -181,26 +202,43 @@ def _seconds(arg: Arg, scale: int) -> float:
         return 0.0  # the server will say what is wrong with it
 
 
-def check_unit(commands: list[tuple[Arg, ...]]) -> None:
+def check_unit(commands: Sequence[tuple[Arg, ...]]) -> None:
     """Raise `WrongLinkError` unless the commands leave a shared link as they found it.
 
     MULTI is allowed when its EXEC or DISCARD comes later in the same unit.
+
+    Raises:
+        InvalidPayloadError: a command has no name.
     """
     inside = False
     for args in commands:
-        word = upper_name(args[0])
+        word = _only_word(args)
         if word == "MULTI" and not inside:
             inside = True
         elif word in {"EXEC", "DISCARD"} and inside:
             inside = False
         elif road_of(args) is Road.BLOCKS and not inside:
+            word = upper_name(args[0])
             raise WrongLinkError(f"{word} would hold up a shared link: use open_dedicated()")
     if inside:
         raise WrongLinkError("MULTI without EXEC would catch the commands of others: add EXEC")
 
 
+def _only_word(args: tuple[Arg, ...]) -> str:
+    """Return a command of one word, in upper case; "" if it has more.
+
+    With more, or with letters that only Python takes for others, the server refuses it.
+    """
+    if len(args) > 1:
+        return ""
+    if not args:
+        raise nameless()
+    name = as_text(args[0])
+    return name.upper() if name.isascii() else ""
+
+
 def _classify(word: str) -> Road:
-    if word in _BY_ARGUMENT:
+    if word in _BY_SECOND or word in _STREAM_READS:
         return Road.ASK_ARGUMENTS
     if word in _INSTEAD:
         return Road.REFUSED
@@ -210,25 +248,36 @@ def _classify(word: str) -> Road:
 
 
 def _by_arguments(args: tuple[Arg, ...]) -> Road:
-    words = _words(args)
-    if words[0] == "CLIENT":
-        _check_client(words)
-        instead = _CLIENT_INSTEAD.get(words[1]) if words[1:] else None
-        if instead is not None:
-            raise WrongLinkError(f"CLIENT {words[1]} cannot go over a shared link: {instead}")
+    word = upper_name(args[0])
+    if word in _BY_SECOND:
+        command = _check_second(args)
+        if command in _SECOND_INSTEAD:
+            instead = _SECOND_INSTEAD[command]
+            raise WrongLinkError(f"{command} cannot go over a shared link: {instead}")
         return Road.WRITE
-    for word in words[1:]:
+    if _wait_of(args) is not None:
+        return Road.BLOCKS
+    return Road.READ if word == "XREAD" else Road.WRITE
+
+
+def _check_second(args: tuple[Arg, ...]) -> str:
+    """Return a command's first two words in upper case, unless no link can carry it."""
+    words = [*as_text(args[0]).split(), *map(as_text, args[1:2])]
+    command = " ".join(words[:2]).upper()
+    if command in _NOWHERE:
+        raise WrongLinkError(f"{command} {_NOWHERE[command]}")
+    return command
+
+
+def _wait_of(args: tuple[Arg, ...]) -> Arg | None:
+    """Return what stands behind BLOCK, for an XREAD or XREADGROUP; None if it does not wait."""
+    words = iter(args)
+    for arg in words:
+        word = as_text(arg).upper()
         if word == "BLOCK":
-            return Road.BLOCKS
+            return next(words, b"")
         if word == "STREAMS":
             break
-    return Road.READ if words[0] == "XREAD" else Road.WRITE
-
-
-def _check_client(words: list[str]) -> None:
-    if words[1:2] == ["REPLY"]:
-        raise WrongLinkError("CLIENT REPLY takes replies away that others wait for: do without")
-
-
-def _words(args: tuple[Arg, ...]) -> list[str]:
-    return [word.upper() for arg in args[:8] for word in as_text(arg).split()]
+        for _ in range(_VALUES.get(word, 0)):
+            next(words, None)
+    return None

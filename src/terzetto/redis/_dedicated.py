@@ -122,6 +122,11 @@ class Dedicated:
         return f"<Dedicated {self._link!r}>"
 
     @property
+    def holds(self) -> bool:
+        """Whether the server keeps something for the connection: a WATCH, a MULTI or a SELECT."""
+        return bool(self._held)
+
+    @property
     def link(self) -> Link:
         """The link underneath: its `status`, and `wait_connected`."""
         return self._link
@@ -198,8 +203,7 @@ class Dedicated:
                 replies = replies_of(
                     await self._link.request_unit(sent.data, count, epoch=epoch, look=look)
                 )
-                for command, reply in zip(sent.commands, replies, strict=True):
-                    self._note(command, reply)
+                self.note(sent.commands, replies)
                 if sent.error is not None:
                     raise sent.error
                 if not any(isinstance(reply, Exception) for reply in replies):
@@ -297,11 +301,16 @@ class Dedicated:
             raise lost(f"and with it what it held: {gone}", may_have_run=False)
         return self._epoch
 
+    def note(self, commands: Sequence[Sequence[Arg]], replies: Sequence[Reply]) -> None:
+        """Note what the server keeps for the connection after `commands`, or no longer."""
+        for command, reply in zip(commands, replies, strict=True):
+            self._note(command, reply)
+
     def _note(self, command: Sequence[Arg], reply: Reply) -> None:
-        """Note what the server keeps for the connection from now on, or no longer."""
         word = upper_name(command[0])
         if word in _ENDS:
-            self._held -= {"MULTI", "WATCH"}
+            if word == "EXEC" or not isinstance(reply, Exception):
+                self._held -= {"MULTI", "WATCH"}
         elif word in _HOLDS and not isinstance(reply, Exception):
             self._held.add(word)
             self._epoch = self._link.epoch

@@ -41,7 +41,7 @@ class Leases:
             yield dedicated
             in_order = True
         finally:
-            if in_order and not dedicated.link.owing:
+            if in_order and not dedicated.holds and not dedicated.link.owing:
                 self._idle.append((home, dedicated))
                 if len(self._idle) > MAX_IDLE:
                     self._idle.pop(0)[1].link.close()

@@ -16,7 +16,7 @@ from redis.exceptions import ExecAbortError, WatchError
 from terzetto.errors import TerzettoError
 from terzetto.redis._commands import check_unit
 from terzetto.redis._shape import Shaper, words
-from terzetto.redis._wire import Arg, Reply
+from terzetto.redis._wire import Arg, Reply, nameless
 
 SendUnit = Callable[[Sequence[Sequence[Arg]]], Awaitable[list[Reply]]]
 
@@ -83,7 +83,13 @@ class Pipeline(AsyncCoreCommands):
         return self._shaper.encoder
 
     def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's signature
-        """Gather a command; return its `Queued`."""
+        """Gather a command; return its `Queued`.
+
+        Raises:
+            InvalidPayloadError: it has no name.
+        """
+        if not args:
+            raise nameless()
         queued = Queued(args)
         self._queued.append((args, options, queued))
         return queued

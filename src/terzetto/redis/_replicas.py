@@ -43,7 +43,7 @@ def reads_keys(args: tuple[Arg, ...]) -> bool:
     Raises:
         WrongLinkError: it must not go over a shared link.
     """
-    return upper_name(args[0]) in READS and road_of(args) is not Road.BLOCKS
+    return bool(args) and upper_name(args[0]) in READS and road_of(args) is not Road.BLOCKS
 
 
 class ReplicaReads(Redis, metaclass=ABCMeta):

@@ -13,7 +13,7 @@ from redis.commands import AsyncCoreCommands
 from redis.event import EventDispatcher
 from redis.exceptions import WatchError
 
-from terzetto.redis._commands import check_dedicated
+from terzetto.redis._commands import check_lent
 from terzetto.redis._dedicated import Dedicated
 from terzetto.redis._errors import LinkLostError
 from terzetto.redis._pipeline import Transaction
@@ -50,9 +50,12 @@ class Watching(AsyncCoreCommands):
         Raises:
             redis.exceptions.RedisError: the server's error reply.
             LinkLostError: the connection is gone, and the watching with it.
+            WrongLinkError: it would change the connection, which is lent to others afterwards,
+                or what it watches.
+            InvalidPayloadError: it has no name, or an argument cannot be sent.
         """
-        command = words(args)
-        check_dedicated(command)
+        command = words(args) if args else args
+        check_lent(command)
         (reply,) = await self.send([command])
         return self._shaper.shape(args, reply, options)
 
@@ -68,7 +71,9 @@ class Watching(AsyncCoreCommands):
         """Send a unit that belongs to this connection."""
         link = self._dedicated.link
         value = await link.request_unit(pack_many(commands), len(commands), epoch=self._epoch)
-        return replies_of(value)
+        replies = replies_of(value)
+        self._dedicated.note(commands, replies)
+        return replies
 
     async def _exec(self, commands: Sequence[Sequence[Arg]]) -> list[Reply]:
         replies = await self.send(commands)

@@ -90,8 +90,13 @@ def pack(args: tuple[Arg, ...]) -> bytes:
     except (TypeError, UnicodeEncodeError):
         data = pack_common(tuple(plain(arg) for arg in args))
     if not args:
-        raise InvalidPayloadError("a command without a name: give at least one argument")
+        raise nameless()
     return data
+
+
+def nameless() -> InvalidPayloadError:
+    """Return the error of a command without any word."""
+    return InvalidPayloadError("a command without a name: give at least one argument")
 
 
 def pack_many(commands: Sequence[Sequence[Arg]]) -> bytes:
