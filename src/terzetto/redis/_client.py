@@ -140,6 +140,8 @@ class Redis(Posting, AsyncCoreCommands):  # type: ignore[misc] # redis-py's own 
             redis.exceptions.RedisError: the server's error reply.
             LinkLostError: the connection was lost after the command was written;
                 reading commands are sent again instead.
+            ReplyTooLongError: what a reading command asks for is more than `max_reply_bytes`;
+                the connection was lost for that, for everybody.
             AuthError: the connection was lost, and the server refuses the credentials now.
             LinkClosedError: the client's block has been left.
             WrongLinkError: the command cannot share a link.

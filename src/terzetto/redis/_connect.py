@@ -86,8 +86,9 @@ async def connect(
             with a PING (default 15).
         max_in_flight: requests that may wait for replies on one link; more wait for
             room (default 20,000).
-        max_reply_bytes: the longest reply; a longer one ends the connection (default
-            600 MiB, a little over what one Redis string may be).
+        max_reply_bytes: the longest reply; a longer one ends the connection, and who asked
+            is told (`ReplyTooLongError`; default 600 MiB, a little over what one Redis string
+            may be).
         max_backoff: the longest wait between attempts to reconnect, in seconds (default 2).
         decode_replies: let redis-py's commands return str (UTF-8 with surrogateescape)
             instead of bytes; `execute` and what Terzetto builds on it stay bytes.

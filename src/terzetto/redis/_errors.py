@@ -62,4 +62,8 @@ class ReplyError(LinkError, InvalidResponse):
 
 
 class ReplyTooLongError(ReplyError):
-    """A reply is beyond `max_reply_bytes`: ask for less, or raise the limit."""
+    """A reply is beyond `max_reply_bytes`: ask for less, or raise the limit.
+
+    Raised by commands that only read. For others it is the cause of `LinkLostError`, for they
+    have run.
+    """

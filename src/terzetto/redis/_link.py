@@ -9,8 +9,8 @@ directly through `trio.lowlevel.reschedule`.
 `run` connects, serves until the connection is lost, and connects again, until
 `close`. At a loss, what had any byte left unsent goes back to the head
 of `_queue` (the server needs a command whole to run it), and so does what is
-safe to run twice; everything else in `_written` fails with
-`LinkLostError(may_have_run=True)`. What waits in `_queue` goes on waiting.
+safe to run twice, but for a request whose reply is what is too long; everything else in
+`_written` fails with `LinkLostError(may_have_run=True)`. What waits in `_queue` goes on waiting.
 
 The client, dedicated links and pub/sub have one each; `_actors.py` runs them.
 """
@@ -24,7 +24,13 @@ from redis.exceptions import RedisError
 from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
 
 from terzetto.redis._connection import Connection, reconnect
-from terzetto.redis._errors import AuthError, ConnectError, LinkClosedError, ReplyError
+from terzetto.redis._errors import (
+    AuthError,
+    ConnectError,
+    LinkClosedError,
+    ReplyError,
+    ReplyTooLongError,
+)
 from terzetto.redis._io import Transport
 from terzetto.redis._queue import BROKEN, MOST_IN_BATCH, RequestQueue
 from terzetto.redis._reader import ReplyReader, malformed
@@ -211,10 +217,21 @@ class Link(RequestQueue):
     async def _read(self, transport: Transport, reader: ReplyReader) -> None:
         try:
             await self._read_replies(transport, reader)
+        except ReplyTooLongError as error:
+            self._fail_oldest(error)
+            self.drop(error)
         except (OSError, RedisError, MemoryError, *BROKEN) as error:
             self.drop(error)
         except (TypeError, LookupError) as error:  # a map with keys of lists, a push without parts
             self.drop(malformed(error))
+
+    def _fail_oldest(self, error: ReplyTooLongError) -> None:
+        """Let a request fail that would be sent again, and its reply be too long again.
+
+        Where pushes come too it may be one of them that is too long.
+        """
+        if self._on_push is drop_push and self._written and self._written[0].repeatable:
+            self._written.popleft().resume(error)
 
     async def _read_replies(  # noqa: C901 - the hot loop: a call for each reply would cost a tenth
         self, transport: Transport, reader: ReplyReader

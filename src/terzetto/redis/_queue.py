@@ -115,9 +115,9 @@ class RequestQueue(ABC):
 
         Errors are returned, not raised: an error reply; `LinkLostError` if the
         connection was lost after the request was written, unless `repeatable`
-        lets the link write it again; `LinkClosedError` if the link was closed
-        before. Cancelling withdraws what is not written yet, and leaves the rest
-        to run without a witness.
+        lets the link write it again; `ReplyTooLongError` if that would be for nothing;
+        `LinkClosedError` if the link was closed before. Cancelling withdraws what is
+        not written yet, and leaves the rest to run without a witness.
         """
         queue = self._queue
         waiting = len(queue)

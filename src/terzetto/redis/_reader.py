@@ -67,9 +67,10 @@ class ReplyReader:
     """A parser of RESP3.
 
     `gets` returns the next reply, or `NEED_MORE`. It is looked up anew after each
-    `feed`. It raises `ReplyError` for bytes that are no reply, and TypeError for a
-    map with keys that are lists, as Python cannot have them; `take` raises
-    `ReplyError` for those too. After an error it is of no use any more.
+    `feed`. It raises `ReplyError` for bytes that are no reply, or more than may come, once
+    the replies before them have been taken; and TypeError for a map with keys that are
+    lists, as Python cannot have them; `take` raises `ReplyError` for those too. After an
+    error it is of no use any more.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -80,15 +81,12 @@ class ReplyReader:
         self._max_bytes = max_bytes
         self._ready: deque[Reply] = deque()  # taken while feeding
         self._held = b""  # the beginning of a head, not fed yet
+        self._error: ReplyError | None = None  # what comes after those
         self._at_line = True  # whether a line had ended before the next byte
         self.gets: Callable[[], Reply] = self._hiredis.gets
 
     def feed(self, buffer: bytes | bytearray, count: int) -> None:
-        """Take the first `count` bytes of `buffer`.
-
-        Raises:
-            ReplyError: a list is too long to be within the limit, or there is an attribute.
-        """
+        """Take the first `count` bytes of `buffer`."""
         if self._held or _may_have_head(buffer, count):
             self._feed_with_care(self._held + bytes(buffer[:count]))
         else:
@@ -112,7 +110,9 @@ class ReplyReader:
             begin = head.start()
             self._drain()
             if not self._hiredis.has_data():  # else it is a piece of a string
-                self._check(head.group())
+                self._error = self._error_of(head.group())
+                if self._error is not None:
+                    return
                 if head.end() == len(data):
                     self._held, begin = head.group(), len(data)
         self._hiredis.feed(data[begin:])
@@ -128,18 +128,21 @@ class ReplyReader:
     def _next_ready(self) -> Reply:
         if self._ready:
             return self._ready.popleft()
+        if self._error is not None:
+            raise self._error
         self.gets = self._hiredis.gets
         return self.gets()
 
-    def _check(self, head: bytes) -> None:
+    def _error_of(self, head: bytes) -> ReplyError | None:
         digits = head[1:].decode()
         if digits and head[:1] == b"|":
-            raise ReplyError("the server sent an attribute, which nobody asked for")
+            return ReplyError("the server sent an attribute, which nobody asked for")
         if len(digits) > _MOST_DIGITS or int(digits or 0) * _SMALLEST > self._max_bytes:
-            raise ReplyTooLongError(
+            return ReplyTooLongError(
                 f"a list has more parts than can be within {self._max_bytes} bytes: ask for less,"
                 " or raise max_reply_bytes"
             )
+        return None
 
 
 def _may_have_head(buffer: bytes | bytearray, count: int) -> bool:

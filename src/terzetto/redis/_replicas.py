@@ -20,7 +20,7 @@ from terzetto.redis._actors import Keeper
 from terzetto.redis._client import Redis
 from terzetto.redis._cluster import ClusterRedis
 from terzetto.redis._commands import Road, road_of, upper_name
-from terzetto.redis._errors import LinkClosedError, LinkLostError
+from terzetto.redis._errors import LinkClosedError, LinkLostError, ReplyTooLongError
 from terzetto.redis._link import Link
 from terzetto.redis._refusals import is_refusal
 from terzetto.redis._request import as_list
@@ -76,6 +76,8 @@ class ReplicaReads(Redis, metaclass=ABCMeta):
             replies = as_list(reply)
             if replies is not None and not any(map(_is_for_the_master, replies)):
                 return replies
+            if isinstance(reply, ReplyTooLongError):
+                raise reply
         return await super().execute_many(units)
 
     def _connected_reader(self, units: Sequence[tuple[Arg, ...]]) -> Link | None:
