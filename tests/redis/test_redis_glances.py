@@ -131,6 +131,7 @@ async def test_what_is_refused_by_the_wrong_server_is_what_was_sent_last(masters
         (("PING",), ("SUBSCRIBE", "c"), WrongLinkError),
         (("PING",), (), InvalidPayloadError),
         (("PING",), ("SET", "k", None), InvalidPayloadError),
+        (("PING",), ("SET", "k", "\ud800"), InvalidPayloadError),
     ],
 )
 async def test_what_must_not_follow_is_refused_and_not_sent(
@@ -142,6 +143,29 @@ async def test_what_must_not_follow_is_refused_and_not_sent(
             await link.execute_many([first], glance=lambda _: [following])
         assert link.link.connections == 1
         assert await link.execute("EXISTS", "k") == 0
+
+
+async def test_what_a_glance_raises_comes_out_of_its_own_call(redis: Redis) -> None:
+    def glance(replies: list[Reply]) -> None:
+        raise LookupError(replies)
+
+    async with redis.open_dedicated("glancing") as link:
+        with trio.fail_after(PATIENCE):
+            for number in (1, 2):
+                with pytest.raises(LookupError, match=f"{number}"):
+                    await link.execute_many([("INCR", "n")], glance=glance)
+            assert await link.execute("GET", "n") == b"2"
+        assert link.link.connections == 1
+
+
+async def test_what_a_glance_returns_that_is_no_command_is_not_the_servers_fault(
+    redis: Redis,
+) -> None:
+    async with redis.open_dedicated("glancing") as link:
+        with trio.fail_after(PATIENCE), pytest.raises(TypeError):
+            await link.execute_many([("PING",)], glance=lambda _: [5])  # type: ignore[list-item] # pyright: ignore[reportArgumentType] - the point of the test
+        assert await link.execute("PING") == b"PONG"
+        assert link.link.connections == 1
 
 
 async def test_a_glance_that_returns_no_commands_ends_the_wait(redis: Redis) -> None:

@@ -1,14 +1,17 @@
 """Subscriptions on a healthy server: order, patterns, overflow, coming and going."""
 
+import math
 import socket
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 from redis.exceptions import ResponseError
 
+from terzetto.errors import InvalidOptionError
 from terzetto.redis import (
     Gap,
     LinkClosedError,
@@ -220,6 +223,23 @@ async def test_a_delivered_burst_lets_others_run(redis: Redis) -> None:
                 nursery.cancel_scope.cancel()
         assert total == expected
         assert max(sizes) <= 2 * READ_SIZE  # the turns of two tasks may lie two reads apart
+
+
+@pytest.mark.parametrize("name", [3, 3.5, None, ["c"]])
+async def test_what_is_no_channel_is_refused(redis: Redis, name: Any) -> None:  # noqa: ANN401 - the types forbid it
+    with pytest.raises(InvalidOptionError, match="str or bytes"):
+        async with redis.subscribe(name):
+            pass
+    with pytest.raises(InvalidOptionError, match="str or bytes"):
+        async with redis.subscribe("c", patterns=[name]):
+            pass
+
+
+@pytest.mark.parametrize("size", [0, math.nan])
+async def test_a_buffer_without_a_size_is_refused(redis: Redis, size: float) -> None:
+    with pytest.raises(InvalidOptionError, match="buffer_size"):
+        async with redis.subscribe("c", buffer_size=size):  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - as callers without types may have it
+            pass
 
 
 async def deliver(subscription: Subscription, take: Callable[[Message | Gap], None]) -> None:

@@ -1,11 +1,13 @@
 """Packing of commands, against an independent reader of RESP."""
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from terzetto.errors import InvalidPayloadError
-from terzetto.redis import Arg, Script
+from terzetto.redis import Arg, Redis, Script
 from terzetto.redis._wire import pack, pack_many, pack_often
 
 args_of_any_kind = st.lists(
@@ -109,3 +111,38 @@ def test_a_command_whose_head_is_known_is_packed_as_any(args: list[Arg]) -> None
     command = ("XADD", *args)
     for _ in range(2):
         assert pack_often(command) == pack(command)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\ud800\udcff"])
+async def test_a_text_with_a_surrogate_that_is_no_byte_is_refused_wherever_it_is_given(
+    redis: Redis, text: str
+) -> None:
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: redis.execute("SET", "k", text),
+        lambda: redis.execute("XADD", "s", "*", "a", "b", "c", text),
+        lambda: redis.execute_many([("SET", "k", text)]),
+        lambda: redis.execute_replicated([("SET", "k", text)]),
+        lambda: redis.run_script(Script("one", "return 1"), args=[text]),
+        lambda: redis.set("k", text),
+        lambda: in_a_pipeline(redis, text),
+        lambda: in_a_subscription(redis, text),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidPayloadError, match="surrogate"):
+            await call()
+    with pytest.raises(InvalidPayloadError, match="surrogate"):
+        redis.post("SET", "k", text, on_reply=print)
+    with pytest.raises(InvalidPayloadError, match="surrogate"):
+        redis.post_script(Script("one", "return 1"), [], [text], print)
+    assert await redis.execute("DBSIZE") == 0
+    assert redis.statistics().connections == 1
+
+
+async def in_a_pipeline(redis: Redis, text: str) -> None:
+    async with redis.pipeline() as pipe:
+        pipe.set("k", text)
+
+
+async def in_a_subscription(redis: Redis, text: str) -> None:
+    async with redis.subscribe(text):
+        pass

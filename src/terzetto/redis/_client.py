@@ -454,12 +454,14 @@ class Redis(Posting, AsyncCoreCommands):  # type: ignore[misc] # redis-py's own 
         An outage is never an error.
 
         Raises:
-            InvalidOptionError: nothing to subscribe to, or `buffer_size` is below 1.
+            InvalidOptionError: nothing to subscribe to, a name that is neither str nor bytes,
+                or `buffer_size` is below 1.
+            InvalidPayloadError: a name cannot be sent.
             redis.exceptions.RedisError: the server refuses it (such as NoPermissionError).
             LinkClosedError: the client's block has been left.
         """
         keys = topics_of(channels, patterns, sharded=sharded)
-        if buffer_size < 1:
+        if not buffer_size >= 1:  # nor if it is NaN
             raise InvalidOptionError(f"buffer_size is {buffer_size}: it has to be 1 or more")
         hub = await self._sharded_hub() if sharded else await self._hub()
         async with hub.subscribe(keys, buffer_size) as subscription:

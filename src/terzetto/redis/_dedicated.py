@@ -17,7 +17,6 @@ from typing import Final, Protocol
 import trio
 from redis.exceptions import AskError, ClusterDownError, RedisError, TryAgainError
 
-from terzetto.errors import InvalidPayloadError
 from terzetto.redis._commands import blocking_time, check_dedicated, upper_name
 from terzetto.redis._errors import WrongLinkError
 from terzetto.redis._link import Link
@@ -44,7 +43,7 @@ class _Chain:
     Attributes:
         commands: those that were sent last.
         data: the same, packed.
-        error: why what a glance returned was not sent.
+        error: what a glance raised, or why what it returned was not sent.
     """
 
     def __init__(self, commands: Sequence[Sequence[Arg]], glance: Glance | None) -> None:
@@ -61,14 +60,14 @@ class _Chain:
 
     def look(self, replies: list[Reply]) -> tuple[bytes, int] | None:
         """Return what follows, packed, and how many commands it is."""
-        following = None if self._glance is None else self._glance(replies)
-        if not following:
-            return None
         try:
+            following = None if self._glance is None else self._glance(replies)
+            if not following:
+                return None
             self._check_free()
             self._take(following)
-        except (WrongLinkError, InvalidPayloadError) as error:
-            self.error = error  # here it would end the link
+        except Exception as error:  # noqa: BLE001 - the user's; here it would end the link
+            self.error = error
             return None
         return self.data, len(self.commands)
 
@@ -176,7 +175,7 @@ class Dedicated:
     ) -> list[Reply | RedisError]:
         """Run commands in order with one write; error replies stand in their places.
 
-        `glance`, a plain function that must not raise, is called with the list of the
+        `glance`, a plain function, is called with the list of the
         replies in the task that read them: a turn of the scheduler before this returns.
         If it returns commands, they are sent at once, in place of these, and this goes on
         waiting: they should wait on the server for no longer than these, which must not
@@ -190,6 +189,8 @@ class Dedicated:
         Raises:
             LinkLostError, LinkClosedError, AuthError, WrongLinkError,
             trio.BusyResourceError: as in `execute`.
+            InvalidPayloadError: an argument cannot be sent.
+            Exception: what `glance` raised; all that was sent before has run.
         """
         sent = _Chain(commands, glance)
         if not sent.commands:

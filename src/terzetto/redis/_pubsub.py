@@ -95,16 +95,23 @@ def topics_of(
     """Return what is to be subscribed to, each once.
 
     Raises:
-        InvalidOptionError: that is nothing, or patterns among shards.
+        InvalidOptionError: that is nothing, something that is no text, or patterns among shards.
+        InvalidPayloadError: a text cannot be sent.
     """
     kind = Kind.SHARD if sharded else Kind.CHANNEL
-    keys = [(kind, cast("bytes", plain(channel))) for channel in channels]
-    keys += [(Kind.PATTERN, cast("bytes", plain(pattern))) for pattern in patterns]
+    keys = [(kind, _bytes_of(channel)) for channel in channels]
+    keys += [(Kind.PATTERN, _bytes_of(pattern)) for pattern in patterns]
     if not keys:
         raise InvalidOptionError("subscribe() to nothing: name a channel or a pattern")
     if sharded and patterns:
         raise InvalidOptionError("subscribe() to patterns with sharded=True: Redis has none")
     return list(dict.fromkeys(keys))
+
+
+def _bytes_of(name: object) -> bytes:
+    if not isinstance(name, (str, bytes, bytearray, memoryview)):
+        raise InvalidOptionError(f"a channel or pattern is {name!r}: it has to be str or bytes")
+    return cast("bytes", plain(cast("str", name)))
 
 
 class Subscription(AsyncIterator[Message | Gap]):

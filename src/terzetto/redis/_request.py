@@ -23,13 +23,13 @@ State: TypeAlias = Literal["connected", "reconnecting", "closed"]
 """How a link stands with its server."""
 
 Glance: TypeAlias = Callable[[list[Reply]], Sequence[Sequence[Arg]] | None]
-"""Looks at replies a turn of the scheduler before their caller is resumed; never raises.
+"""Looks at replies a turn of the scheduler before their caller is resumed.
 
 If it returns commands, these are sent at once, and the caller goes on waiting for their replies.
 """
 
 Look: TypeAlias = Callable[[list[Reply]], tuple[bytes, int] | None]
-"""A glance as a link has it: what it returns is packed, and how many commands it is."""
+"""A glance as a link has it, which never raises: what follows, packed, and how many commands."""
 
 
 @attrs.frozen(kw_only=True)

@@ -118,7 +118,13 @@ def plain(arg: object) -> bytes | int | float:
         InvalidPayloadError: it has no such form.
     """
     if isinstance(arg, str):
-        return str.encode(arg, "utf-8", "surrogateescape")
+        try:
+            return str.encode(arg, "utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise InvalidPayloadError(
+                f"a text has {arg[error.start]!r} at position {error.start}: leave out surrogates"
+                " that stand for no byte"
+            ) from error
     if isinstance(arg, (bytes, bytearray, memoryview)):
         return bytes(cast("bytes", arg))
     if isinstance(arg, int) and not isinstance(arg, bool):
