@@ -20,6 +20,7 @@ from terzetto.redis import (
     connect,
 )
 from terzetto.server import EmbeddedServer
+from terzetto.testing import Fault, open_proxy
 from tests.redis.scripted import PATIENCE, held
 
 
@@ -74,6 +75,52 @@ async def test_a_block_that_raises_sends_nothing(redis: Redis) -> None:
     assert await redis.execute("GET", "n") is None
     with pytest.raises(TerzettoError, match="not been sent"):
         await queued
+
+
+async def test_what_was_queued_in_a_pipeline_that_is_lost_says_that_it_may_have_run(
+    server: EmbeddedServer,
+) -> None:
+    async with open_proxy(server.url) as proxy, connect(proxy.url) as redis:
+        proxy.on("SET", Fault.DROP_REPLY)
+        pipe = redis.pipeline()
+        queued = pipe.set("k", "v")
+        with pytest.raises(LinkLostError), trio.fail_after(PATIENCE):
+            await pipe.execute()
+        with pytest.raises(LinkLostError) as caught:
+            await queued
+        assert caught.value.may_have_run
+        assert await redis.execute("GET", "k") == b"v"
+
+
+async def test_what_was_queued_in_a_transaction_that_a_watched_key_stops_says_so(
+    redis: Redis,
+) -> None:
+    async with redis.watch_keys("k") as now:
+        await redis.execute("SET", "k", 10)
+        then = now.transaction()
+        queued = then.incr("k")
+        with pytest.raises(WatchError):
+            await then.execute()
+        with pytest.raises(WatchError):
+            await queued
+
+
+async def test_what_was_queued_in_a_pipeline_that_is_cancelled_says_so(
+    redis: Redis, server: EmbeddedServer
+) -> None:
+    pipe = redis.pipeline()
+    queued = pipe.set("k", "v")
+    with held(server), trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_once_blocked, scope)
+            await pipe.execute()
+    with pytest.raises(TerzettoError, match="may have run"):
+        await queued
+
+
+async def cancel_once_blocked(scope: trio.CancelScope) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    scope.cancel()
 
 
 async def test_a_pipeline_refuses_what_would_hold_up_the_link(redis: Redis) -> None:

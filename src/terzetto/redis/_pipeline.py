@@ -22,14 +22,16 @@ SendUnit = Callable[[Sequence[Sequence[Arg]]], Awaitable[list[Reply]]]
 
 
 class UnsentError(TerzettoError, RuntimeError):
-    """The result of a queued command was asked for before it was sent."""
+    """The result of a queued command was asked for before it was sent, or was not waited for."""
 
 
 class Queued:
     """The result of a command in a pipeline: await it after that has been sent.
 
     Awaiting gives the reply as the command's method does, or raises the error
-    reply; it never waits. Before, it raises `UnsentError`.
+    reply; it never waits. Before, it raises `UnsentError`. If the pipeline came to
+    nothing as a whole, it raises what `Pipeline.execute` or the block did (such as
+    `LinkLostError`, which says whether it may have run).
     """
 
     __slots__ = ("_args", "_error", "_value")
@@ -51,6 +53,14 @@ class Queued:
         """Note the reply, or the error."""
         self._error = value if isinstance(value, Exception) else None
         self._value = value
+
+    def fail(self, error: BaseException) -> None:
+        """Note why there is no reply: what the sending ended with."""
+        self._error = (
+            error
+            if isinstance(error, Exception)
+            else UnsentError(f"{self._args[0]!r} was cancelled while it was sent: it may have run")
+        )
 
     def __repr__(self) -> str:
         return f"<Queued {self._args[0]!r}>"
@@ -110,7 +120,12 @@ class Pipeline(AsyncCoreCommands):
                 `Redis.execute_many`.
         """
         queued, self._queued = self._queued, []
-        replies = await self._run([words(args) for args, _, _ in queued])
+        try:
+            replies = await self._run([words(args) for args, _, _ in queued])
+        except BaseException as error:
+            for _, _, handle in queued:
+                handle.fail(error)
+            raise
         results: list[Any] = []
         for (args, options, handle), reply in zip(queued, replies, strict=True):
             try:
