@@ -5,7 +5,15 @@ import logging
 import pytest
 import trio
 
-from terzetto.redis import Gap, LinkLostError, Message, Redis, Reply, connect
+from terzetto.redis import (
+    Gap,
+    LinkClosedError,
+    LinkLostError,
+    Message,
+    Redis,
+    Reply,
+    connect,
+)
 from terzetto.server import EmbeddedServer
 from terzetto.testing import Fault, open_proxy
 from tests.redis.scripted import PATIENCE
@@ -80,3 +88,49 @@ async def test_what_a_function_raises_that_hears_of_an_asked_command_ends_its_de
                 Message(b"c", b"1"),
                 Message(b"c", b"2"),
             ]
+
+
+async def test_what_is_posted_is_not_overtaken_by_later_calls(redis: Redis) -> None:
+    """Whether others ask at the same time or not, and however many."""
+    heard: list[Reply] = []
+
+    async def post_and_call(name: str) -> None:
+        for number in range(50):
+            assert redis.post("SET", f"{name}:a", number, on_reply=heard.append)
+            assert redis.post("SET", f"{name}:b", number, on_reply=heard.append)
+            assert await redis.execute("GET", f"{name}:b") == b"%d" % number
+            assert redis.post("DEL", f"{name}:a", f"{name}:b", on_reply=heard.append)
+            assert await redis.execute_many([("GET", f"{name}:a"), ("GET", f"{name}:b")]) == [
+                None,
+                None,
+            ]
+
+    with trio.fail_after(PATIENCE):
+        await post_and_call("alone")
+        async with trio.open_nursery() as nursery:
+            for task in range(20):
+                nursery.start_soon(post_and_call, f"{task}")
+    assert heard.count(b"OK") == 2 * heard.count(2) == 21 * 2 * 50
+
+
+async def test_posts_alone_are_written_in_their_order(redis: Redis) -> None:
+    heard: list[Reply] = []
+    for number in range(200):
+        assert redis.post("RPUSH", "l", number, on_reply=heard.append)
+    assert await redis.execute("LRANGE", "l", 0, -1) == [b"%d" % number for number in range(200)]
+    assert heard == [*range(1, 201)]
+
+
+async def test_what_is_posted_and_not_written_when_the_block_is_left_is_heard_of(
+    server: EmbeddedServer,
+) -> None:
+    heard: list[Reply] = []
+    async with connect(server.url) as redis:
+        assert redis.post("INCR", "n", on_reply=heard.append)
+        assert redis.post("INCR", "n", on_reply=heard.append)
+        redis._link.close()  # pyright: ignore[reportPrivateUsage] - in the same turn
+    async with connect(server.url) as other:
+        assert await other.execute("GET", "n") in {None, b"1"}
+    written, unwritten = sorted(heard, key=lambda error: isinstance(error, LinkClosedError))
+    assert isinstance(written, LinkLostError)
+    assert isinstance(unwritten, LinkClosedError)

@@ -186,8 +186,7 @@ class Link(RequestQueue):
         error = self._loss
         self._loss = self._retiring = None
         again, gone = sort_out(self._written, unsent=len(self._rest))
-        again += [*self._notices, *self._queue]
-        self._notices.clear()
+        again += self._queue
         self._queue.clear()
         for request in again:
             if request.epoch or request.task is None:  # a notice hears of it; a caller has left

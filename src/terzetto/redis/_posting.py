@@ -37,10 +37,13 @@ class Posting(ABC):
 
         That is a plain function that should not take long: it runs in the task that reads all
         replies, before messages that come with this one. It is handed errors too: the
-        server's, and `LinkLostError` if the connection was lost, which says whether the
-        command may have run. What it raises is logged as an error, with the client's
-        `logger`, and disturbs nobody. Returns whether it was sent: not while there is no
-        connection.
+        server's; `LinkLostError` if the connection was lost, which says whether the
+        command may have run; `LinkClosedError` if the client's block was left before it was
+        written. What it raises is logged as an error, with the client's `logger`, and disturbs
+        nobody.
+
+        Returns whether it was sent: not while there is no connection. It comes to its server
+        before what the same task posts or calls later.
 
         Raises:
             WrongLinkError: the command cannot share a link.

@@ -20,6 +20,8 @@ so replies never slip to another caller. Ctrl-C is kept out of all this, for a c
 that it struck would be left in a queue: it comes where something waits. A plain
 command's request is a `Seat`: once its reply has been taken, the next caller has it. A unit
 whose look at its replies says what follows is written again, and its caller sleeps on.
+A `Notice`, for whose reply nobody waits, stands in the same queues, so that what its
+sender asks for later does not overtake it.
 
 `Link` is the queue with a connection: it reads the replies, and says by
 `_transport`, `_loss`, `_retiring` and `_closed` what may be written.
@@ -87,7 +89,6 @@ class RequestQueue(ABC):
         self._transport: Transport | None = None
         # Who finds as many in `_queue` sends them; `maxsize`: the writer does.
         self._batch = maxsize
-        self._notices: list[Request] = []
         self._writer: Task | None = None  # the writer, while it sleeps
         self._loss = self._retiring = cast("Exception | None", None)
 
@@ -155,7 +156,7 @@ class RequestQueue(ABC):
             return await self.request(data, repeatable)
         seat = self._take_seat(data, repeatable=repeatable)
         transport = self._transport
-        if transport is None or self._queue or self._notices:
+        if transport is None or self._queue:
             self._queue.append(seat)
             self._flush()
         else:
@@ -225,10 +226,10 @@ class RequestQueue(ABC):
         transport = self._transport
         if transport is None or self._closed:
             notice.done.set()
-        elif self._batch == 0 and not (self._queue or self._notices):
+        elif self._batch == 0 and not self._queue:
             self._write_through(notice, transport)
         else:
-            self._notices.append(notice)
+            self._queue.append(notice)
             self._wake_writer()
         return notice
 
@@ -238,7 +239,7 @@ class RequestQueue(ABC):
         try:
             sent = transport.send_now(request.data)
         except OSError as error:
-            (self._notices if request.task is None else self._queue).append(request)
+            self._queue.append(request)
             self.drop(error)
         else:
             self._written.append(request)
@@ -250,7 +251,7 @@ class RequestQueue(ABC):
         transport = self._transport
         if request.task is None:
             return
-        if transport is None or self._batch == maxsize or self._queue or self._notices:
+        if transport is None or self._batch == maxsize or self._queue:
             self._queue.append(request)
             self._wake_writer()
         else:
@@ -289,7 +290,7 @@ class RequestQueue(ABC):
                     self._rest = self._rest[transport.send_now(self._rest) :]
                     if not self._rest:
                         self._allow_send()
-                elif self._retiring or (not self._queue and not self._notices):
+                elif self._retiring or not self._queue:
                     self._writer = current_task()
                     await wait_task_rescheduled(self._leave_writer)
                 elif transport.can_send_now:
@@ -317,9 +318,6 @@ class RequestQueue(ABC):
         live = [request for request in self._queue if request.task is not None]
         some_left = len(live) < len(self._queue)
         self._queue.clear()
-        if self._notices:
-            live += self._notices
-            self._notices.clear()
         self._written.extend(live)
         if some_left:
             self._make_room()

@@ -7,7 +7,7 @@ with a reply, or by the link with an error when the connection or the link ends.
 from collections import deque
 from collections.abc import Callable, Container, Generator, Sequence
 from types import coroutine
-from typing import Literal, TypeAlias, cast
+from typing import Final, Literal, TypeAlias, cast
 
 import attrs
 import outcome
@@ -30,6 +30,10 @@ If it returns commands, these are sent at once, and the caller goes on waiting f
 
 Look: TypeAlias = Callable[[list[Reply]], tuple[bytes, int] | None]
 """A glance as a link has it, which never raises: what follows, packed, and how many commands."""
+
+
+_NOBODY: Final = cast("Task", object())
+"""Stands for a task that waits where none does; without one, a caller has left."""
 
 
 @attrs.frozen(kw_only=True)
@@ -235,19 +239,22 @@ class Blocking(Request):
 class Notice(Request):
     """A command whose reply nobody waits for; `done` is set when it came or never will.
 
-    `on_reply` is the user's code, in the task that all others wait for: what it raises is
-    logged, for nobody could catch it.
+    It is for the connection of its time only. `on_reply` is the user's code, in the task that
+    all others wait for: what it raises is logged, for nobody could catch it.
     """
 
     __slots__ = ("_log", "done", "on_reply")
 
+    epoch = 1
+
     def __init__(self, data: bytes, log: Logger) -> None:
-        super().__init__(None, data, repeatable=False)
+        super().__init__(_NOBODY, data, repeatable=False)
         self._log = log
         self.done = trio.Event()
         self.on_reply: Callable[[Reply], None] | None = None  # called, not waited for
 
     def resume(self, value: Reply) -> None:
+        self.task = None
         self.done.set()
         if self.on_reply is not None:
             try:
