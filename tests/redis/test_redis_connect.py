@@ -3,6 +3,7 @@
 import errno
 import logging
 import math
+import os
 import socket
 import traceback
 from pathlib import Path
@@ -274,9 +275,45 @@ async def test_options_that_cannot_be_are_refused_before_a_socket_is_opened(
 
 async def test_urls_and_roles_that_are_none() -> None:
     assert "the URL is a int" in str(await refuse(5))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - an untyped caller's
-    error = await refuse("redis-sentinel://nowhere/shop", role="slave")
+    for url in (
+        "redis-sentinel://nowhere/shop",
+        "redis-cluster://nowhere",
+        "redis://nowhere",
+        "unix:///nowhere",
+    ):
+        for role in ("slave", "", 5):
+            error = await refuse(url, role=role)
+            assert isinstance(error, UrlError)
+            assert str(error).startswith(f"role is {role!r}: ")
+
+
+@pytest.mark.parametrize("url", ["redis-cluster://nowhere", "redis://nowhere", "unix:///nowhere"])
+async def test_a_replica_is_asked_for_where_nobody_knows_one(url: str) -> None:
+    error = await refuse(url, role="replica")
     assert isinstance(error, UrlError)
-    assert "'replica'" in str(error)
+    assert "sentinels" in str(error)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_server_that_cannot_be_reached_is_named_with_the_systems_reason(host: str) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        port = nobody.getsockname()[1]
+        error = await refuse(f"redis://{host}:{port}")
+    assert isinstance(error, ConnectError)
+    assert f"{host}:{port} cannot be reached (" in str(error)
+    assert os.strerror(errno.ECONNREFUSED) in str(error)
+    assert str(error).count(os.strerror(errno.ECONNREFUSED)) <= 2  # one for each address
+
+
+async def test_tls_is_doubted_where_a_server_does_not_greet(server: EmbeddedServer) -> None:
+    url = f"127.0.0.1:{server.port}"
+    error = await refuse(f"rediss://{url}", connect_timeout=0.3)
+    assert isinstance(error, ConnectError)
+    assert "does it not speak TLS?" in str(error)
+    async with open_scripted(say_nothing, greeting=b"") as silent:
+        error = await refuse(silent.url, connect_timeout=0.3)
+    assert "TLS" not in str(error)
 
 
 @pytest.mark.parametrize("answer", [None, SECRET, (SECRET,), ("shop", SECRET.encode())])

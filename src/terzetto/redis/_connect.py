@@ -137,8 +137,9 @@ async def connect(
         "ssl_keyfile": ssl_keyfile,
         "logger": logger,
     }
-    if read_from not in get_args(Role):
-        raise UrlError(f"read_from is {read_from!r}: it has to be 'master' or 'replica'")
+    for name, value in (("role", "master" if role is None else role), ("read_from", read_from)):
+        if value not in get_args(Role):
+            raise UrlError(f"{name} is {value!r}: it has to be 'master' or 'replica'")
     async with AsyncExitStack() as stack:
         parts = split_url(url)
         if parts.scheme == "embedded":
@@ -151,6 +152,8 @@ async def connect(
                 "sentinel_password": sentinel_password,
             }
             opening = _open_sentinel(_sentinel_options(url, overrides), read_from)
+        elif role == "replica":
+            raise UrlError("role is for sentinels, which know the replicas")
         elif parts.scheme.endswith("-cluster"):
             opening = _open_cluster(url, overrides, read_from)
         elif read_from != "master":
@@ -184,8 +187,6 @@ def _sentinel_options(url: str, overrides: dict[str, object]) -> Options:
         "username": values.pop("sentinel_username", None),
         "password": values.pop("sentinel_password", None),
     }
-    if role not in get_args(Role):
-        raise UrlError(f"role is {role!r}: it has to be 'master' or 'replica'")
     options = Options(endpoint=group.hosts[0], source=group.source, **values)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - parsed to their fields' types
     asking["connect_timeout"] = options.connect_timeout / _SENTINEL_SHARE
     asking["logger"] = options.logger

@@ -72,8 +72,10 @@ async def open_connection(options: Options) -> Connection:
             except BusyLoadingError:
                 pass
             await trio.sleep(_PAUSE)
+    doubt = ", or does it not speak TLS" if options.endpoint.tls else ""
     raise last or ConnectError(
-        f"{options.url} did not answer within {options.connect_timeout:g} s: is it overloaded?"
+        f"{options.url} did not answer within {options.connect_timeout:g} s:"
+        f" is it overloaded{doubt}?"
     )
 
 
@@ -124,7 +126,7 @@ async def _attempt(options: Options) -> Connection:
         ) from error
     except OSError as error:
         raise ConnectError(
-            f"{where} cannot be reached ({error}): is the server running there?"
+            f"{where} cannot be reached ({_reason_of(error)}): is the server running there?"
         ) from error
     except BusyLoadingError:
         raise
@@ -133,6 +135,14 @@ async def _attempt(options: Options) -> Connection:
     if options.locator is not None and options.locator.role == "master":
         await _check_master(connection, where)
     return connection
+
+
+def _reason_of(error: OSError) -> str:
+    """Return what the system says; trio tries all addresses of a host, and keeps it to itself."""
+    if isinstance(group := error.__cause__, ExceptionGroup):
+        causes = cast("ExceptionGroup[Exception]", group).exceptions
+        return ", ".join(dict.fromkeys(map(str, causes)))
+    return str(error)
 
 
 async def _check_master(connection: Connection, where: Endpoint) -> None:
