@@ -8,7 +8,7 @@ import trio.testing
 
 from terzetto.redis import LinkLostError, Redis, Reply, ReplyTooLongError, connect
 from terzetto.server import Cluster, EmbeddedServer, open_sentinel
-from tests.redis.scripted import PATIENCE, open_scripted, say_nothing
+from tests.redis.scripted import PATIENCE, held, open_scripted, say_nothing
 
 LIMIT = 1_000_000
 
@@ -46,12 +46,15 @@ async def test_what_was_under_way_beside_a_read_of_too_much_is_as_at_any_loss(
 
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(call, "before", "GET", "k")
-                await trio.testing.wait_all_tasks_blocked()
-                nursery.start_soon(call, "big", "GET", "big")
-                await trio.testing.wait_all_tasks_blocked()
-                nursery.start_soon(call, "read", "GET", "k")
-                nursery.start_soon(call, "write", "INCR", "n")
+                with held(server):
+                    for name, command in (
+                        ("before", ("GET", "k")),
+                        ("big", ("GET", "big")),
+                        ("read", ("GET", "k")),
+                        ("write", ("INCR", "n")),
+                    ):
+                        nursery.start_soon(call, name, *command)
+                        await trio.testing.wait_all_tasks_blocked()
         assert isinstance(ends["big"], ReplyTooLongError)
         assert isinstance(ends["write"], LinkLostError)
         assert ends["write"].may_have_run
