@@ -175,8 +175,8 @@ class Dedicated:
     ) -> list[Reply | RedisError]:
         """Run commands in order with one write; error replies stand in their places.
 
-        `glance`, a plain function, is called with the list of the
-        replies in the task that read them: a turn of the scheduler before this returns.
+        `glance`, a plain function, is called with the list of the replies in the task that
+        read them: a turn of the scheduler before this returns.
         If it returns commands, they are sent at once, in place of these, and this goes on
         waiting: they should wait on the server for no longer than these, which must not
         leave anything with the connection (SELECT, WATCH, MULTI). Where commands were

@@ -64,6 +64,6 @@ class ReplyError(LinkError, InvalidResponse):
 class ReplyTooLongError(ReplyError):
     """A reply is beyond `max_reply_bytes`: ask for less, or raise the limit.
 
-    Raised by commands that only read. For others it is the cause of `LinkLostError`, for they
-    have run.
+    Raised by single commands that only read, and never on dedicated links. Else it is the
+    cause of `LinkLostError`, for the command has run.
     """
