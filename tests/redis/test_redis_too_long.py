@@ -1,10 +1,11 @@
-"""Replies beyond `max_reply_bytes`: whose they are, and what becomes of the others."""
+"""What is too long, for us or for the server: whose it is, and what becomes of the others."""
 
 from functools import partial
 
 import pytest
 import trio
 import trio.testing
+from redis.exceptions import ResponseError
 
 from terzetto.redis import LinkLostError, Redis, Reply, ReplyTooLongError, connect
 from terzetto.server import Cluster, EmbeddedServer, open_sentinel
@@ -143,3 +144,17 @@ async def test_a_read_of_too_much_from_a_replica_is_not_sent_to_the_master() -> 
                 with pytest.raises(ReplyTooLongError):
                     await redis.execute_many([("GET", "big")])
             assert redis.statistics().connections == 1
+
+
+async def test_a_value_that_the_server_refuses_before_it_has_it_whole_ends_no_client(
+    server: EmbeddedServer,
+) -> None:
+    async with connect(server.url, max_backoff=0.05) as redis:
+        await redis.execute("CONFIG", "SET", "proto-max-bulk-len", 2**20)
+        try:
+            for _ in range(5):  # more often than a link is started again
+                with pytest.raises((ResponseError, LinkLostError)):
+                    await redis.execute("SET", "k", b"x" * 30 * LIMIT)
+                assert await redis.execute("PING") == b"PONG"
+        finally:
+            await redis.execute("CONFIG", "SET", "proto-max-bulk-len", 512 * 2**20)

@@ -268,9 +268,10 @@ def sort_out(written: deque[Request], *, unsent: int) -> tuple[list[Request], li
 
     `unsent` bytes were not taken by the system: whatever has one of them has not
     run, since the server needs a command whole. What is `repeatable` may run twice.
+    The oldest that has unsent bytes may be gone: a server can refuse what it has not read.
     """
     whole: deque[Request] = deque()
-    while unsent > 0:
+    while unsent > 0 and written:
         request = written.pop()
         unsent -= len(request.data)
         whole.appendleft(request)
