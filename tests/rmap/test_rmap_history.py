@@ -22,6 +22,7 @@ from terzetto.server import open_embedded
 from terzetto.testing import Proxy, ProxyConnection, open_proxy
 
 KEY = content_key("config")
+SET_AND_WAIT = 2  # the number of that operation in `write`
 State = tuple[int, dict[str, str]]
 
 REPLICA = st.integers(0, 2)
@@ -29,7 +30,10 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("write"), REPLICA, st.integers(0, 9), st.sampled_from("abc")),
         st.tuples(
-            st.sampled_from(["cut", "hold", "delay", "burst"]), REPLICA, st.just(0), st.just("")
+            st.sampled_from(["cut", "hold", "delay", "burst", "sync"]),
+            REPLICA,
+            st.just(0),
+            st.just(""),
         ),
         st.tuples(st.sampled_from(["flush", "rest"]), st.just(0), st.just(0), st.just("")),
     ),
@@ -114,6 +118,21 @@ async def write(config: Map, operation: int, key: str, value: str) -> None:
             await config.reset()
 
 
+async def write_alone(config: Map, operation: int, key: str, value: str) -> None:
+    """Write while nobody else does; who waits for the change sees it then."""
+    with trio.fail_after(20):
+        await write(config, operation, key, value)
+    if operation == SET_AND_WAIT:
+        assert config[key] == value
+
+
+async def check_sync(control: Redis, config: Map, spy: Spy) -> None:
+    state = await spy.catch_up(control)
+    with trio.fail_after(20):
+        await config.sync()
+    assert (config.revision, config.snapshot()) == state
+
+
 @attrs.frozen
 class Replica:
     """A map, joined through a proxy of its own."""
@@ -125,6 +144,15 @@ class Replica:
         for connection in self.proxy.connections:
             if connection.is_subscribed:
                 act(connection)
+
+    def disturb(self, how: str) -> None:
+        match how:
+            case "cut":
+                self.each_subscription(lambda connection: connection.cut())
+            case "hold":
+                self.each_subscription(lambda connection: connection.hold())
+            case _:
+                self.proxy.delay = 0.01
 
     def mend(self) -> None:
         self.proxy.delay = 0.0
@@ -173,19 +201,16 @@ async def drive(
         replica = replicas[which]
         match kind:
             case "write":
-                with trio.fail_after(20):
-                    await write(replica.config, operation, key, str(number))
+                await write_alone(replica.config, operation, key, str(number))
             case "burst":
                 async with trio.open_nursery() as nursery:
                     for other in replicas:
                         for op in range(9):
                             nursery.start_soon(write, other.config, op, "a", f"{number}.{op}")
-            case "cut":
-                replica.each_subscription(lambda connection: connection.cut())
-            case "hold":
-                replica.each_subscription(lambda connection: connection.hold())
-            case "delay":
-                replica.proxy.delay = 0.01
+            case "sync":
+                await check_sync(control, replica.config, spy)
+            case "cut" | "hold" | "delay":
+                replica.disturb(kind)
             case "flush":
                 await spy.catch_up(control)  # messages may be under way to the replicas
                 await control.execute("FLUSHALL")

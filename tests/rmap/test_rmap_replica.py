@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-import attrs
 import pytest
 
 from terzetto.rmap._message import Op
-from terzetto.rmap._replica import Change
+from terzetto.rmap._replica import Change, PendingSet
 from tests.rmap.replica_peer import Peer
 
 
@@ -212,13 +211,19 @@ def test_an_unreadable_revision_counts_as_zero() -> None:
     assert peer.replica.values == {"a": b"1"}
 
 
-def wait(peer: Peer, revision: int, sent_at: int | None = None) -> Callable[[], bool]:
+def wait(
+    peer: Peer,
+    revision: int,
+    key: str = "a",
+    value: str = "",
+    *,
+    expected: PendingSet | None = None,
+) -> Callable[[], bool]:
+    """Send a set and have its reply; return a function that says whether the wait is over."""
+    if expected is None:
+        expected = peer.replica.expect_set(key.encode(), (value or str(revision)).encode())
     released: list[None] = []
-    position = attrs.evolve(
-        peer.replica.position,
-        revision=peer.replica.revision if sent_at is None else sent_at,
-    )
-    if peer.replica.wait_for_revision(revision, position, lambda: released.append(None)):
+    if peer.replica.wait_for_set(expected, revision, lambda: released.append(None)):
         released.append(None)
     return lambda: bool(released)
 
@@ -236,7 +241,59 @@ def test_a_wait_ends_with_its_revision_or_a_later_one() -> None:
     assert not fourth()
     peer.snapshot(9)
     assert fourth()
-    assert wait(peer, 9, sent_at=8)()
+
+
+def test_a_wait_for_a_set_whose_message_came_before_its_reply_is_over() -> None:
+    peer = joined(8)
+    expected = peer.replica.expect_set(b"a", b"9")
+    peer.set(9, "a", "9")
+    peer.set(10, "a", "10")
+    assert wait(peer, 9, expected=expected)()
+    assert not peer.needs()
+
+
+@pytest.mark.parametrize("replies_first", [True, False])
+def test_a_message_of_somebody_else_with_the_revision_of_a_set_ends_the_epoch(
+    replies_first: bool,  # noqa: FBT001 - parametrized
+) -> None:
+    for key, value in (("a", "old"), ("b", "2")):
+        peer = joined(1, a="1")
+        expected = peer.replica.expect_set(b"a", b"2")
+        if not replies_first:
+            peer.set(2, key, value)
+        waiting = wait(peer, 2, expected=expected)
+        if replies_first:
+            peer.set(2, key, value)
+        assert not waiting()
+        assert peer.needs()
+        peer.snapshot(2, a="2")
+        assert waiting()
+        assert peer.heard[-1] == (Change.RESET, None)
+
+
+def test_a_snapshot_in_order_ends_a_wait_only_if_the_message_of_the_set_came_before_it() -> None:
+    for message in (True, False):
+        peer = joined(1, a="1")
+        peer.replica.request_snapshot()
+        number = peer.replica.begin_snapshot()
+        expected = peer.replica.expect_set(b"a", b"2")
+        if message:
+            peer.set(2, "a", "2")
+        waiting = wait(peer, 2, expected=expected)
+        fields = {b"=rev": b"5", b"=kind": b"set", b"a": b"5"}
+        peer.replica.apply_snapshot(number, fields, in_order=True)
+        assert waiting() is message
+        assert peer.needs() is not message
+
+
+def test_what_is_no_longer_expected_is_forgotten() -> None:
+    peer = joined(1)
+    first, second = (peer.replica.expect_set(b"a", b"2") for _ in range(2))
+    peer.replica.forget_set(first)
+    peer.set(2, "a", "2")
+    assert first.heard == []
+    assert second.heard == [2]
+    peer.replica.forget_set(second)
 
 
 def test_a_wait_is_not_over_early_in_a_new_epoch() -> None:
@@ -268,23 +325,21 @@ def test_a_wait_for_a_commit_that_the_server_lost_ends_too() -> None:
     assert waiting()
 
 
-def test_a_wait_for_a_state_that_is_here_is_over() -> None:
+def test_a_wait_for_a_state_ends_with_its_revision() -> None:
     peer = joined(5)
-    here = peer.replica.position
-    assert peer.replica.wait_for_state(5, here, lambda: None)
     released: list[None] = []
-    assert not peer.replica.wait_for_state(6, here, lambda: released.append(None))
+    peer.replica.wait_for_state(6, peer.replica.position, lambda: released.append(None))
+    assert not released
     peer.set(6, "a", "6")
     assert released
     assert not peer.needs()
 
 
-def test_a_wait_for_a_state_after_a_gap_ends_with_the_snapshot_and_is_no_reset() -> None:
+def test_a_wait_for_a_snapshot_after_a_gap_ends_with_it_and_is_no_reset() -> None:
     peer = joined(5)
     peer.replica.gap()
     released: list[None] = []
-    here = peer.replica.position
-    assert not peer.replica.wait_for_state(5, here, lambda: released.append(None))
+    peer.replica.wait_for_snapshot(lambda: released.append(None))
     peer.snapshot(5)
     assert released
     assert not peer.needs()
@@ -294,15 +349,14 @@ def test_a_wait_for_a_state_after_a_gap_ends_with_the_snapshot_and_is_no_reset()
 
 def test_a_wait_over_the_end_of_an_epoch_ends_with_a_snapshot_begun_after_it() -> None:
     peer = joined(5, a="1")
-    sent_at = peer.replica.position
+    expected = peer.replica.expect_set(b"a", b"3")
     peer.replica.gap()
     peer.snapshot(2, a="2")
-    released: list[None] = []
-    assert not peer.replica.wait_for_revision(3, sent_at, lambda: released.append(None))
+    waiting = wait(peer, 3, expected=expected)
     peer.set(3, "a", "3")
-    assert not released
+    assert not waiting()
     peer.snapshot(3, a="3")
-    assert released
+    assert waiting()
     assert [change for change, _ in peer.heard] == [Change.RESET, Change.SET]
 
 
@@ -332,8 +386,17 @@ def test_after_a_snapshot_in_order_only_its_successor_is_no_sign(revision: int) 
 @pytest.mark.parametrize(("revision", "is_sign"), [(4, True), (5, False), (6, True)])
 def test_the_servers_revision_at_this_place(revision: int, is_sign: bool) -> None:  # noqa: FBT001 - parametrized
     peer = joined(5, a="5")
-    peer.replica.check_state(revision)
+    assert peer.replica.check_state(revision) is not is_sign
     assert peer.needs() is is_sign
+
+
+def test_the_servers_revision_says_nothing_while_a_snapshot_is_under_way() -> None:
+    peer = joined(5, a="5")
+    number = peer.replica.begin_snapshot()
+    assert not peer.replica.check_state(5)
+    assert peer.needs()
+    peer.replica.apply_snapshot(number, {b"=rev": b"5", b"a": b"5"})
+    assert not peer.needs()
 
 
 # --- a model -------------------------------------------------------------------------------

@@ -10,8 +10,17 @@ from terzetto.rmap._message import Message, Op
 from tests.rmap.replica_peer import Peer
 
 
+def nothing() -> None:
+    """Do nothing: nobody waits for what was lost."""
+
+
 class ReplicaMachine(RuleBasedStateMachine):
-    """One server and one replica; messages travel slowly, get lost, and the hash is flushed."""
+    """One server and one replica; messages travel slowly, get lost, and the hash is flushed.
+
+    What comes by each of the two connections keeps its order: messages and what is asked
+    for in their place (`channel`), replies to sets and snapshots by the other road (`link`).
+    A wait that ends before the copy has the state it is for is an error.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,8 +28,8 @@ class ReplicaMachine(RuleBasedStateMachine):
         self.content: dict[bytes, bytes] = {}
         self.revision = 0
         self.kind = b"set"
-        self.channel: list[bytes | tuple[int, dict[bytes, bytes]]] = []
-        self.snapshot: tuple[int, dict[bytes, bytes]] | None = None
+        self.channel: list[tuple[Callable[[], None], Callable[[], None]]] = []
+        self.link: list[Callable[[], None]] = []
         self.waits: list[Callable[[], bool]] = []
         self.states = [self.visible()]
         self.subscribed = False
@@ -35,9 +44,8 @@ class ReplicaMachine(RuleBasedStateMachine):
         self.revision += 1
         self.kind = op.value
         if self.subscribed:
-            self.channel.append(
-                Message(op=op, key=key, value=value, revision=self.revision).encode()
-            )
+            data = Message(op=op, key=key, value=value, revision=self.revision).encode()
+            self.channel.append((lambda: self.peer.replica.receive(data), nothing))
         self.states.append(self.visible())
 
     @rule(key=st.sampled_from([b"a", b"b", b"c"]), value=st.binary(max_size=2))
@@ -69,37 +77,33 @@ class ReplicaMachine(RuleBasedStateMachine):
 
     @rule()
     def subscribe(self) -> None:
-        self.channel.clear()
+        lost, self.channel = self.channel, []
         self.stale, self.may_mix = 0, False
         self.subscribed = True
         self.flushed = self.lost = False
         self.peer.replica.gap()
-        self.snapshot = None
+        for _, lose in lost:
+            lose()
 
     @rule(count=st.integers(1, 5))
     def deliver(self, count: int) -> None:
         for _ in range(min(count, len(self.channel))):
-            item = self.channel.pop(0)
             self.stale = max(0, self.stale - 1)
-            if isinstance(item, bytes):
-                self.peer.replica.receive(item)
-            else:
-                self.may_mix = False
-                self.peer.replica.apply_snapshot(*item, in_order=True)
+            deliver, _ = self.channel.pop(0)
+            deliver()
+
+    @precondition(lambda self: self.link)
+    @rule(count=st.integers(1, 5))
+    def reply(self, count: int) -> None:
+        for _ in range(min(count, len(self.link))):
+            self.link.pop(0)()
 
     @precondition(lambda self: self.channel and not self.flushed)
     @rule()
     def lose(self) -> None:
         self.lost = True
-        self.channel.pop(0)
-
-    @precondition(lambda self: self.subscribed)
-    @rule()
-    def read_snapshot(self) -> None:
-        # Read by another road it may be of the new epoch, and a message from before the flush
-        # then look like its successor: what is shown may never have been, until the next sign.
-        self.may_mix |= self.stale > 0
-        self.snapshot = (self.peer.replica.begin_snapshot(), self.fields())
+        _, lose = self.channel.pop(0)
+        lose()
 
     def fields(self) -> dict[bytes, bytes]:
         fields = dict(self.content)
@@ -109,28 +113,61 @@ class ReplicaMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.subscribed)
     @rule()
-    def ask_for_snapshot_in_order(self) -> None:
-        self.channel.append((self.peer.replica.begin_snapshot(), self.fields()))
-        self.snapshot = None
+    def read_snapshot(self) -> None:
+        # Read by another road it may be of the new epoch, and a message from before the flush
+        # then look like its successor: what is shown may never have been, until the next sign.
+        self.may_mix |= self.stale > 0
+        number, fields = self.peer.replica.begin_snapshot(), self.fields()
+        self.link.append(lambda: self.peer.replica.apply_snapshot(number, fields))
 
-    @precondition(lambda self: self.snapshot)
+    @precondition(lambda self: self.subscribed)
     @rule()
-    def apply_snapshot(self) -> None:
-        assert self.snapshot is not None
-        self.peer.replica.apply_snapshot(*self.snapshot)
-        self.snapshot = None
+    def ask_for_snapshot_in_order(self) -> None:
+        number, fields = self.peer.replica.begin_snapshot(), self.fields()
+
+        def apply() -> None:
+            self.may_mix = False
+            self.peer.replica.apply_snapshot(number, fields, in_order=True)
+
+        self.channel.append((apply, nothing))
+
+    def wait(self) -> Callable[[], None]:
+        """Return what ends a wait for the state of the server as it is now, if the copy has it."""
+        released: list[None] = []
+        since = len(self.states) - 1
+
+        def release() -> None:
+            assert self.may_mix or self.peer.replica.values in self.states[since:]
+            released.append(None)
+
+        self.waits.append(lambda: bool(released))
+        return release
 
     @precondition(lambda self: self.peer.replica.snapshots_applied)
     @rule(key=st.sampled_from([b"a", b"b"]), value=st.binary(max_size=2))
     def set_and_wait(self, key: bytes, value: bytes) -> None:
-        sent_at = self.peer.replica.position
+        expected = self.peer.replica.expect_set(key, value)
         self.set(key, value)
-        released: list[None] = []
-        if self.peer.replica.wait_for_revision(
-            self.revision, sent_at, lambda: released.append(None)
-        ):
-            released.append(None)
-        self.waits.append(lambda: bool(released))
+        revision, release = self.revision, self.wait()
+
+        def take() -> None:
+            if self.peer.replica.wait_for_set(expected, revision, release):
+                release()
+
+        self.link.append(take)
+
+    @precondition(lambda self: self.subscribed)
+    @rule()
+    def sync(self) -> None:
+        revision, release = self.revision, self.wait()
+
+        def take() -> None:
+            if self.peer.replica.check_state(revision):
+                release()
+            else:
+                self.peer.replica.wait_for_snapshot(release)
+
+        self.channel.append((take, lambda: self.peer.replica.wait_for_snapshot(release)))
 
     @rule()
     def poll(self) -> None:
@@ -145,13 +182,12 @@ class ReplicaMachine(RuleBasedStateMachine):
         if not self.subscribed:
             self.subscribe()
         self.deliver(len(self.channel) or 1)
-        if self.snapshot is not None:
-            self.apply_snapshot()
+        self.reply(len(self.link) or 1)
         self.poll()
         rounds = 0
         while self.peer.needs():
             self.read_snapshot()
-            self.apply_snapshot()
+            self.reply(1)
             rounds += 1
             assert rounds < 5
         assert self.peer.replica.values == self.visible()

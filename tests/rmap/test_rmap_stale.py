@@ -2,12 +2,13 @@
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from terzetto import rmap
-from terzetto.redis import connect
+from terzetto.redis import Message, connect
 from terzetto.rmap import Map
 from terzetto.server import EmbeddedServer
-from terzetto.testing import open_proxy
+from terzetto.testing import Fault, open_proxy
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -102,3 +103,111 @@ async def test_a_message_from_before_a_flush_does_not_show_after_it(
                 await config.wait_for(lambda m: m.get("k") == "end")
             nursery.cancel_scope.cancel()
         assert "old" not in shown
+
+
+async def test_set_and_wait_is_not_ended_by_an_old_message_of_the_same_revision(
+    server: EmbeddedServer,
+) -> None:
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url) as slow,
+        connect(server.url) as fast,
+        rmap.join("m", slow, poll_interval=1000.0) as config,
+        rmap.join("m", fast) as writer,
+    ):
+        await writer.set("k", "0")
+        await config.sync()
+        (messages,) = [c for c in proxy.connections if c.is_subscribed]
+        messages.hold()
+        for number in range(4):
+            await writer.set("k", f"old {number}")  # revisions 2 to 5, under way
+        await fast.execute("FLUSHALL")
+        await writer.set("k", "new")
+        async with trio.open_nursery() as nursery:
+
+            async def write() -> None:
+                await config.set_and_wait("mine", "x")  # revision 2
+                assert config.snapshot() == {"k": "new", "mine": "x"}
+
+            nursery.start_soon(write)
+            await writer.wait_for(lambda m: "mine" in m)
+            messages.release()
+        assert config.stale_since is None
+
+
+async def test_sync_is_not_over_while_the_same_revision_is_of_a_lost_count(
+    server: EmbeddedServer,
+) -> None:
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url) as slow,
+        connect(server.url) as fast,
+        rmap.join("m", slow, poll_interval=1000.0) as config,
+        rmap.join("m", fast) as writer,
+    ):
+        for release_first in (True, False):
+            await fast.execute("FLUSHALL")
+            await config.sync()
+            await writer.set("k", "old")
+            await config.sync()
+            (messages,) = [c for c in proxy.connections if c.is_subscribed]
+            messages.hold()
+            await fast.execute("FLUSHALL")
+            await writer.set("k", "new")
+            async with trio.open_nursery() as nursery:
+
+                async def sync() -> None:
+                    await config.sync()
+                    assert config["k"] == "new"
+
+                nursery.start_soon(sync)
+                if release_first:  # else the map is read by the client's own link
+                    await wait_all_tasks_blocked(0.01)
+                    messages.release()
+            messages.release()
+            await becomes(config, stale=False)
+
+
+async def test_old_messages_that_come_while_the_map_is_read_by_the_other_road_do_not_show(
+    server: EmbeddedServer,
+) -> None:
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url) as slow,
+        connect(server.url) as fast,
+        slow.subscribe("last") as last,
+        rmap.join("m", slow, poll_interval=0.2) as config,
+        rmap.join("m", fast) as writer,
+    ):
+        shown: list[dict[str, str]] = []
+        for number in range(3):
+            await writer.set("k", str(number))
+        await config.sync()
+        (messages,) = [c for c in proxy.connections if c.is_subscribed]
+        messages.hold()
+        await writer.set("k", "older")
+        await writer.set("k", "old")  # revision 5
+        await fast.execute("FLUSHALL")
+        for number in range(3):
+            await writer.set("k", f"new {number}")
+        await writer.set("other", "new")  # revision 4
+        reading = proxy.on("HGETALL", Fault.HOLD_REPLY)
+        async with trio.open_nursery() as nursery:
+
+            async def look(*, task_status: trio.TaskStatus[None]) -> None:
+                async with config.subscribe() as changes:
+                    task_status.started()
+                    async for _ in changes:
+                        shown.append(config.snapshot())  # noqa: PERF401 - as above
+
+            await nursery.start(look)
+            with trio.fail_after(60):
+                await reading.wait_hit()
+            messages.release()
+            await fast.execute("PUBLISH", "last", "")
+            assert isinstance(await anext(last), Message)  # what was held is here
+            reading.release()
+            await becomes(config, stale=False)
+            nursery.cancel_scope.cancel()
+        assert {"k": "old", "other": "new"} not in shown
+        assert shown[-1] == {"k": "new 2", "other": "new"}

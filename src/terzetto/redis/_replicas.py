@@ -64,6 +64,10 @@ class ReplicaReads(Redis, metaclass=ABCMeta):
                 return reply
         return await super().execute(*args)
 
+    async def execute_at_master(self, *args: Arg) -> Reply:
+        """Run one command where it would run without `read_from`. As `Redis.execute`."""
+        return await super().execute(*args)
+
     async def execute_many(self, commands: Sequence[Sequence[Arg]]) -> list[Reply | RedisError]:
         """Run commands in order, at a replica if all of them only read keys.
 

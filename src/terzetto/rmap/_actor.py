@@ -40,11 +40,9 @@ from redis.exceptions import RedisError
 
 from terzetto.actor import Actor, Context, Stop
 from terzetto.redis import Gap, LinkClosedError, Message, Reply
-from terzetto.rmap._core import Core
+from terzetto.rmap._core import PATIENCE, Core
 from terzetto.rmap._keys import REVISION_FIELD
-from terzetto.rmap._replica import revision_of
 
-PATIENCE: Final = 1.0  # seconds for a poll's answer, and for messages that are under way
 SNAPSHOT_PATIENCE: Final = 5.0  # seconds for a snapshot by the connection of the messages
 PAUSE: Final = 0.05  # seconds between two snapshots, when the first was not enough
 
@@ -84,16 +82,22 @@ class MapActor(Actor):
             await subscription.deliver(self._take)
 
     def _take(self, item: Message | Gap) -> None:
-        replica = self.core.replica
+        core, replica = self.core, self.core.replica
         if type(item) is Message:
-            if self._deaf_until is None:
-                replica.receive(item.data)
+            if self._deaf_until is not None:
+                return
+            revision = replica.revision
+            replica.receive(item.data)
+            if replica.revision == revision and not replica.needs_snapshot:
+                return  # it told nothing
+            if core.is_unanswered and not replica.needs_snapshot:
+                return  # it may be old: what was asked has its place behind it
         else:
             self._deaf_until = None
             replica.gap()
             if self._asked is not None:
                 self._asked.settled.set()  # the answer may have been lost too
-        self.core.note_certain()
+        core.note_certain()
 
     def _take_answer(self, question: "_Question", reply: Reply) -> None:
         """Use what was asked by the connection of the messages, in its place among them."""
@@ -105,13 +109,11 @@ class MapActor(Actor):
             fields = cast("Mapping[bytes, bytes]", reply)
             replica.apply_snapshot(question.number, fields, in_order=True)
             question.is_answered = True
+            self.core.note_certain()
         elif isinstance(reply, list):
-            (stored,) = cast("list[bytes | None]", reply)
-            revision = revision_of({REVISION_FIELD: stored} if stored else {})
-            replica.check_state(revision)
+            self.core.take_revision(cast("Reply", reply))
             question.is_answered = True
         question.settled.set()
-        self.core.note_certain()
 
     async def _ask(self, question: "_Question", *command: str | bytes) -> bool:
         """Ask by the connection of the messages; return whether it was answered in time."""
@@ -128,6 +130,8 @@ class MapActor(Actor):
         with trio.move_on_after(patience):
             await question.settled.wait()
         self._asked = None
+        if self._hangs(question):
+            self.core.is_unanswered = True
         return question.is_answered
 
     def _note_certain(self, question: "_Question") -> None:
@@ -160,14 +164,16 @@ class MapActor(Actor):
         epoch = replica.epoch
         question = _Question(replica.begin_snapshot())
         if not await self._ask(question, "HGETALL", core.content_key):
-            number = replica.begin_snapshot()
-            reply: object = await core.redis.execute("HGETALL", core.content_key)
-            epoch = replica.epoch
-            replica.apply_snapshot(number, cast("Mapping[bytes, bytes]", reply))
             if self._hangs(question):
                 self._deaf_until = question
+            number = replica.begin_snapshot()
+            reply: object = await core.redis.execute_at_master("HGETALL", core.content_key)
+            epoch = replica.epoch
+            replica.apply_snapshot(number, cast("Mapping[bytes, bytes]", reply))
         self._note_certain(question)
-        if replica.epoch != epoch:
+        if replica.epoch != epoch and core.expiry.seconds:
+            core.log.info("the map expired, or the server lost it", revision=replica.revision)
+        elif replica.epoch != epoch:
             core.log.warning("the server lost the map or counts anew", revision=replica.revision)
         elif replica.snapshots_applied > 1:
             core.log.info("read the map again", revision=replica.revision)

@@ -6,8 +6,8 @@ here runs in the one trio thread, and nothing but `run` waits.
 """
 
 import time
-from collections.abc import Awaitable
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Generic, TypeVar, cast
 
 import attrs
 import trio
@@ -17,10 +17,13 @@ from terzetto.actor import Ref
 from terzetto.errors import ClosedError, InvalidOptionError
 from terzetto.redis import Redis, Reply, Script, Subscription
 from terzetto.rmap._keys import REVISION_FIELD, encode_text
-from terzetto.rmap._replica import Change, Position, Replica, revision_of
+from terzetto.rmap._replica import Change, PendingSet, Replica, revision_of
 from terzetto.rmap._slots import Slot
 
 V = TypeVar("V")
+
+PATIENCE: Final = 1.0
+"""Seconds to wait for an answer by the messages' connection, and for messages under way."""
 
 MAX_EXPIRY: Final = 9_223_372_036
 """The longest expiry, in seconds: what the Go peers can hold too."""
@@ -87,11 +90,11 @@ class Core(Generic[V]):
             slot.post(change, key)
 
     def note_certain(self) -> None:
-        """The replica has just heard from the server: it is up to date, or needs a snapshot."""
-        self.is_unanswered = False
+        """The server has just shown that the replica is exact, or needs a snapshot."""
         if self.replica.needs_snapshot:
             self.snapshot_wanted.set()
         else:
+            self.is_unanswered = False
             self.certain_at = time.time()
 
     def thaw(self) -> None:
@@ -142,27 +145,64 @@ class Core(Generic[V]):
         """Run a script on the map; only what this returns waits for Redis."""
         return self.redis.run_script(script, keys=self._keys, args=(*self._first_args, *args))
 
-    async def wait_for_commit(self, revision: int, sent_at: Position) -> None:
-        """Wait until the replica holds the commit `revision`, or a later state.
+    async def wait_for_set(self, pending: PendingSet, revision: int) -> None:
+        """Wait until the replica holds the set that became commit `revision`, or a later state.
 
         Raises:
             ClosedError: the map was left meanwhile.
         """
         reached = trio.Event()
-        is_here = self.replica.wait_for_revision(revision, sent_at, reached.set)
+        is_here = self.replica.wait_for_set(pending, revision, reached.set)
         await self._wait(reached, is_here=is_here)
 
     async def sync(self) -> None:
         """Wait until the replica holds all that was committed before this call.
 
+        It asks by the connection of the messages, for what they are is known only in
+        their order. Where that does not answer, the map is read again.
+
         Raises:
             ClosedError: the map was left meanwhile.
+            redis.exceptions.ResponseError: the server does not let the map be read.
         """
-        sent_at = self.replica.position
-        revision = await self.read_revision()
-        reached = trio.Event()
-        is_here = self.replica.wait_for_state(revision, sent_at, reached.set)
-        await self._wait(reached, is_here=is_here)
+        here, answered, settled = trio.Event(), trio.Event(), trio.Event()
+
+        def take(reply: Reply) -> None:
+            if isinstance(reply, list):
+                answered.set()
+                if self.take_revision(cast("Reply", reply)):
+                    here.set()
+                else:
+                    self.replica.wait_for_snapshot(here.set)
+            settled.set()
+
+        if self.ask_revision(take):
+            with trio.move_on_after(PATIENCE):
+                await settled.wait()
+            if not settled.is_set():
+                self.is_unanswered = True
+        if not answered.is_set():
+            await self.read_revision()  # what the server has against it is raised
+            self.replica.wait_for_snapshot(here.set)
+        await self._wait(here, is_here=here.is_set())
+
+    def ask_revision(self, take: Callable[[Reply], None]) -> bool:
+        """Ask for the revision by the messages' connection, unless it is known not to answer.
+
+        Returns whether there may be an answer; `take` gets it, in its place among them.
+        """
+        return (
+            self.subscription is not None
+            and not self.is_unanswered
+            and self.subscription.ask("HMGET", self.content_key, REVISION_FIELD, on_reply=take)
+        )
+
+    def take_revision(self, reply: Reply) -> bool:
+        """Use the answer to `ask_revision`; return whether the replica is as the server was."""
+        (stored,) = cast("list[bytes | None]", reply)
+        is_exact = self.replica.check_state(revision_of({REVISION_FIELD: stored} if stored else {}))
+        self.note_certain()
+        return is_exact
 
     async def _wait(self, reached: trio.Event, *, is_here: bool) -> None:
         if is_here or self.is_closed:
@@ -174,6 +214,8 @@ class Core(Generic[V]):
         self.check_open()
 
     async def read_revision(self) -> int:
-        """Return the server's revision of the map."""
-        stored: bytes | None = await self.redis.execute("HGET", self.content_key, REVISION_FIELD)
+        """Return the server's revision of the map, read by the client's own link."""
+        stored: bytes | None = await self.redis.execute_at_master(
+            "HGET", self.content_key, REVISION_FIELD
+        )
         return revision_of({REVISION_FIELD: stored} if stored else {})

@@ -25,14 +25,26 @@ applied on top by the same rules, which may ask for a further snapshot; it cover
 messages that came before it was begun. Nothing else changes `values`: between two
 calls it is what the server had at `revision`.
 
-Waiters (`wait_for_revision`) are released when the revision is reached in the epoch
-of their commit, or by a snapshot that was begun after their commit: it holds the
-commit, or what came after. So they neither hang nor return early.
-
 A snapshot that comes by the connection of the messages, in their order, is better:
 what was held is in it, and a message that is not its successor is a sign at once. So a
 message from before a flush cannot be taken for one of the new epoch. On a cluster, and
 when that connection hangs, the snapshot comes by another road, and the rules above hold.
+
+Who waits for a set of its own (`wait_for_set`) knows its revision N from the reply, which
+comes by another connection than the messages: before them, after them, and perhaps from
+another epoch. So N alone proves nothing. The wait is over
+
+- when the message N has been applied and carries the key and the value that were set; if
+  it carries something else, an epoch has ended, and a snapshot settles it;
+- by a snapshot in order that is at N or above, if that message came before it;
+- by a snapshot by the client's own link that is at N or above, if the reply came before
+  it: both come by one connection, so the set was made before the snapshot was read;
+- by any snapshot that was begun after the reply: it holds the set, or what came after.
+
+An old message with the very same revision, key and value would end the wait too; then
+the copy shows what was set all the same. Who waits for the state of the server (`sync`)
+asks for the revision in its place among the messages (`check_state`), or waits for a
+snapshot that is begun after that. So no wait hangs, and none is over early.
 
 Invariants: `values` is one dict for the replica's life; within an epoch `revision`
 never falls; `on_change` runs after the state has changed, once a message and once
@@ -80,6 +92,24 @@ MAX_HELD = 100_000
 """Messages kept while a snapshot is under way; past that a second snapshot replaces them."""
 
 
+@attrs.frozen(kw_only=True)
+class Position:
+    """Where a replica stood when a command was sent: the server was at or past it."""
+
+    epoch: int
+    revision: int
+
+
+@attrs.frozen(eq=False)
+class PendingSet:
+    """A set that somebody waits for; `heard` are the revisions of messages that look like it."""
+
+    key: bytes
+    value: bytes
+    sent_at: Position
+    heard: list[int] = attrs.field(factory=list[int], init=False)
+
+
 @attrs.frozen(order=True)
 class _Waiter:
     revision: int
@@ -87,14 +117,7 @@ class _Waiter:
     epoch: int = attrs.field(order=False)
     snapshots_begun: int = attrs.field(order=False)
     release: Callable[[], None] = attrs.field(order=False)
-
-
-@attrs.frozen(kw_only=True)
-class Position:
-    """Where a replica stood when a command was sent: the server was at or past it."""
-
-    epoch: int
-    revision: int
+    pending: PendingSet | None = attrs.field(order=False)
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -124,6 +147,10 @@ class Replica(Generic[V]):
     _held: list[Message] = attrs.field(factory=list[Message], init=False)
     _held_dropped: bool = attrs.field(default=False, init=False)
     _under_way: bool = attrs.field(default=False, init=False)
+    _snapshot_revision: int = attrs.field(default=0, init=False)
+    _pending: dict[bytes, list[PendingSet]] = attrs.field(
+        factory=dict[bytes, list[PendingSet]], init=False
+    )
     _waiters: list[_Waiter] = attrs.field(factory=list[_Waiter], init=False)
     _numbers: "itertools.count[int]" = attrs.field(factory=itertools.count, init=False)
 
@@ -144,13 +171,17 @@ class Replica(Generic[V]):
         if message.key in _BOOKKEEPING:
             return
         if self._under_way:
+            self._note(message)
             self._hold(message)
         elif self.needs_snapshot:
+            self._note(message)
             self._last_seen = message.revision
         else:
             key = decode_text(message.key)
             change = self._apply(message, key)
             if change is not None:
+                if self._pending:
+                    self._note(message)
                 if self._waiters:
                     self._release_reached()
                 self.on_change(change, key or None)
@@ -172,14 +203,18 @@ class Replica(Generic[V]):
             self.end_epoch()
         return self.revision >= revision
 
-    def check_state(self, revision: int) -> None:
-        """Compare with the server's revision at this place among the messages."""
-        if self.needs_snapshot:
-            return
-        if revision < self.revision:
+    def check_state(self, revision: int) -> bool:
+        """Compare with the server's revision at this place among the messages.
+
+        Returns whether the replica is as the server was here; if not, a snapshot is needed.
+        """
+        if self.needs_snapshot or self._under_way:
+            self.request_snapshot()  # what is under way may have been read before
+        elif revision < self.revision:
             self.end_epoch()
         elif revision > self.revision:
             self.request_snapshot()
+        return not self.needs_snapshot
 
     def end_epoch(self) -> None:
         """The server counts anew, or may: take a snapshot."""
@@ -220,8 +255,11 @@ class Replica(Generic[V]):
         if in_order:
             self._held.clear()
             self._held_dropped = False
+        else:
+            self._forget_heard()
         old_revision, old_keys = self.revision, self.values.keys() | self.undecodable.keys()
         self._take(fields)
+        self._snapshot_revision = self.revision
         new_epoch = self._epoch_ended or self.revision < old_revision
         if new_epoch:
             self.epoch += 1
@@ -234,10 +272,10 @@ class Replica(Generic[V]):
             new_epoch=new_epoch,
             deleted=any(k not in self.values and k not in self.undecodable for k in old_keys),
         )
+        self._release_after_snapshot(number, in_order=in_order)
         change = max(change, self._apply_held())
         if in_order:
             self._last_seen = self.revision
-        self._release_after_snapshot(number)
         if not first:
             self.on_change(change, None)
 
@@ -284,7 +322,10 @@ class Replica(Generic[V]):
             if self.needs_snapshot:
                 break
             change = self._apply(message, decode_text(message.key))
-            strongest = max(strongest, change or Change.SET)
+            if change is not None:
+                self._note(message)
+                self._release_reached()
+                strongest = max(strongest, change)
         self._drop_held()
         return strongest
 
@@ -327,46 +368,76 @@ class Replica(Generic[V]):
 
     # --- waiters ------------------------------------------------------------------------
 
-    def wait_for_revision(
-        self, revision: int, sent_at: Position, release: Callable[[], None]
-    ) -> bool:
-        """Return whether the commit `revision`, of a command sent at `sent_at`, is here.
+    def expect_set(self, key: bytes, value: bytes) -> PendingSet:
+        """Look out for the message of a set that is about to be sent, until `forget_set`."""
+        pending = PendingSet(key, value, self.position)
+        self._pending.setdefault(key, []).append(pending)
+        return pending
 
-        If not, `release` is called once when it is, or when a later state is.
+    def forget_set(self, pending: PendingSet) -> None:
+        """Look out for it no more."""
+        expected = self._pending[pending.key]
+        expected.remove(pending)
+        if not expected:
+            del self._pending[pending.key]
+
+    def _note(self, message: Message) -> None:
+        for pending in self._pending.get(message.key, ()):
+            if message.op is _SET and pending.value == message.value:
+                pending.heard.append(message.revision)
+
+    def _forget_heard(self) -> None:
+        for expected in self._pending.values():
+            for pending in expected:
+                pending.heard.clear()
+
+    def wait_for_set(self, pending: PendingSet, revision: int, release: Callable[[], None]) -> bool:
+        """Return whether the set that was expected, and became commit `revision`, is here.
+
+        If not, `release` is called once when it is, or when a later state is. It stays
+        expected until then.
         """
-        if sent_at.epoch != self.epoch:
-            self._release_by_snapshot(release)  # the commit may be of either epoch
-            return False
-        if revision <= sent_at.revision:
-            self.end_epoch()  # the server had counted on from there
-            self._release_by_snapshot(release)
-            return False
-        return self._is_here(revision, release)
+        sent_at = pending.sent_at
+        if sent_at.epoch == self.epoch:
+            was_heard = revision in pending.heard
+            is_settled = not (self.needs_snapshot or self._under_way)
+            if was_heard and is_settled and revision <= self.revision:
+                return True
+            if revision > max(self.revision, sent_at.revision):
+                if not (was_heard and is_settled):
+                    self._add_waiter(revision, release, pending)
+                    return False
+                # A snapshot that came after the message is below it: the server lost it.
+            elif not was_heard and (
+                revision <= sent_at.revision or revision > self._snapshot_revision
+            ):
+                # The server had counted on from there, or another message had this revision.
+                self.end_epoch()
+        self.wait_for_snapshot(release)
+        return False
 
-    def wait_for_state(self, revision: int, sent_at: Position, release: Callable[[], None]) -> bool:
-        """Return whether the state `revision`, read by a command sent at `sent_at`, is here.
+    def wait_for_state(self, revision: int, sent_at: Position, release: Callable[[], None]) -> None:
+        """Call `release` when the state `revision` is here that a command sent at `sent_at` read.
 
-        As `wait_for_revision`, but nothing was committed: the server may stand still.
+        It is told by the revision alone: good enough for who only wants to know whether
+        messages still come.
         """
-        if revision < sent_at.revision or sent_at.epoch != self.epoch:
-            return self.wait_for_revision(revision, sent_at, release)
-        if revision <= self.revision and self.needs_snapshot:
-            self._release_by_snapshot(release)  # it may be a revision of a new epoch
-            return False
-        return self._is_here(revision, release)
-
-    def _is_here(self, revision: int, release: Callable[[], None]) -> bool:
-        if revision > self.revision:
+        if sent_at.epoch == self.epoch and revision > self.revision:
             self._add_waiter(revision, release)
-            return False
-        return True
+        else:
+            self.wait_for_snapshot(release)
 
-    def _release_by_snapshot(self, release: Callable[[], None]) -> None:
+    def wait_for_snapshot(self, release: Callable[[], None]) -> None:
+        """Call `release` when a snapshot has been applied that is begun after this."""
         self.request_snapshot()
         self._add_waiter(_BEYOND_ALL, release)
 
-    def _add_waiter(self, revision: int, release: Callable[[], None]) -> None:
-        waiter = _Waiter(revision, next(self._numbers), self.epoch, self.snapshots_begun, release)
+    def _add_waiter(
+        self, revision: int, release: Callable[[], None], pending: PendingSet | None = None
+    ) -> None:
+        waiter = _Waiter(
+            revision, next(self._numbers), self.epoch, self.snapshots_begun, release, pending
+        )
         heapq.heappush(self._waiters, waiter)
 
     def release_all(self) -> None:
@@ -377,20 +448,28 @@ class Replica(Generic[V]):
 
     def _release_reached(self) -> None:
         while self._waiters and self._waiters[0].revision <= self.revision:
-            heapq.heappop(self._waiters).release()
-
-    def _release_after_snapshot(self, number: int) -> None:
-        waiting: list[_Waiter] = []
-        for waiter in self._waiters:
-            reached = waiter.epoch == self.epoch and waiter.revision <= self.revision
-            if reached or waiter.snapshots_begun < number:
+            waiter = heapq.heappop(self._waiters)
+            if waiter.pending is None or waiter.revision in waiter.pending.heard:
                 waiter.release()
             else:
-                waiting.append(waiter)
-                if waiter.epoch != self.epoch or waiter.revision == _BEYOND_ALL:
-                    self.request_snapshot()  # begun after their commits, it releases them
-        heapq.heapify(waiting)
-        self._waiters = waiting
+                self.end_epoch()  # somebody else's commit had this revision
+                self.wait_for_snapshot(waiter.release)
+
+    def _release_after_snapshot(self, number: int, *, in_order: bool) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            pending = waiter.pending
+            was_heard = pending is not None and waiter.revision in pending.heard
+            is_reached = waiter.revision <= self.revision
+            is_of_now = waiter.epoch == self.epoch and waiter.revision != _BEYOND_ALL
+            if waiter.snapshots_begun < number or (
+                is_of_now and is_reached and (was_heard or not in_order or pending is None)
+            ):
+                waiter.release()
+            elif is_of_now and not is_reached and not (was_heard and in_order):
+                heapq.heappush(self._waiters, waiter)
+            else:  # the commit may be of another epoch, or lost: what is begun now settles it
+                self.wait_for_snapshot(waiter.release)
 
 
 def revision_of(fields: Mapping[bytes, bytes]) -> int:

@@ -222,7 +222,6 @@ class TypedMap(Mapping[str, V], Generic[V]):
 
     async def set(self, key: str, value: V) -> V | None:
         """Set `key`; return the value before, None if it was absent or cannot be read."""
-        # As `_set` does it, without a task's turn through one more call.
         existed, previous, _ = await self._run(_scripts.SET, encode_key(key), self._encode(value))
         return self._decode_previous(previous) if existed else None
 
@@ -234,10 +233,14 @@ class TypedMap(Mapping[str, V], Generic[V]):
         Raises:
             ClosedError: also if the map is left while waiting; the change is committed then.
         """
-        sent_at = self._core.replica.position
-        previous, revision = await self._set(key, value)
-        await self._core.wait_for_commit(revision, sent_at)
-        return previous
+        core, name, stored = self._core, encode_key(key), self._encode(value)
+        pending = core.replica.expect_set(name, stored)
+        try:
+            existed, previous, revision = await self._run(_scripts.SET, name, stored)
+            await core.wait_for_set(pending, int(revision))
+        finally:
+            core.replica.forget_set(pending)
+        return self._decode_previous(previous) if existed else None
 
     async def set_if_absent(self, key: str, value: V) -> bool:
         """Set `key` only if it is absent; return whether it was set."""
@@ -290,12 +293,6 @@ class TypedMap(Mapping[str, V], Generic[V]):
         await self._core.run(_scripts.DESTROY)
 
     # --- inside -------------------------------------------------------------------------
-
-    async def _set(self, key: str, value: V) -> tuple[V | None, int]:
-        existed, previous, revision = await self._run(
-            _scripts.SET, encode_key(key), self._encode(value)
-        )
-        return self._decode_previous(previous if existed else None), int(revision)
 
     def _run(self, script: Script, *args: bytes | int) -> Awaitable[Reply]:
         core = self._core
