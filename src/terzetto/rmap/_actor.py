@@ -25,7 +25,14 @@ for it may be of any age, and the copy counts as stale.
 
 An outage is waited out. An error reply of the server (the key holds no hash, no
 permission) fails the join; later it is logged, the copy counts as stale, and the next
-poll tries again. The core survives restarts; stopping for good freezes it.
+poll tries again. Without the permission to subscribe the polls alone go on, and each
+tries to subscribe anew.
+
+The copy is known to be exact when an applied message has shown it, or an answer: never
+by an error, nor by a message while an answer is overdue, for that may be of any age.
+
+The core survives restarts; stopping for good freezes it. A life that crashes cannot know
+whether it is the last: from the first crash on a task beside the tree waits for the end.
 
 Spawned by `join` and `child`.
 """
@@ -39,7 +46,7 @@ import trio
 from redis.exceptions import RedisError
 
 from terzetto.actor import Actor, Context, Stop
-from terzetto.redis import Gap, LinkClosedError, Message, Reply
+from terzetto.redis import Gap, LinkClosedError, Message, Reply, Subscription
 from terzetto.rmap._core import PATIENCE, Core
 from terzetto.rmap._keys import REVISION_FIELD
 
@@ -72,14 +79,34 @@ class MapActor(Actor):
             self.core.freeze()
         else:
             self.core.replica.gap()
+            self.core.freeze_at_end()
 
     async def _follow(self, task_status: trio.TaskStatus[None]) -> None:
         core = self.core
-        async with core.redis.subscribe(core.channel) as subscription:
-            core.subscription = subscription
-            core.replica.gap()
-            task_status.started()
-            await subscription.deliver(self._take)
+        has_started = False
+        while True:
+            try:
+                async with core.redis.subscribe(core.channel) as subscription:
+                    self._begin_anew(subscription)
+                    if not has_started:
+                        has_started = True
+                        task_status.started()
+                    await subscription.deliver(self._take)
+            except LinkClosedError:
+                raise
+            except RedisError as error:
+                if not has_started:
+                    raise
+                self._begin_anew(None)
+                core.log.warning("the map's messages are refused", error=str(error))
+                await trio.sleep(self.poll_interval)
+
+    def _begin_anew(self, subscription: Subscription | None) -> None:
+        core = self.core
+        core.subscription = subscription
+        self._deaf_until = None
+        core.replica.gap()
+        core.snapshot_wanted.set()
 
     def _take(self, item: Message | Gap) -> None:
         core, replica = self.core, self.core.replica
