@@ -1,12 +1,14 @@
 """When a copy says that it may be stale: the connection of its messages is cut, or hangs."""
 
+from datetime import UTC, datetime
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from terzetto import rmap
-from terzetto.redis import Message, connect
-from terzetto.rmap import Map
+from terzetto.redis import Message, Redis, connect
+from terzetto.rmap import Map, content_key, updates_channel
 from terzetto.server import EmbeddedServer
 from terzetto.testing import Fault, open_proxy
 
@@ -211,3 +213,74 @@ async def test_old_messages_that_come_while_the_map_is_read_by_the_other_road_do
             nursery.cancel_scope.cancel()
         assert {"k": "old", "other": "new"} not in shown
         assert shown[-1] == {"k": "new 2", "other": "new"}
+
+
+async def test_a_server_that_hangs_and_is_given_up_moves_stale_since_nowhere(
+    server: EmbeddedServer,
+) -> None:
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url, server_timeout=1.5) as redis,
+        rmap.join("m", redis, poll_interval=0.2) as config,
+    ):
+        await config.set_and_wait("k", "1")
+        connections = proxy.accepted
+        proxy.hold()
+        held_at = datetime.now(UTC)
+        await becomes(config, stale=True)
+        with trio.fail_after(60):
+            while proxy.accepted < connections + 2:  # both have been given up
+                assert config.stale_since is not None
+                assert config.stale_since <= held_at
+                await trio.sleep(0.01)
+        proxy.release()
+        await becomes(config, stale=False)
+
+
+async def test_errors_and_what_is_no_message_do_not_make_a_copy_exact(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rmap.join("m", redis, poll_interval=0.05) as config:
+        await config.set_and_wait("k", "1")
+        await redis.execute_many([("DEL", content_key("m")), ("SET", content_key("m"), "")])
+        await becomes(config, stale=True)
+        since = config.stale_since
+        with trio.fail_after(60):
+            while caplog.text.count("the map cannot be read") < 4:
+                await redis.execute("PUBLISH", updates_channel("m"), "junk")
+                await redis.execute("PUBLISH", updates_channel("m"), "reset:1")
+                await trio.sleep(0.01)
+                assert config.stale_since == since
+        await redis.execute("DEL", content_key("m"))
+        await becomes(config, stale=False)
+
+
+async def test_messages_that_are_not_listened_to_do_not_make_a_copy_exact(
+    server: EmbeddedServer,
+) -> None:
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url) as slow,
+        connect(server.url) as fast,
+        rmap.join("m", slow, poll_interval=0.2) as config,
+        rmap.join("m", fast) as writer,
+        slow.subscribe(updates_channel("m")) as messages,
+    ):
+        await config.set_and_wait("k", "1")
+        await anext(messages)
+        (connection,) = [c for c in proxy.connections if c.is_subscribed]
+        connection.hold()
+        await writer.set("k", "2")
+        with trio.fail_after(60):
+            await config.wait_for(lambda m: m["k"] == "2")  # read by the other road
+        await becomes(config, stale=True)
+        await writer.set("k", "3")
+        proxy.delay = 0.5  # the answer, which makes the copy exact, comes a second later
+        connection.release()
+        with trio.fail_after(60):
+            for _ in range(2):
+                await anext(messages)
+                assert config.stale_since is not None or config["k"] == "3"
+        proxy.delay = 0.0
+        await becomes(config, stale=False)
+        assert config["k"] == "3"
