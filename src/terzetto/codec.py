@@ -32,7 +32,9 @@ class Codec(Protocol[T]):
 def json_codec(cls: type[T]) -> Codec[T]:
     """Return a codec between JSON and `cls`: an attrs class, a dataclass or a built-in type.
 
-    It needs the extra `json` (msgspec) and checks every field's type on decoding.
+    It needs the extra `json` (msgspec) and checks every field's type, on decoding and on
+    encoding, so that nothing is written that cannot be read again. `json_codec(object)`
+    takes whatever JSON can hold.
 
     Raises:
         MissingExtraError: msgspec is not installed.
@@ -52,11 +54,19 @@ def json_codec(cls: type[T]) -> Codec[T]:
     class JsonCodec:
         def encode(self, value: T, /) -> bytes:
             try:
-                return encoder.encode(value)
+                data = encoder.encode(value)
             except refusals as error:
                 raise InvalidPayloadError(
                     f"a {type(value).__name__} cannot be written as JSON: {error}"
                 ) from error
+            if cls is not object:
+                try:
+                    decoder.decode(data)
+                except refusals as error:
+                    raise InvalidPayloadError(
+                        f"a {type(value).__name__} was given that cannot be read as {name}: {error}"
+                    ) from error
+            return data
 
         def decode(self, data: bytes, /) -> T:
             try:

@@ -6,6 +6,7 @@ from terzetto import rmap
 from terzetto.errors import InvalidNameError
 from terzetto.redis import Redis
 from terzetto.rmap import Update, find_maps, open_log, read_map
+from terzetto.rmap._message import Message, Op
 
 
 async def test_a_map_is_read_as_it_stands(redis: Redis) -> None:
@@ -36,6 +37,9 @@ async def test_the_log_has_every_change_and_leaves_out_what_is_none(redis: Redis
     async with rmap.join("config", redis) as config, open_log("config", redis) as log:
         await config.set("a", "1")
         await redis.execute("PUBLISH", "map:config:updates", b"no change")
+        for key in (b"", b"=rev", b"=kind"):
+            for message in (Message(Op.SET, 5, key, b"1"), Message(Op.DELETE, 5, key)):
+                await redis.execute("PUBLISH", "map:config:updates", message.encode())
         await config.set("a", "2")
         await config.delete("a")
         await config.reset()

@@ -1,6 +1,7 @@
 """Every operation of a map against a real server: effect, result, revision, what is stored."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 
 import pytest
 from redis.exceptions import ResponseError
@@ -80,11 +81,15 @@ async def test_increment(config: Map, redis: Redis) -> None:
     await settle(config, redis)
     revision = config.revision
     await config.set("text", "abc")
-    for key in ("n", "text"):
-        with pytest.raises(ResponseError):
-            await config.increment(key)
+    with pytest.raises(ResponseError, match=r"'n' of the map 'config' .* fit into 64 bits"):
+        await config.increment("n")
+    with pytest.raises(ResponseError, match=r"'text' of the map 'config' .* is no integer"):
+        await config.increment("text")
     with pytest.raises(InvalidOptionError):
         await config.increment("n", 2**63)
+    for delta in ("2", 1.5, None):
+        with pytest.raises(TypeError, match="delta is an integer"):
+            await config.increment("n", delta)  # type: ignore[arg-type] # on purpose  # pyright: ignore[reportArgumentType] - likewise
     await settle(config, redis)
     assert config.revision == revision + 1
     assert config.snapshot() == {"n": str(2**63 - 1), "text": "abc"}
@@ -192,6 +197,8 @@ async def test_typed_values(redis: Redis) -> None:
         assert config["k"] == {"a": 1}
         assert await config.test_and_set("k", {"a": 1}, {"b": 2}) == Swap({"a": 1}, done=True)
         with pytest.raises(InvalidPayloadError):
+            await config.set("k", {"a": "1"})  # type: ignore[dict-item] # on purpose  # pyright: ignore[reportArgumentType] - likewise
+        with pytest.raises(InvalidPayloadError):
             await config.set("k", {"a": object()})  # type: ignore[dict-item] # on purpose  # pyright: ignore[reportArgumentType] - likewise
         async with rmap.join("config", redis) as text:
             await text.set("k", "not JSON")
@@ -235,6 +242,41 @@ async def test_values_of_the_wrong_type_are_refused(config: Map, redis: Redis) -
             await other.set("k", "1")  # type: ignore[arg-type] # on purpose  # pyright: ignore[reportArgumentType] - likewise
 
 
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"ttl": "60"}, TypeError),
+        ({"ttl": None}, TypeError),
+        ({"ttl": timedelta(minutes=1)}, TypeError),
+        ({"ttl": -1}, InvalidOptionError),
+        ({"ttl": float("nan")}, InvalidOptionError),
+        ({"sliding": True}, InvalidOptionError),
+        ({"poll_interval": "1"}, TypeError),
+        ({"poll_interval": 0}, InvalidOptionError),
+        ({"redis": "redis://127.0.0.1"}, TypeError),
+    ],
+)
+@pytest.mark.parametrize("join", [rmap.join, rmap.child])
+async def test_options_are_checked_before_redis_is_touched(
+    redis: Redis, join: Callable[..., object], options: dict[str, object], error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=next(iter(options)) if "redis" not in options else "client"):
+        join("config", **({"redis": redis} | options))
+
+
+@pytest.mark.parametrize("stored", ['["a","b",1e999]', '["a","b",NaN]', '["a",["b",Infinity]]'])
+async def test_a_list_that_cannot_be_written_is_left_as_it_is(
+    config: Map, redis: Redis, stored: str
+) -> None:
+    await config.set("l", stored)
+    for call in (config.remove_values("l", "a"), config.append_values("l", "x")):
+        with pytest.raises(ResponseError):
+            await call
+    await config.sync()
+    assert config.revision == 1
+    assert config["l"] == stored
+
+
 @pytest.mark.parametrize("name", ["", "a b", "a*", "a?", "[a]", "a\0", "x" * 513])
 async def test_names_are_checked_before_redis_is_touched(redis: Redis, name: str) -> None:
     with pytest.raises(InvalidNameError):
@@ -273,9 +315,11 @@ async def test_a_revision_that_cannot_be_read(redis: Redis) -> None:
     await redis.execute("HSET", KEY, "=rev", "text", "k", "1", "foreign=", "2")
     async with rmap.join("config", redis) as config:
         assert config.snapshot() == {"k": "1", "foreign=": "2"}
-        for call in (config.set("k", "2"), config.increment("k"), config.increment("n")):
-            with pytest.raises(ResponseError):
-                await call
+        with pytest.raises(ResponseError):
+            await config.set("k", "2")
+        for key in ("k", "n"):
+            with pytest.raises(ResponseError, match="the revision of the map cannot be read"):
+                await config.increment(key)
         assert await redis.execute("HGETALL", KEY) == {
             b"=rev": b"text",
             b"k": b"1",

@@ -1,15 +1,18 @@
 """Subscribing, watching and waiting: what is told, what is merged, and how it ends."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import cast
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from terzetto import rmap
+from terzetto.codec import json_codec
 from terzetto.errors import ClosedError
 from terzetto.redis import Redis
-from terzetto.rmap import Change, Map
+from terzetto.rmap import Change, Map, content_key
 
 
 @pytest.fixture
@@ -195,3 +198,47 @@ async def test_what_a_predicate_raises_comes_out(config: Map) -> None:
 
     with pytest.raises(ZeroDivisionError):
         await config.wait_for(fail)
+
+
+async def test_watch_tells_apart_what_is_equal_and_stored_in_another_way(redis: Redis) -> None:
+    codec = json_codec(object)
+    async with (
+        rmap.join("config", redis, codec=codec) as config,
+        config.watch("k") as values,
+        config.watch("l") as others,
+    ):
+        await config.set("k", 1)
+        await config.set_and_wait("l", [1])
+        assert await anext(values) == 1
+        assert await anext(others) == [1]
+        await redis.execute_many(
+            [
+                ["HSET", content_key("config"), "k", "true"],
+                ["HINCRBY", content_key("config"), "=rev", 1],
+            ]
+        )
+        await config.sync()  # no message told of that: the map is read again
+        assert await anext(values) is True
+        with trio.move_on_after(0) as at_once:
+            await anext(others)
+        assert at_once.cancelled_caught
+
+
+@pytest.mark.parametrize(("key", "error"), [("", ValueError), ("a=b", ValueError), (3, TypeError)])
+async def test_a_key_that_no_map_has_cannot_be_watched(
+    config: Map, key: object, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="key"):
+        async with config.watch(cast("str", key)):
+            pass
+
+
+async def test_an_async_predicate_is_refused(config: Map) -> None:
+    async def predicate(_: Map) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
+
+    givens: list[object] = [predicate, partial(predicate), 3]
+    for given in givens:
+        with pytest.raises(TypeError, match="predicate"):
+            await config.wait_for(cast("Callable[[Map], bool]", given))

@@ -19,6 +19,9 @@ class UserCreated:
     age: int
 
 
+WRONG = UserCreated(name="Ada", age="36")  # type: ignore[arg-type] # on purpose  # pyright: ignore[reportArgumentType] - likewise
+
+
 @given(name=st.text(), age=st.integers(min_value=-(2**63), max_value=2**63 - 1))
 def test_what_was_encoded_is_decoded(name: str, age: int) -> None:
     codec = json_codec(UserCreated)
@@ -36,6 +39,16 @@ def test_bytes_that_do_not_fit_are_refused(data: bytes) -> None:
 def test_a_value_that_is_no_json_is_refused() -> None:
     with pytest.raises(InvalidPayloadError, match="object cannot be written as JSON"):
         json_codec(object).encode(object())
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["b", WRONG, {"name": "Ada"}, None, float("nan")],
+)
+def test_a_value_that_could_not_be_read_again_is_refused(value: object) -> None:
+    codec: Codec[object] = json_codec(UserCreated)
+    with pytest.raises(InvalidPayloadError, match="cannot be read as UserCreated"):
+        codec.encode(value)
 
 
 @pytest.mark.parametrize("value", ["\ud800", {1: object()}, {(1, 2): 3}])

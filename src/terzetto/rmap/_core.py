@@ -29,6 +29,16 @@ MAX_EXPIRY: Final = 9_223_372_036
 """The longest expiry, in seconds: what the Go peers can hold too."""
 
 
+def check_number(name: str, value: object) -> None:
+    """Refuse what is no number of seconds.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(value, int | float):
+        raise TypeError(f"{name} is a number of seconds, not {value!r}")
+
+
 @attrs.frozen(kw_only=True)
 class Expiry:
     """When the server drops the map's content, as the scripts are told."""
@@ -41,8 +51,13 @@ class Expiry:
         """Cut `ttl`, in seconds, to whole ones, but at least one; 0 is none.
 
         Raises:
-            InvalidOptionError: it is negative, not a number, or beyond 292 years.
+            InvalidOptionError: it is negative, NaN, or beyond 292 years, or there is
+                nothing that could slide.
+            TypeError: it is no number.
         """
+        check_number("ttl", ttl)
+        if sliding and not ttl:
+            raise InvalidOptionError("sliding=True without ttl: give the seconds to slide by")
         if not 0 <= ttl <= MAX_EXPIRY:
             raise InvalidOptionError(
                 f"ttl is {ttl}: give seconds from 0 (no expiry) to {MAX_EXPIRY}"

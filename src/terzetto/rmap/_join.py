@@ -12,7 +12,7 @@ from terzetto.codec import Codec
 from terzetto.errors import InvalidOptionError, InvalidPayloadError
 from terzetto.redis import Redis
 from terzetto.rmap._actor import MapActor
-from terzetto.rmap._core import Core, Expiry
+from terzetto.rmap._core import Core, Expiry, check_number
 from terzetto.rmap._keys import content_key, updates_channel
 from terzetto.rmap._map import TEXT, BytesCodec, BytesMap, Map
 from terzetto.rmap._replica import Change, Replica
@@ -169,13 +169,16 @@ def join(
         ttl: seconds after which the server drops the content, cut to whole seconds but at
             least 1; 0 for never. All who write to a map should give the same.
         sliding: whether each operation starts the time anew; else the first one counts.
+            It needs a `ttl`.
         poll_interval: seconds between two looks at the server's revision, for changes that
             no message tells of, such as an expiry.
         logger: anything with the methods of structlog's bound loggers.
 
     Raises:
         InvalidNameError: `name` cannot name a map.
-        InvalidOptionError: `ttl` or `poll_interval` is out of its range.
+        InvalidOptionError: `ttl` or `poll_interval` is out of its range, or `sliding` is
+            given without `ttl`.
+        TypeError: `redis` is no client, or seconds are no number.
         redis.exceptions.ResponseError: something else than a map is at its place, or the
             server does not allow to read it.
         LinkClosedError: the client's block has been left.
@@ -214,6 +217,9 @@ def _prepare(
     restart: Restart = "transient",
     significant: bool = False,
 ) -> tuple[Core[Any], Child[TypedMap[Any]]]:
+    if not isinstance(redis, Redis):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise TypeError(f"a map is joined over a client that connect() opens, not {redis!r}")
+    check_number("poll_interval", poll_interval)
     if not poll_interval > 0:
         raise InvalidOptionError(f"poll_interval is {poll_interval}: give more than 0 seconds")
     values: Codec[Any] = TEXT if codec is None else codec

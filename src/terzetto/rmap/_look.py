@@ -68,6 +68,8 @@ _OPS: Final[dict[Op, Literal["set", "delete", "reset", "destroy"]]] = {
     Op.RESET: "reset",
     Op.DESTROY: "destroy",
 }
+_WHOLE: Final = frozenset({Op.RESET, Op.DESTROY})
+_NO_KEYS: Final = frozenset({b"", REVISION_FIELD, KIND_FIELD})
 
 
 async def find_maps(redis: Redis) -> list[str]:
@@ -109,6 +111,8 @@ class Log(AsyncIterator[Update | Gap]):
                 return message
             with suppress(InvalidPayloadError):  # no writer of maps sent that
                 change = decode_message(message.data)
+                if change.key in _NO_KEYS and change.op not in _WHOLE:
+                    continue
                 return Update(
                     op=_OPS[change.op],
                     revision=change.revision,

@@ -6,6 +6,8 @@ several processes can append to one list without losing items.
 
 from typing import Final, Generic, TypeVar
 
+from redis.exceptions import ResponseError
+
 from terzetto._shared._encoding import decode_text
 from terzetto.errors import InvalidOptionError, InvalidPayloadError
 from terzetto.redis import Reply
@@ -18,6 +20,11 @@ V = TypeVar("V", str, bytes)
 
 _MIN_INT: Final = -(2**63)
 _MAX_INT: Final = 2**63 - 1
+
+_NO_SUM: Final = {
+    "hash value is not an integer": "its value is no integer",
+    "increment or decrement would overflow": "the sum does not fit into 64 bits",
+}
 
 
 class TextCodec:
@@ -112,10 +119,22 @@ class Map(_ListMap[str]):
 
         Raises:
             InvalidOptionError: `delta` does not fit into 64 bits.
+            TypeError: `delta` is no integer.
             redis.exceptions.ResponseError: the value is no integer, or the sum does not
                 fit into 64 bits; nothing was changed.
         """
+        if not isinstance(delta, int):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise TypeError(f"delta is an integer, not {delta!r}")
         if not _MIN_INT <= delta <= _MAX_INT:
             raise InvalidOptionError(f"delta is {delta}: give an integer of 64 bits")
-        reply: Reply = await self._run(_scripts.INCREMENT, encode_key(key), delta)
+        reply: Reply
+        try:
+            reply = await self._run(_scripts.INCREMENT, encode_key(key), delta)
+        except ResponseError as error:
+            for text, why in _NO_SUM.items():
+                if text in str(error):
+                    raise ResponseError(
+                        f"{key!r} of the map {self.name!r} cannot be incremented by {delta}: {why}"
+                    ) from error
+            raise
         return int(reply)

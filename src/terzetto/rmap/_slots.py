@@ -112,10 +112,13 @@ _NOTHING = _Nothing()
 class ValueSlot(Slot[V | None], Generic[V]):
     """The slot of a watcher: the latest value of one key, at first the one it has now."""
 
-    def __init__(self, key: str, read: Callable[[str], V | None]) -> None:
+    def __init__(
+        self, key: str, read: Callable[[str], V | None], encode: Callable[[V], bytes]
+    ) -> None:
         super().__init__()
         self._key = key
         self._read = read
+        self._encode = encode
         self._seen: V | _Nothing | None = _NOTHING
         self._was_written = True
         self._may_differ = False
@@ -133,9 +136,16 @@ class ValueSlot(Slot[V | None], Generic[V]):
     def _is_pending(self) -> bool:
         if self._may_differ:
             self._may_differ = False
-            if self._read(self._key) != self._seen:
+            if not self._is_seen(self._read(self._key)):
                 self._was_written = True
         return self._was_written
+
+    def _is_seen(self, value: V | None) -> bool:
+        seen = self._seen
+        if value is None or seen is None or isinstance(seen, _Nothing):
+            return value is seen
+        # What is equal need not be stored alike: 1, 1.0 and True.
+        return value == seen and self._encode(value) == self._encode(seen)
 
     def _take(self) -> V | None:
         self._was_written = False

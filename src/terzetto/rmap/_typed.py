@@ -22,6 +22,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from inspect import isawaitable, iscoroutine
 from types import MappingProxyType
 from typing import Any, Generic, Self, TypeVar, overload
 
@@ -182,8 +183,13 @@ class TypedMap(Mapping[str, V], Generic[V]):
         Iterating gives the value that the key has now, then each further one; None
         while it is absent or cannot be read. Values in between are left out when you
         come late: the last one always comes. Iterating ends when the map is left.
+
+        Raises:
+            InvalidNameError: no map can have `key`: it is empty, or contains ``=``.
+            TypeError: it is not a `str`.
         """
-        with self._slot(ValueSlot(key, self._values.get)) as slot:
+        encode_key(key)
+        with self._slot(ValueSlot(key, self._values.get, self._encode)) as slot:
             yield slot
 
     async def wait_for(self, predicate: Callable[[Self], R]) -> R:
@@ -194,7 +200,10 @@ class TypedMap(Mapping[str, V], Generic[V]):
 
         Raises:
             ClosedError: the map was left first.
+            TypeError: `predicate` is async, or no function.
         """
+        if not callable(predicate):
+            raise TypeError(f"a predicate is a function of the map, not {predicate!r}")
         with self._slot(ChangeSlot()) as changes:
             await trio.lowlevel.checkpoint()
             while not (result := predicate(self)):
@@ -204,6 +213,10 @@ class TypedMap(Mapping[str, V], Generic[V]):
                     raise ClosedError(
                         f"the map {self.name!r} was left before what was waited for came true"
                     ) from None
+            if isawaitable(result):  # such as a coroutine, which is true whatever it returns
+                if iscoroutine(result):
+                    result.close()
+                raise TypeError("the predicate of wait_for is async: give a plain function")
             return result
 
     async def sync(self) -> None:

@@ -244,7 +244,7 @@ def _route(
     encode: Callable[[Any], bytes] | None = None
     returned = hints.get("return", type(None))
     if returned is not type(None) and returned not in (*_PLAIN, bytes | None):
-        encode = json_codec(returned).encode
+        encode = json_codec(object).encode  # the work is done: it fails for no annotation
     decode: Callable[[bytes], Any] | None = None
     if codec is not None:
         decode = codec.decode

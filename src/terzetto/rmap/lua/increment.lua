@@ -19,7 +19,7 @@ if type(counted) == 'table' then
   else
     redis.call('HDEL', KEYS[1], key)
   end
-  return counted
+  return redis.error_reply('ERR the revision of the map cannot be read')
 end
 local revision = string.format('%.0f', counted)
 -- Read as text, for a Lua number would round what is beyond 2^53.

@@ -37,15 +37,15 @@ if value and #ARGV > 4 then
     end
   end
   if removed then
+    local left = #kept > 0 and cjson.encode(kept) or '' -- raises if it holds what is no JSON
     -- The revision comes first: if it cannot be read, this raises before anything has changed.
     local revision = string.format('%.0f', redis.call('HINCRBY', KEYS[1], '=rev', 1))
+    value = left
     if #kept == 0 then
-      value = ''
       redis.call('HDEL', KEYS[1], key)
       redis.call('HSET', KEYS[1], '=kind', 'del')
       redis.call('PUBLISH', ARGV[1], 'del:' .. struct.pack('<i4c0i4c0', #key, key, #revision, revision))
     else
-      value = cjson.encode(kept)
       redis.call('HSET', KEYS[1], key, value, '=kind', 'set')
       redis.call('PUBLISH', ARGV[1], 'set:' .. struct.pack('<i4c0i4c0i4c0', #key, key, #value, value, #revision, revision))
     end
