@@ -12,6 +12,7 @@ from terzetto import rmap
 from terzetto.redis import LinkClosedError, LinkLostError, Redis, connect
 from terzetto.rmap import Map
 from terzetto.server import EmbeddedServer
+from terzetto.testing import open_proxy
 
 AWAITS: dict[str, Callable[[Map], Awaitable[object]]] = {
     "set": lambda m: m.set("k", "2"),
@@ -28,6 +29,32 @@ AWAITS: dict[str, Callable[[Map], Awaitable[object]]] = {
     "reset": lambda m: m.reset(),
     "destroy": lambda m: m.destroy(),
 }
+"""What goes to the server."""
+
+
+async def next_change(config: Map) -> None:
+    async with config.subscribe() as changes:
+        await anext(changes)
+
+
+async def next_value(config: Map) -> None:
+    async with config.watch("k") as values:
+        await anext(values)  # the one that the key has now
+        await anext(values)
+
+
+WAITS: dict[str, Callable[[Map], Awaitable[object]]] = {
+    "wait_for": lambda m: m.wait_for(lambda m: m.get("k") == "never"),
+    "subscribe": next_change,
+    "watch": next_value,
+}
+"""What only waits for changes."""
+
+ALL: dict[str, Callable[[Map], Awaitable[object]]] = {
+    **AWAITS,
+    **WAITS,
+    "sync": lambda m: m.sync(),
+}
 
 
 async def join_once(redis: Redis) -> None:
@@ -35,20 +62,20 @@ async def join_once(redis: Redis) -> None:
         pass
 
 
-@pytest.mark.parametrize("name", AWAITS)
+@pytest.mark.parametrize("name", ALL)
 async def test_a_cancelled_call_was_not_sent(redis: Redis, name: str) -> None:
     async with rmap.join("config", redis) as config:
         await config.set_and_wait("k", "1")
         with trio.CancelScope() as scope:
             scope.cancel()
-            await AWAITS[name](config)
+            await ALL[name](config)
         assert scope.cancelled_caught
         await config.set_and_wait("after", "1")
         assert config.snapshot() == {"k": "1", "after": "1"}
         assert config.revision == 2
 
 
-@pytest.mark.parametrize("name", AWAITS)
+@pytest.mark.parametrize("name", ALL)
 async def test_a_call_can_be_cancelled_while_the_server_hangs(
     server: EmbeddedServer, name: str
 ) -> None:
@@ -57,7 +84,7 @@ async def test_a_call_can_be_cancelled_while_the_server_hangs(
         os.kill(server.pid, signal.SIGSTOP)
         try:
             with trio.move_on_after(0.05) as scope:
-                await AWAITS[name](config)
+                await ALL[name](config)
             assert scope.cancelled_caught
             assert config["k"] == "1"
         finally:
@@ -91,6 +118,27 @@ async def test_a_call_ends_when_the_server_is_gone(server: EmbeddedServer, name:
         assert config.stale_since is not None
     assert outcome[0].may_have_run
     assert config["k"] == "1"
+
+
+@pytest.mark.parametrize("name", [*WAITS, "sync"])
+async def test_what_waits_for_changes_waits_out_an_outage(
+    server: EmbeddedServer, name: str
+) -> None:
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url) as redis,
+        rmap.join("config", redis) as config,
+        connect(server.url) as direct,
+        rmap.join("config", direct) as other,
+    ):
+        await config.set_and_wait("k", "1")
+        await proxy.refuse()
+        proxy.cut()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ALL[name], config)
+            await other.set("k", "never")
+            await proxy.accept()
+        assert config["k"] == "never"
 
 
 async def test_reading_needs_no_server(server: EmbeddedServer) -> None:

@@ -10,6 +10,7 @@ from terzetto.actor import open_supervisor
 from terzetto.redis import Redis, connect
 from terzetto.rmap import Change, Map, TypedMap, content_key, updates_channel
 from terzetto.server import EmbeddedServer
+from terzetto.testing import open_proxy
 
 KEY = content_key("config")
 CHANNEL = updates_channel("config")
@@ -52,6 +53,29 @@ async def test_a_reset_during_an_outage_is_told_as_one(redis: Redis) -> None:
         await config.reset()
         assert await anext(changes) is Change.RESET
         assert not config
+
+
+async def test_a_reset_during_an_outage_that_sets_follow_is_told_as_what_is_left_of_it(
+    server: EmbeddedServer, redis: Redis
+) -> None:
+    async with (
+        open_proxy(server.url) as proxy,
+        connect(proxy.url) as through,
+        rmap.join("config", through) as config,
+        rmap.join("config", redis) as other,
+        config.subscribe() as changes,
+    ):
+        await config.set_and_wait("k", "1")
+        assert await anext(changes) is Change.SET
+        for keys, told in ((["k"], Change.SET), (["new"], Change.DELETE), ([], Change.RESET)):
+            await proxy.refuse()
+            proxy.cut()
+            await other.reset()
+            for key in keys:
+                await other.set(key, "2")
+            await proxy.accept()
+            assert await anext(changes) is told
+            assert config.snapshot() == dict.fromkeys(keys, "2")
 
 
 async def test_a_skipped_revision_is_made_up_for(redis: Redis) -> None:

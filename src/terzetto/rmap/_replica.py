@@ -68,7 +68,12 @@ V = TypeVar("V")
 
 
 class Change(IntEnum):
-    """What happened to a map; merged notifications keep the greatest."""
+    """What happened to a map; merged notifications keep the greatest.
+
+    Of several changes whose messages were lost, as in an outage, the server knows the last
+    only: that one is told, DELETE at least if a key is gone, RESET if the map was lost. So a
+    reset that was followed by a set there shows as the set, or as a DELETE.
+    """
 
     SET = 1
     """Values were set."""

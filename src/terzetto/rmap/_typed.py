@@ -170,8 +170,9 @@ class TypedMap(Mapping[str, V], Generic[V]):
 
         Iterating gives what happened since the last look: changes in between are
         merged and the strongest kind is told, `Change.RESET` before `Change.DELETE`
-        before `Change.SET`. The changes can be read when they are told. Iterating ends
-        when the map is left. Never waiting for you, it may be left unread.
+        before `Change.SET` (`Change` says what is told of an outage). The changes can be
+        read when they are told. Iterating ends when the map is left. Never waiting for
+        you, it may be left unread.
         """
         with self._slot(ChangeSlot()) as slot:
             yield slot
