@@ -224,10 +224,13 @@ class TypedMap(Mapping[str, V], Generic[V]):
         """Wait until this copy has all that was committed, by anybody, before this call.
 
         What is read then is as fresh as if it were read from the server. After a write
-        raised `LinkLostError` it shows whether the write was made.
+        raised `LinkLostError` it shows whether the write was made. It takes one round
+        trip; where the connection of the messages does not answer, or on a cluster is
+        another node's than the map's, the whole map is read again.
 
         Raises:
             ClosedError: the map was left, or is left while waiting.
+            redis.exceptions.ResponseError: the server does not let the map be read.
         """
         self._core.check_open()
         await self._core.sync()
