@@ -286,6 +286,23 @@ def test_a_snapshot_in_order_ends_a_wait_only_if_the_message_of_the_set_came_bef
         assert peer.needs() is not message
 
 
+def test_a_set_that_the_server_lost_before_its_reply_came_ends_with_a_snapshot() -> None:
+    for gap in (True, False):  # the message is lost; or it comes before the snapshot
+        peer = joined(0)
+        expected = peer.replica.expect_set(b"a", b"1")
+        if gap:
+            peer.replica.gap()
+        number = peer.replica.begin_snapshot()
+        if not gap:
+            peer.set(1, "a", "1")
+        peer.replica.apply_snapshot(number, {}, in_order=True)
+        waiting = wait(peer, 1, expected=expected)
+        assert not waiting()
+        assert peer.needs()
+        peer.snapshot(0)
+        assert waiting()
+
+
 def test_what_is_no_longer_expected_is_forgotten() -> None:
     peer = joined(1)
     first, second = (peer.replica.expect_set(b"a", b"2") for _ in range(2))

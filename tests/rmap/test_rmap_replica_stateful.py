@@ -78,7 +78,7 @@ class ReplicaMachine(RuleBasedStateMachine):
     @rule()
     def subscribe(self) -> None:
         lost, self.channel = self.channel, []
-        self.stale, self.may_mix = 0, False
+        self.stale = 0
         self.subscribed = True
         self.flushed = self.lost = False
         self.peer.replica.gap()
@@ -116,20 +116,27 @@ class ReplicaMachine(RuleBasedStateMachine):
     def read_snapshot(self) -> None:
         # Read by another road it may be of the new epoch, and a message from before the flush
         # then look like its successor: what is shown may never have been, until the next sign.
-        self.may_mix |= self.stale > 0
-        number, fields = self.peer.replica.begin_snapshot(), self.fields()
-        self.link.append(lambda: self.peer.replica.apply_snapshot(number, fields))
+        number, fields, may_mix = self.peer.replica.begin_snapshot(), self.fields(), self.stale > 0
+        self.link.append(lambda: self.apply(number, fields, may_mix=may_mix))
+
+    def apply(self, number: int, fields: dict[bytes, bytes], *, may_mix: bool) -> None:
+        before = self.peer.replica.snapshots_applied
+        self.may_mix |= may_mix
+        self.peer.replica.apply_snapshot(number, fields)
+        if self.peer.replica.snapshots_applied > before:
+            self.may_mix = may_mix
+
+    def apply_in_order(self, number: int, fields: dict[bytes, bytes]) -> None:
+        before = self.peer.replica.snapshots_applied
+        self.peer.replica.apply_snapshot(number, fields, in_order=True)
+        if self.peer.replica.snapshots_applied > before:
+            self.may_mix = False
 
     @precondition(lambda self: self.subscribed)
     @rule()
     def ask_for_snapshot_in_order(self) -> None:
         number, fields = self.peer.replica.begin_snapshot(), self.fields()
-
-        def apply() -> None:
-            self.may_mix = False
-            self.peer.replica.apply_snapshot(number, fields, in_order=True)
-
-        self.channel.append((apply, nothing))
+        self.channel.append((lambda: self.apply_in_order(number, fields), nothing))
 
     def wait(self) -> Callable[[], None]:
         """Return what ends a wait for the state of the server as it is now, if the copy has it."""

@@ -39,7 +39,8 @@ another epoch. So N alone proves nothing. The wait is over
 - by a snapshot in order that is at N or above, if that message came before it;
 - by a snapshot by the client's own link that is at N or above, if the reply came before
   it: both come by one connection, so the set was made before the snapshot was read;
-- by any snapshot that was begun after the reply: it holds the set, or what came after.
+- by any snapshot that was begun after the reply: it holds the set, or what came after. So
+  it is also if the subscription was interrupted between the set and its reply.
 
 An old message with the very same revision, key and value would end the wait too; then
 the copy shows what was set all the same. Who waits for the state of the server (`sync`)
@@ -112,6 +113,7 @@ class PendingSet:
     key: bytes
     value: bytes
     sent_at: Position
+    gaps: int  # as many as there were when it was sent
     heard: list[int] = attrs.field(factory=list[int], init=False)
 
 
@@ -152,6 +154,7 @@ class Replica(Generic[V]):
     _held: list[Message] = attrs.field(factory=list[Message], init=False)
     _held_dropped: bool = attrs.field(default=False, init=False)
     _under_way: bool = attrs.field(default=False, init=False)
+    _gaps: int = attrs.field(default=0, init=False)
     _snapshot_revision: int = attrs.field(default=0, init=False)
     _pending: dict[bytes, list[PendingSet]] = attrs.field(
         factory=dict[bytes, list[PendingSet]], init=False
@@ -193,6 +196,7 @@ class Replica(Generic[V]):
 
     def gap(self) -> None:
         """Messages may have been lost: a snapshot that was begun before this is void."""
+        self._gaps += 1
         self._held.clear()
         self._under_way = False
         self._last_seen = None
@@ -375,7 +379,7 @@ class Replica(Generic[V]):
 
     def expect_set(self, key: bytes, value: bytes) -> PendingSet:
         """Look out for the message of a set that is about to be sent, until `forget_set`."""
-        pending = PendingSet(key, value, self.position)
+        pending = PendingSet(key, value, self.position, self._gaps)
         self._pending.setdefault(key, []).append(pending)
         return pending
 
@@ -403,7 +407,7 @@ class Replica(Generic[V]):
         expected until then.
         """
         sent_at = pending.sent_at
-        if sent_at.epoch == self.epoch:
+        if sent_at.epoch == self.epoch and pending.gaps == self._gaps:
             was_heard = revision in pending.heard
             is_settled = not (self.needs_snapshot or self._under_way)
             if was_heard and is_settled and revision <= self.revision:
