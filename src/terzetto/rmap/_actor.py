@@ -61,7 +61,6 @@ class MapActor(Actor):
     core: Core[Any]
     poll_interval: float
     _asked: "_Question | None" = attrs.field(default=None, init=False)
-    _deaf_until: "_Question | None" = attrs.field(default=None, init=False)
 
     async def started(self, ctx: "Context[MapActor]") -> None:
         """Subscribe, then read the map for the first time, or again after a crash."""
@@ -104,41 +103,44 @@ class MapActor(Actor):
     def _begin_anew(self, subscription: Subscription | None) -> None:
         core = self.core
         core.subscription = subscription
-        self._deaf_until = None
+        core.deaf_until = None
         core.replica.gap()
         core.snapshot_wanted.set()
 
     def _take(self, item: Message | Gap) -> None:
         core, replica = self.core, self.core.replica
         if type(item) is Message:
-            if self._deaf_until is not None:
+            if core.deaf_until is not None:
                 return
             revision = replica.revision
             replica.receive(item.data)
-            if replica.revision == revision and not replica.needs_snapshot:
-                return  # it told nothing
-            if core.is_unanswered and not replica.needs_snapshot:
-                return  # it may be old: what was asked has its place behind it
+            if not replica.needs_snapshot:
+                # Not while an answer is overdue: it has its place behind this message.
+                if replica.revision != revision and not core.is_unanswered:
+                    core.note_certain()
+                return
         else:
-            self._deaf_until = None
+            core.deaf_until = None
             replica.gap()
             if self._asked is not None:
                 self._asked.settled.set()  # the answer may have been lost too
-        core.note_certain()
+        core.snapshot_wanted.set()
 
     def _take_answer(self, question: "_Question", reply: Reply) -> None:
         """Use what was asked by the connection of the messages, in its place among them."""
-        replica = self.core.replica
-        if question is self._deaf_until:
-            self._deaf_until = None
+        core, replica = self.core, self.core.replica
+        if question is core.deaf_until:
+            core.deaf_until = None
             replica.gap()
-        if isinstance(reply, dict):
+        if core.deaf_until is not None:
+            pass  # it is as old as the messages here
+        elif isinstance(reply, dict):
             fields = cast("Mapping[bytes, bytes]", reply)
             replica.apply_snapshot(question.number, fields, in_order=True)
             question.is_answered = True
-            self.core.note_certain()
+            core.note_certain()
         elif isinstance(reply, list):
-            self.core.take_revision(cast("Reply", reply))
+            core.take_revision(cast("Reply", reply))
             question.is_answered = True
         question.settled.set()
 
@@ -192,7 +194,7 @@ class MapActor(Actor):
         question = _Question(replica.begin_snapshot())
         if not await self._ask(question, "HGETALL", core.content_key):
             if self._hangs(question):
-                self._deaf_until = question
+                core.deaf_until = question
             number = replica.begin_snapshot()
             reply: object = await core.redis.execute_at_master("HGETALL", core.content_key)
             epoch = replica.epoch

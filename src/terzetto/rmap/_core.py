@@ -72,7 +72,14 @@ class Expiry:
 
 @attrs.define(kw_only=True, eq=False)
 class Core(Generic[V]):
-    """The state of one map in this process."""
+    """The state of one map in this process.
+
+    Attributes:
+        is_unanswered: a question by the messages' connection is overdue, or the map
+            cannot be read: whether the copy is exact is open.
+        deaf_until: the question whose answer ends a time in which what that connection
+            brings is not listened to; None while it is.
+    """
 
     name: str
     redis: Redis
@@ -88,6 +95,7 @@ class Core(Generic[V]):
     snapshot_wanted: trio.Event = attrs.field(factory=trio.Event, init=False)
     is_frozen: bool = attrs.field(default=False, init=False)
     is_unanswered: bool = attrs.field(default=False, init=False)
+    deaf_until: object | None = attrs.field(default=None, init=False)
     subscription: Subscription | None = attrs.field(default=None, init=False)
     _watched: Ref[Any] | None = attrs.field(default=None, init=False)
     certain_at: float = attrs.field(factory=time.time, init=False)
@@ -107,10 +115,10 @@ class Core(Generic[V]):
 
     def note_certain(self) -> None:
         """The server has just shown that the replica is exact, or needs a snapshot."""
+        self.is_unanswered = False
         if self.replica.needs_snapshot:
             self.snapshot_wanted.set()
         else:
-            self.is_unanswered = False
             self.certain_at = time.time()
 
     def thaw(self) -> None:
@@ -198,7 +206,7 @@ class Core(Generic[V]):
         def take(reply: Reply) -> None:
             if isinstance(reply, list):
                 answered.set()
-                if self.take_revision(cast("Reply", reply)):
+                if self.deaf_until is None and self.take_revision(cast("Reply", reply)):
                     here.set()
                 else:
                     self.replica.wait_for_snapshot(here.set)
