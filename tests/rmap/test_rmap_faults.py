@@ -112,11 +112,18 @@ async def test_a_lost_hash_is_a_new_epoch(redis: Redis, how: str) -> None:
         await config.wait_for(lambda m: m.get("new") == "2")
 
 
-async def test_a_hash_that_expired_empties_the_map(redis: Redis) -> None:
+async def test_a_hash_that_expired_empties_the_map(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "terzetto.rmap")
     async with rmap.join("config", redis, ttl=1, poll_interval=0.05) as config:
         await config.set_and_wait("k", "1")
         await config.wait_for(lambda m: not m)
         assert config.revision == 0
+        await config.sync()
+    (record,) = caplog.records  # it was to be expected
+    assert record.levelno == logging.INFO
+    assert "the map expired" in record.getMessage()
 
 
 async def test_set_and_wait_is_not_over_early_in_a_new_epoch(redis: Redis) -> None:
