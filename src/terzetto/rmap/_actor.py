@@ -32,7 +32,7 @@ The copy is known to be exact when an applied message has shown it, or an answer
 by an error, nor by a message while an answer is overdue, for that may be of any age.
 
 The core survives restarts; stopping for good freezes it. A life that crashes cannot know
-whether it is the last: from the first crash on a task beside the tree waits for the end.
+whether it is the last, so the ref tells (`_join`).
 
 Spawned by `join` and `child`.
 """
@@ -78,7 +78,6 @@ class MapActor(Actor):
             self.core.freeze()
         else:
             self.core.replica.gap()
-            self.core.freeze_at_end()
 
     async def _follow(self, task_status: trio.TaskStatus[None]) -> None:
         core = self.core

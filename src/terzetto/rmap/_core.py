@@ -97,7 +97,6 @@ class Core(Generic[V]):
     is_unanswered: bool = attrs.field(default=False, init=False)
     deaf_until: object | None = attrs.field(default=None, init=False)
     subscription: Subscription | None = attrs.field(default=None, init=False)
-    _watched: Ref[Any] | None = attrs.field(default=None, init=False)
     certain_at: float = attrs.field(factory=time.time, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -132,18 +131,6 @@ class Core(Generic[V]):
             self.replica.release_all()
             for slot in self.slots:
                 slot.end()
-
-    def freeze_at_end(self) -> None:
-        """Freeze when the actor has ended for good; it may also be started again."""
-        if self.ref is not None and self.ref is not self._watched:
-            self._watched = self.ref
-            # No task of the tree outlives the actor, and this one only waits.
-            trio.lowlevel.spawn_system_task(self._freeze_with, self.ref)
-
-    async def _freeze_with(self, ref: Ref[Any]) -> None:
-        await ref.wait_stopped()
-        if self.ref is ref:  # else it was started anew by name
-            self.freeze()
 
     # --- from the face ------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """How a map is joined: as a block of its own, or as a child in somebody's tree."""
 
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, TypeVar, overload
 
@@ -99,7 +98,7 @@ def child(
     Raises:
         SpecError, ChildNameError: as `Child` does.
     """
-    _, spec = _prepare(
+    return _prepare(
         name,
         redis,
         codec=codec,
@@ -110,7 +109,6 @@ def child(
         restart=restart,
         significant=significant,
     )
-    return spec
 
 
 @overload
@@ -183,7 +181,7 @@ def join(
             server does not allow to read it.
         LinkClosedError: the client's block has been left.
     """
-    core, spec = _prepare(
+    spec = _prepare(
         name,
         redis,
         codec=codec,
@@ -191,18 +189,7 @@ def join(
         poll_interval=poll_interval,
         logger=logger,
     )
-    return _open(core, spec, logger)
-
-
-@asynccontextmanager
-async def _open(
-    core: Core[Any], spec: Child[TypedMap[Any]], logger: Logger | None
-) -> AsyncGenerator[TypedMap[Any]]:
-    try:
-        async with open_child(spec, logger=logger) as face:
-            yield face
-    finally:
-        core.freeze()  # the actor does it when it is closed, but not when it crashed for good
+    return open_child(spec, logger=logger)
 
 
 def _prepare(
@@ -216,7 +203,7 @@ def _prepare(
     child_name: str | None = None,
     restart: Restart = "transient",
     significant: bool = False,
-) -> tuple[Core[Any], Child[TypedMap[Any]]]:
+) -> Child[TypedMap[Any]]:
     if not isinstance(redis, Redis):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise TypeError(f"a map is joined over a client that connect() opens, not {redis!r}")
     check_number("poll_interval", poll_interval)
@@ -234,16 +221,16 @@ def _prepare(
 
     def bind(ref: Ref[MapActor]) -> TypedMap[Any]:
         core.ref = ref
+        ref.when_stopped(lambda _: core.freeze())
         return face
 
-    spec = Child(
+    return Child(
         partial(MapActor, core, poll_interval),
         name=child_name or f"map {name}".replace("/", "|"),  # a child's name has no slash
         restart=restart,
         significant=significant,
         face=bind,
     )
-    return core, spec
 
 
 def _core(
