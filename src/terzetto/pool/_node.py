@@ -13,6 +13,7 @@ import attrs
 import trio
 from redis.exceptions import RedisError
 
+from terzetto._shared._functions import is_async
 from terzetto.actor import Child, open_child
 from terzetto.errors import ClosedError, InvalidOptionError, TerzettoError
 from terzetto.pool._asking import ENDING, FULL, RUNNING
@@ -371,7 +372,7 @@ class Node:
         Raises:
             InvalidNameError: the name is one of the pool's own, or cannot be one.
             InvalidOptionError: the time cannot be (`InvalidCronError`: the spec cannot
-                be read), the plan is no function, or the node is client-only.
+                be read), the plan is no async function, or the node is client-only.
             ScheduleStoppedError: the first call of the plan ends the schedule.
             ClosedError: the node is closed.
         """
@@ -379,7 +380,7 @@ class Node:
         if self.is_closed:
             raise ClosedError(f"the node of pool {self.pool!r} is closed: open another")
         map_name = check_schedule(self.pool, name)
-        if not callable(plan):
+        if not is_async(plan):
             raise InvalidOptionError(f"{plan!r:.200} is no plan: give an async function")
         state = ScheduleState()
         return open_child(

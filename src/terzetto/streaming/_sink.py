@@ -26,7 +26,7 @@ from terzetto.streaming._positions import Start
 from terzetto.streaming._reader import FINAL, check_open, check_same_link
 from terzetto.streaming._retry import insist
 from terzetto.streaming._subscription import Subscription
-from terzetto.streaming._typed import Handler, UnreadablePayloadError
+from terzetto.streaming._typed import Handler, UnreadablePayloadError, check_handler
 
 if TYPE_CHECKING:
     from terzetto.streaming._stream import Stream
@@ -231,11 +231,10 @@ class Sink:
 
         Raises:
             InvalidOptionError: `concurrency` is below 1.
-            TypeError: `handler` cannot be called.
+            TypeError: `handler` is no async function.
         """
         check_count("concurrency", concurrency)
-        if not callable(handler):  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
-            raise TypeError(f"a handler is an async function, not {type(handler).__name__}")
+        check_handler(handler)
         if ordered:
             loop = OrderedLoop(self, self._intake, handler, concurrency, self._retry_base)
             await loop.run()

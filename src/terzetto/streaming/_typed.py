@@ -7,6 +7,7 @@ and give events, whose payload `decode` turns into a value.
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
+from terzetto._shared._functions import is_async
 from terzetto.codec import Codec
 from terzetto.errors import InvalidPayloadError
 from terzetto.streaming._event import Event, parts_of
@@ -18,6 +19,16 @@ T = TypeVar("T")
 
 Handler: TypeAlias = Callable[[Event], Awaitable[object]]
 """Deals with one event; when it raises, the event comes again."""
+
+
+def check_handler(handler: object) -> None:
+    """Refuse what would fail with each event.
+
+    Raises:
+        TypeError: it is no async function.
+    """
+    if not is_async(handler):
+        raise TypeError(f"{handler!r:.200} is no handler: give an async function")
 
 
 class UnreadablePayloadError(InvalidPayloadError):
@@ -82,7 +93,11 @@ class TypedStream(Generic[T]):
         """Return a handler for `Sink.handle` that gives `function` the event and its value.
 
         An event without a readable value is a dead letter at once.
+
+        Raises:
+            TypeError: `function` is no async one.
         """
+        check_handler(function)
 
         async def handle(event: Event) -> None:
             await function(event, self.decode(event))

@@ -20,7 +20,7 @@ from terzetto.tasks._retry import (
     always_failure,
     default_retry_delay,
 )
-from terzetto.tasks._router import Router
+from terzetto.tasks._router import Router, check_router
 from terzetto.tasks._server import Server, ServerActor
 
 _DEFAULT_QUEUES: Mapping[str, int] = {DEFAULT_QUEUE: 1}
@@ -82,7 +82,7 @@ def server_child(
         significant: as for `Child`.
 
     Raises:
-        InvalidNameError, InvalidOptionError: as `open_server`; or the router has no function.
+        InvalidNameError, InvalidOptionError: as `open_server`; or the router is none or empty.
         SpecError, ChildNameError: as `Child` does.
     """
     options = ServerOptions(
@@ -103,8 +103,7 @@ def server_child(
         health_interval=health_interval,
         lease=lease,
     )
-    if not router.patterns:
-        raise InvalidOptionError("the router has no function: register one first")
+    check_router(router)
     if restart not in {"transient", "temporary"}:
         raise InvalidOptionError(
             f"restart is {restart!r}: give 'transient' or 'temporary', a closed server stays closed"
@@ -173,7 +172,7 @@ def open_server(
 
     Raises:
         InvalidNameError: a queue cannot be called so.
-        InvalidOptionError: an option is out of its range.
+        InvalidOptionError: an option is out of its range or of another type.
         LinkClosedError: out of the block: the client's block has been left.
     """
     options = ServerOptions(

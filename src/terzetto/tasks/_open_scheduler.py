@@ -6,6 +6,7 @@ from datetime import UTC, tzinfo
 from functools import partial
 from typing import Final
 
+from terzetto._shared._functions import is_async
 from terzetto._shared._logging import Logger, default_logger
 from terzetto.actor import Child, Ref, Restart, open_child
 from terzetto.errors import InvalidOptionError
@@ -148,8 +149,8 @@ def _scheduler(
         ("before_enqueue", before_enqueue),
         ("after_enqueue", after_enqueue),
     ):
-        if function is not None and not callable(function):  # pyright: ignore[reportUnnecessaryComparison] - callers may be untyped
-            raise InvalidOptionError(f"{option} is {function!r}: give a function")
+        if function is not None and not is_async(function):
+            raise InvalidOptionError(f"{option} is {function!r:.200}: give an async function")
     log = default_logger("tasks") if logger is None else logger
     broker = RedisBroker(redis, logger=log) if isinstance(redis, Redis) else redis
     scheduler = Scheduler(

@@ -4,15 +4,16 @@ Times are in seconds. The defaults are asynq's where a peer could notice, and
 shorter where only our own servers act (recovery, forwarding).
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
+from terzetto._shared._functions import is_async
 from terzetto.errors import InvalidOptionError
 from terzetto.tasks._broker import LEASE_SECONDS
 from terzetto.tasks._context import TaskContext
-from terzetto.tasks._limits import Limit
+from terzetto.tasks._limits import ConcurrencyLimit, Limit, RateLimit
 from terzetto.tasks._message import TaskMessage
 from terzetto.tasks._queues import DEFAULT_QUEUE, check_queues
 from terzetto.tasks._retry import RetryPolicy
@@ -55,9 +56,34 @@ def _count(most: int) -> Callable[[object, "attrs.Attribute[int]", int], None]:
     return check
 
 
-def _function(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
-    if value is not None and not callable(value):
-        raise InvalidOptionError(f"{attribute.name} is {value!r}: give a function")
+def _async(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    if not is_async(value):
+        raise InvalidOptionError(f"{attribute.name} is {value!r:.200}: give an async function")
+
+
+def _async_or_none(owner: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    if value is not None:
+        _async(owner, attribute, value)
+
+
+def _bool(_: object, attribute: "attrs.Attribute[bool]", value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidOptionError(f"{attribute.name} is {value!r}: give True or False")
+
+
+def _grouping(_: object, __: "attrs.Attribute[Any]", value: "Grouping | None") -> None:
+    if value is not None and not isinstance(value, Grouping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidOptionError(f"grouping is {value!r:.200}: give a Grouping, or None")
+
+
+def _limits(value: object) -> tuple[Limit, ...]:
+    """Return a copy of `value` if it holds nothing but limits; a single limit is not enough."""
+    limits = tuple(cast("Iterable[object]", value)) if isinstance(value, Iterable) else (None,)
+    if not all(isinstance(limit, RateLimit | ConcurrencyLimit) for limit in limits):
+        raise InvalidOptionError(
+            f"limits is {value!r:.200}: give a list of RateLimit and ConcurrencyLimit"
+        )
+    return cast("tuple[Limit, ...]", limits)
 
 
 @attrs.frozen(kw_only=True)
@@ -72,7 +98,7 @@ class Grouping:
         max_size: tasks at which it is complete; 0 for any number.
     """
 
-    aggregate: Aggregate = attrs.field(validator=_function)
+    aggregate: Aggregate = attrs.field(validator=_async)
     grace: float = attrs.field(default=60.0, validator=_seconds(1.0))
     max_delay: float = attrs.field(default=0.0, validator=_seconds(0.0))
     max_size: int = 0
@@ -90,7 +116,7 @@ class ServerOptions:
     queues: Mapping[str, int] = attrs.field(
         factory=lambda: {DEFAULT_QUEUE: 1}, converter=check_queues
     )
-    strict: bool = False
+    strict: bool = attrs.field(default=False, validator=_bool)
     concurrency: int = attrs.field(default=10, validator=_count(_MAX_CONCURRENCY))
     retry: RetryPolicy = attrs.field(factory=RetryPolicy)
     shutdown_timeout: float = attrs.field(default=8.0, validator=_seconds(0.0))
@@ -101,10 +127,10 @@ class ServerOptions:
     heartbeat_interval: float = attrs.field(default=5.0, validator=_seconds(0.01))
     health_interval: float = attrs.field(default=15.0, validator=_seconds(0.01))
     lease: float = attrs.field(default=LEASE_SECONDS, validator=_seconds(_SHORTEST_LEASE))
-    error_handler: ErrorHandler | None = attrs.field(default=None, validator=_function)
-    health_check: HealthCheck | None = attrs.field(default=None, validator=_function)
-    grouping: Grouping | None = None
-    limits: Sequence[Limit] = ()
+    error_handler: ErrorHandler | None = attrs.field(default=None, validator=_async_or_none)
+    health_check: HealthCheck | None = attrs.field(default=None, validator=_async_or_none)
+    grouping: Grouping | None = attrs.field(default=None, validator=_grouping)
+    limits: tuple[Limit, ...] = attrs.field(default=(), converter=_limits)
 
     def __attrs_post_init__(self) -> None:
         """Refuse leases that would run out between two renewals."""

@@ -48,8 +48,10 @@ def check_queues(queues: Mapping[str, int]) -> dict[str, int]:
 
     Raises:
         InvalidNameError: as `check_queue`.
-        InvalidOptionError: there is none, or a priority is no whole number above 0.
+        InvalidOptionError: it is no mapping or empty, or a priority is no whole number above 0.
     """
+    if not isinstance(queues, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidOptionError(f"queues is {queues!r:.200}: give queues={{'default': 1}}")
     if not queues:
         raise InvalidOptionError("a server needs a queue: give queues={'default': 1}")
     checked: dict[str, int] = {}

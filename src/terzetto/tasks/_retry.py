@@ -21,11 +21,13 @@ import enum
 import math
 import random
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import attrs
 
+from terzetto._shared._functions import is_async
 from terzetto._shared._texts import describe_error
+from terzetto.errors import InvalidOptionError
 from terzetto.tasks._errors import TaskError
 from terzetto.tasks._message import TaskMessage
 
@@ -130,6 +132,12 @@ _DONE: Final = Verdict(fate=Fate.DONE)
 _COMPLETE: Final = Verdict(fate=Fate.COMPLETE)
 
 
+def _plain_function(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    option = "retry_delay" if attribute.name == "delay" else attribute.name
+    if not callable(value) or is_async(value):
+        raise InvalidOptionError(f"{option} is {value!r:.200}: give a function, not an async one")
+
+
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
     """How a server judges attempts.
@@ -139,8 +147,8 @@ class RetryPolicy:
         is_failure: which errors use up retries.
     """
 
-    delay: RetryDelay = default_retry_delay
-    is_failure: IsFailure = always_failure
+    delay: RetryDelay = attrs.field(default=default_retry_delay, validator=_plain_function)
+    is_failure: IsFailure = attrs.field(default=always_failure, validator=_plain_function)
 
     def judge(self, task: TaskMessage, error: BaseException | None) -> Verdict:
         """Return what becomes of `task` after an attempt that ended with `error`, or well."""

@@ -217,6 +217,19 @@ class Router:
         return find
 
 
+def check_router(router: object) -> Router:
+    """Return `router` if a server can serve with it.
+
+    Raises:
+        InvalidOptionError: it is no router, or has no function.
+    """
+    if not isinstance(router, Router):
+        raise InvalidOptionError(f"router is {router!r:.200}: give a Router")
+    if not router.patterns:
+        raise InvalidOptionError("the router has no function: register one first")
+    return router
+
+
 async def _refuse(context: TaskContext) -> bytes | None:
     await trio.lowlevel.checkpoint()
     raise UnknownTaskTypeError(

@@ -29,7 +29,6 @@ import trio
 
 from terzetto._shared._logging import Logger
 from terzetto.actor import Actor, ActorStoppedError, Child, Context, Ref, Stop
-from terzetto.errors import InvalidOptionError
 from terzetto.tasks._aggregator import AggregatorActor
 from terzetto.tasks._broker import Broker
 from terzetto.tasks._core import Core, Counts, Identity, Status
@@ -41,7 +40,7 @@ from terzetto.tasks._limiter import Limiter
 from terzetto.tasks._options import ServerOptions
 from terzetto.tasks._processes import keep_processes
 from terzetto.tasks._punctual import wake_on_time
-from terzetto.tasks._router import Route, Router, RunSync
+from terzetto.tasks._router import Route, Router, RunSync, check_router
 from terzetto.tasks._upkeep import LoopActor, PresenceActor, Upkeep
 
 _MAX_PROCESSES: Final = os.cpu_count() or 1
@@ -134,13 +133,11 @@ class Server:
 
         Raises:
             ServerStateError: it runs already, or was stopped or closed.
-            InvalidOptionError: the router has no function.
+            InvalidOptionError: it is no router, or has no function.
         """
         if self.router is not None or self.status != "new" or self.ref is None:
             raise ServerStateError(f"server {self.id} is {self.status}: open another")
-        if not router.patterns:
-            raise InvalidOptionError("the router has no function: register one first")
-        self.router = router
+        self.router = check_router(router)
         try:
             await self.ref.ask(ServerActor.begin)
             await self._ended.wait()
