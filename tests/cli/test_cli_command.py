@@ -59,11 +59,16 @@ def test_words_that_are_no_command_give_2(bare: Callable[..., Answer], words: li
     assert answer.err.startswith("error: ")
 
 
-def test_no_url_gives_1(bare: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("url", [None, ""])
+def test_no_url_gives_1_and_says_how_to_give_one(
+    bare: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, url: str | None
+) -> None:
     monkeypatch.delenv("REDIS_URL", raising=False)
+    if url is not None:
+        monkeypatch.setenv("REDIS_URL", url)
     answer = bare("pool", "ls")
     assert (answer.code, answer.out) == (1, "")
-    assert "REDIS_URL" in answer.err
+    assert answer.err == "error: no URL: give --url, or set REDIS_URL\n"
 
 
 def test_a_server_that_is_not_there_gives_1(bare: Callable[..., Answer], tmp_path: Path) -> None:

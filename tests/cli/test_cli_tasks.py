@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+from collections.abc import Callable
 from datetime import datetime
 
 import pytest
@@ -13,7 +14,7 @@ from terzetto.cli import main
 from terzetto.redis import Redis, connect
 from terzetto.server import open_cluster, open_sentinel
 from terzetto.tasks import Client, Router, Task, TaskContext
-from tests.cli.conftest import Command
+from tests.cli.conftest import Answer, Command
 
 
 async def enqueue(command: Command, *words: str) -> str:
@@ -58,9 +59,30 @@ async def test_a_task_is_enqueued_with_every_option(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1m30s", 90), ("1500ms", 2), ("0.5", 1), ("2.25s", 3)]
+)
+async def test_a_duration_has_a_unit_or_is_in_seconds(
+    command: Command, text: str, seconds: int
+) -> None:
+    """Whole seconds are written, rounded up."""
+    task_id = await enqueue(command, "--timeout", text, "--process-in", "90")
+    shown = await command("task", "inspect", "-q", "default", "-i", task_id, "--json")
+    assert (shown.json["timeout"], shown.json["state"]) == (seconds, "scheduled")
+
+
+def test_the_help_says_where_a_duration_goes(bare: Callable[..., Answer]) -> None:
+    shown = bare("task", "enqueue", "--help").out
+    for option in ("--timeout", "--unique", "--process-in", "--retention"):
+        assert f"{option} DURATION" in shown
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ["--timeout", "soon"],
+        ["--timeout", "1.5.5"],
+        ["--timeout", "inf"],
+        ["--process-in=-1"],
         ["--process-at", "2030-01-02T03:04:05"],
         ["--retry", "many"],
         ["--group", " "],

@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from terzetto._shared._encoding import encode_text
 from terzetto.cli._output import Output, Record, Seen, complain
 from terzetto.errors import TerzettoError
-from terzetto.redis import LinkError, Redis, connect
+from terzetto.redis import LinkError, Redis, UrlError, connect
 
 _STANDARD_INPUT: Final = 0
 _CHUNK: Final = 65_536  # bytes of one read
@@ -68,6 +68,8 @@ class Target(View):
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[Redis]:
         """Connect for the time of a block."""
+        if not self.url:
+            raise UrlError("no URL: give --url, or set REDIS_URL")
         async with connect(self.url, client_name="terzetto-cli") as redis:
             yield redis
 

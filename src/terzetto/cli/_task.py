@@ -1,5 +1,6 @@
 """``terzetto task``: single tasks, and all of a state."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from time import time
@@ -24,12 +25,20 @@ State = Annotated[TaskState, Parameter(alias="-s")]
 Group = Annotated[str | None, Parameter(alias="-g")]
 
 
-def _seconds(_: type, tokens: Sequence[Token]) -> float:
-    """Read a duration as Go and asynq write it."""
-    return parse_duration(tokens[0].value) / 1e9
+class Duration(float):
+    """Seconds; the help has its name for what is to be given."""
 
 
-Duration = Annotated[float | None, Parameter(converter=_seconds)]
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
+
+
+def _read_duration(_: type, tokens: Sequence[Token]) -> Duration:
+    """Read a duration as Go and asynq write it, or seconds without a unit."""
+    text = tokens[0].value
+    return Duration(text if _SECONDS.fullmatch(text) else parse_duration(text) / 1e9)
+
+
+DurationOption = Annotated[Duration | None, Parameter(converter=_read_duration)]
 
 _FIRST = {"id": "ID", "type": "Type", "payload": "Payload"}
 _COLUMNS: dict[TaskState, dict[str, str]] = {
@@ -243,12 +252,12 @@ async def enqueue(
     queue: Annotated[str | None, Parameter(alias="-q")] = None,
     task_id: Annotated[str | None, Parameter(name="--id", alias="-i")] = None,
     retry: int | None = None,
-    timeout: Duration = None,  # noqa: ASYNC109 - of the task, not of this call
+    timeout: DurationOption = None,  # noqa: ASYNC109 - of the task, not of this call
     deadline: datetime | None = None,
-    unique: Duration = None,
+    unique: DurationOption = None,
     process_at: datetime | None = None,
-    process_in: Duration = None,
-    retention: Duration = None,
+    process_in: DurationOption = None,
+    retention: DurationOption = None,
     group: Group = None,
     header: Annotated[dict[str, str] | None, Parameter(alias="-H")] = None,
     target: Target = _HERE,
@@ -261,7 +270,7 @@ async def enqueue(
         queue: The queue; "default" if none is given.
         task_id: Its id, which no other task of the queue may have.
         retry: How often it may be tried again.
-        timeout: How long one attempt may take, such as 90s or 1h30m.
+        timeout: How long one attempt may take, such as 90 (seconds), 90s or 1h30m.
         deadline: When an attempt ends at the latest.
         unique: For how long no other task like it may be enqueued.
         process_at: When it may start.
