@@ -1,12 +1,16 @@
-"""The hands of a server: attempts that share a task and a cancel scope know nothing of it."""
+"""The hands of a server: attempts that share a task and a cancel scope know nothing of it.
+
+And what they tell of attempts that fail.
+"""
 
 import contextvars
+import logging
 from collections.abc import Callable
 
 import pytest
 import trio
 
-from terzetto.tasks import Router, TaskContext, TaskState
+from terzetto.tasks import RevokeTask, Router, TaskContext, TaskMessage, TaskState
 from terzetto.tasks._broker_values import CancelRequest
 from terzetto.tasks._crew import CrewActor
 from tests.tasks.conftest import AnyBroker
@@ -155,3 +159,71 @@ async def test_a_scope_that_was_cancelled_is_not_the_next_ones(place: AnyBroker)
             await reaches(place, stubborn_one, TaskState.COMPLETED)
             await reaches(place, following[-1], TaskState.COMPLETED)
         assert server.statistics().retried == 0
+
+
+# What is told of failures ------------------------------------------------------------
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Return what was logged of tasks that did not end well."""
+    return [record for record in caplog.records if "a task " in record.getMessage()]
+
+
+async def test_each_failure_of_a_task_is_one_warning_with_its_traceback(
+    place: AnyBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not the last one only, after up to 25 retries."""
+    router = Router()
+    errors = [ValueError("no 0"), ValueError("no 1"), ValueError("no 2")]
+
+    @router.task("x")
+    async def work(payload: bytes, ctx: TaskContext) -> None:
+        raise errors[ctx.retried]
+
+    caplog.set_level(logging.INFO, "terzetto.tasks")
+    (task_id,) = await put(place, task(max_retry=2))
+    async with serving(place, router, retry_delay=at_once):
+        await reaches(place, task_id, TaskState.ARCHIVED)
+    records = told(caplog)
+    assert [record.levelno for record in records] == [logging.WARNING] * 3
+    texts = ["a task failed ", "a task failed ", "a task failed for good "]
+    for record, error, text in zip(records, errors, texts, strict=True):
+        assert record.getMessage().startswith(text)
+        assert f"'ValueError: {error}'" in record.getMessage()
+        assert task_id in record.getMessage()
+        assert record.exc_info is not None
+        assert record.exc_info[1] is error
+        assert record.exc_info[2] is not None
+
+
+def never(error: BaseException) -> bool:
+    return False
+
+
+def at_once(retried: int, error: BaseException, message: TaskMessage) -> float:
+    return 0.0
+
+
+async def test_an_error_that_is_no_failure_is_no_warning(
+    place: AnyBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the application says; it may come again and again."""
+    router = Router()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        raise BlockingIOError("busy")
+
+    @router.task("revoked")
+    async def revoked(payload: bytes) -> None:
+        raise RevokeTask("not wanted any more")
+
+    caplog.set_level(logging.INFO, "terzetto.tasks")
+    busy, gone = await put(place, task(), task("revoked"))
+    async with serving(place, router, is_failure=never):
+        await reaches(place, busy, TaskState.RETRY)
+        await reaches(place, gone, None)
+    (record,) = told(caplog)
+    assert record.levelno == logging.INFO
+    assert "BlockingIOError: busy" in record.getMessage()
+    assert record.exc_info is None

@@ -345,7 +345,12 @@ class CrewActor(Actor):
             context.log.warning("a task failed for good", error=verdict.text, exc_info=error)
             return partial(core.broker.archive, lease, error=verdict.text)
         core.counts.retried += 1
-        context.log.info("a task failed", error=verdict.text, retry_in=verdict.delay)
+        if verdict.is_failure:
+            context.log.warning(
+                "a task failed", error=verdict.text, retry_in=verdict.delay, exc_info=error
+            )
+        else:
+            context.log.info("a task is put off", error=verdict.text, retry_in=verdict.delay)
         return self._retry(attempt, verdict.delay, verdict.text, is_failure=verdict.is_failure)
 
     def _retry(
