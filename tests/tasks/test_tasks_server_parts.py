@@ -1,6 +1,7 @@
 """Parts of a server: functions that compute, limits, groups, trees, and restarts."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -17,6 +18,8 @@ from redis.exceptions import ResponseError
 
 from terzetto.actor import Tree, open_tree
 from terzetto.errors import InvalidOptionError
+from terzetto.redis import Redis
+from terzetto.server import EmbeddedServer
 from terzetto.tasks import (
     ConcurrencyLimit,
     Grouping,
@@ -29,6 +32,8 @@ from terzetto.tasks import (
 )
 from terzetto.tasks._broker_values import CancelRequest, Completion, Lease
 from terzetto.tasks._core import Core
+from terzetto.tasks._redis_broker import RedisBroker
+from terzetto.testing import open_program
 from tests.tasks.conftest import AnyBroker
 from tests.tasks.serving import QUICK, put, reaches, serving, task, until, until_true
 
@@ -55,7 +60,9 @@ def fail(payload: bytes) -> None:
     raise ValueError(payload.decode())
 
 
-async def test_functions_compute_in_threads_and_processes(place: AnyBroker) -> None:
+async def test_functions_compute_in_threads_and_processes(
+    place: AnyBroker, caplog: pytest.LogCaptureFixture
+) -> None:
     router = Router()
     router.handle("thread", who, run_in="thread")
     router.handle("process", who, run_in="process")
@@ -78,6 +85,7 @@ async def test_functions_compute_in_threads_and_processes(place: AnyBroker) -> N
     assert process.result != who(b"b")
     assert failed is not None
     assert failed.message.error == "ValueError: no"
+    caplog.clear()  # an error that is kept keeps the pipes to its process open
 
 
 async def test_cancelling_kills_the_process_of_a_function(place: AnyBroker, tmp_path: Path) -> None:
@@ -97,6 +105,63 @@ def _is_gone(pid: str) -> bool:
     except ProcessLookupError:
         return True
     return False
+
+
+def kill_itself(payload: bytes) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def test_a_function_whose_process_dies_is_tried_again_and_told_how_it_died(
+    place: AnyBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    router = Router()
+    router.handle("die", kill_itself, run_in="process")
+    router.handle("process", who, run_in="process")
+    (died,) = await put(place, task("die"))
+    async with serving(place, router):
+        failed = await reaches(place, died, TaskState.RETRY)
+        (task_id,) = await put(place, task("process"))
+        await reaches(place, task_id, None)
+    assert failed is not None
+    assert failed.message.error == (
+        "FunctionProcessError: the process of the function was ended by signal 9"
+    )
+    caplog.clear()  # as above
+
+
+UNGUARDED = """
+import sys
+import trio
+from terzetto.redis import connect
+from terzetto.tasks import Router, open_server
+
+router = Router()
+
+@router.task("x", run_in="process")
+def work(payload: bytes) -> bytes:
+    return payload
+
+async def main() -> None:
+    async with connect(sys.argv[1]) as redis, open_server(redis) as server:
+        await server.run(router)
+
+trio.run(main)
+"""
+
+
+async def test_a_main_module_without_a_guard_makes_no_second_server_and_the_task_says_so(
+    server: EmbeddedServer, redis: Redis, tmp_path: Path
+) -> None:
+    """The process for the function runs the program once more; a server in it would stay."""
+    source, broker = tmp_path / "unguarded.py", RedisBroker(redis)
+    source.write_text(UNGUARDED)
+    (task_id,) = await put(broker, task())
+    async with open_program(source, server.url):
+        failed = await reaches(broker, task_id, TaskState.RETRY)
+        assert len(await broker.list_servers()) == 1
+    assert failed is not None
+    assert failed.message.error.startswith("FunctionProcessError: the process of the function")
+    assert "if __name__ == '__main__':" in failed.message.error
 
 
 async def test_cancelling_abandons_the_thread_of_a_function(place: AnyBroker) -> None:

@@ -66,6 +66,9 @@ from terzetto.tasks._partitions import (
 from terzetto.tasks._periodic import (
     Periodic,
 )
+from terzetto.tasks._processes import (
+    FunctionProcessError,
+)
 from terzetto.tasks._retry import (
     AttemptError,
     LeaseLostError,
@@ -111,6 +114,7 @@ __all__ = [
     "DayCount",
     "DuplicateTaskError",
     "EnqueueEvent",
+    "FunctionProcessError",
     "GroupInfo",
     "Grouping",
     "Handle",

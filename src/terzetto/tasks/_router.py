@@ -18,6 +18,7 @@ from terzetto._shared._functions import is_async
 from terzetto.codec import Codec, json_codec
 from terzetto.errors import InvalidOptionError, InvalidPayloadError
 from terzetto.tasks._context import TaskContext
+from terzetto.tasks._processes import check_main_module
 from terzetto.tasks._retry import SkipRetry, UnknownTaskTypeError
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -221,12 +222,15 @@ def check_router(router: object) -> Router:
     """Return `router` if a server can serve with it.
 
     Raises:
-        InvalidOptionError: it is no router, or has no function.
+        InvalidOptionError: it is no router, or has no function; or one of its functions is
+            to run in a process, and this is such a process, importing the main module.
     """
     if not isinstance(router, Router):
         raise InvalidOptionError(f"router is {router!r:.200}: give a Router")
     if not router.patterns:
         raise InvalidOptionError("the router has no function: register one first")
+    if router.needs_processes:
+        check_main_module()
     return router
 
 

@@ -133,7 +133,9 @@ class Server:
 
         Raises:
             ServerStateError: it runs already, or was stopped or closed.
-            InvalidOptionError: it is no router, or has no function.
+            InvalidOptionError: it is no router, or has no function; or the main module of a
+                program with functions that run in processes starts this server also when
+                such a process imports it: it needs ``if __name__ == "__main__":``.
         """
         if self.router is not None or self.status != "new" or self.ref is None:
             raise ServerStateError(f"server {self.id} is {self.status}: open another")
