@@ -1,6 +1,6 @@
 """What is of the wrong type is refused where it is given, by an error that names it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,13 +8,16 @@ import pytest
 
 from terzetto.errors import InvalidOptionError
 from terzetto.tasks import (
+    Client,
     ConcurrencyLimit,
     Grouping,
+    Inspector,
     Periodic,
     RateLimit,
     Router,
     Task,
     TaskMessage,
+    TaskState,
     open_scheduler,
     open_server,
     server_child,
@@ -111,3 +114,42 @@ def test_a_scheduler_is_not_opened_with_a_hook_that_is_not_async(
     wrong: dict[str, Any] = {option: function, "entries": [Periodic("@daily", Task("x"))]}
     with pytest.raises(InvalidOptionError, match=f"^{option} is .*: give an async function$"):
         open_scheduler(memory, **wrong)
+
+
+class NotAClient:
+    """Such as redis-py's, which has no such thing."""
+
+
+@pytest.mark.parametrize("redis", ["redis://:secret@127.0.0.1:6379", None, NotAClient()])
+@pytest.mark.parametrize("make", [Client, Inspector, open_server, open_scheduler])
+def test_what_is_no_client_is_refused_and_no_password_told(
+    make: Callable[[Any], object], redis: object
+) -> None:
+    with pytest.raises(InvalidOptionError, match="give a client of terzetto") as caught:
+        make(redis)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("task", ["email:send", None, b"x", 3])
+async def test_what_is_no_task_is_not_enqueued(memory: MemoryBroker, task: Any) -> None:  # noqa: ANN401 - as above
+    client = Client(memory)
+    with pytest.raises(InvalidOptionError, match="is no Task: give Task"):
+        await client.enqueue(task)
+    with pytest.raises(InvalidOptionError, match="is no Task: give Task"):
+        await client.enqueue_many([Task("x"), task], queue="low")
+    assert await Inspector(memory).list_queues() == []
+
+
+@pytest.mark.parametrize("state", ["pending", "PENDING", None, 3])
+async def test_a_state_of_tasks_is_a_task_state(memory: MemoryBroker, state: Any) -> None:  # noqa: ANN401 - as above
+    await Client(memory).enqueue(Task("x"))
+    inspector = Inspector(memory)
+    for act in (
+        inspector.list_tasks,
+        inspector.run_all,
+        inspector.archive_all,
+        inspector.delete_all,
+    ):
+        with pytest.raises(InvalidOptionError, match=r"state is .*: give a TaskState"):
+            await act("default", state)
+    assert len(await inspector.list_tasks("default", TaskState.PENDING)) == 1

@@ -46,6 +46,16 @@ def check_bool(option: str, value: object) -> None:
         raise InvalidOptionError(f"{option} is {value!r}: give True or False")
 
 
+def check_client(redis: object) -> None:
+    """Refuse what is no client of `terzetto.connect`.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not hasattr(redis, "share_slot"):
+        raise TypeError(f"a node needs a client of terzetto.connect(), not {type(redis)!r}")
+
+
 def check_handler(handler: object) -> None:
     """Refuse what is neither an object with async methods nor an async function.
 

@@ -4,10 +4,11 @@ Made by `open_node` and `child`. What a user awaits here runs in the user's own
 task; the node's actor (`_actor.py`) is behind it.
 """
 
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, tzinfo
 from functools import partial
+from typing import cast
 
 import attrs
 import trio
@@ -207,12 +208,12 @@ class Node:
             raise JobStartError.from_wire(waiting.error)
 
     async def dispatch_many(
-        self, jobs: Iterable[tuple[str, bytes]], *, at_a_time: int = 100
+        self, jobs: Mapping[str, bytes] | Iterable[tuple[str, bytes]], *, at_a_time: int = 100
     ) -> dict[str, TerzettoError | RedisError | None]:
         """Dispatch many jobs at the same time; returns once each has started or failed.
 
         Args:
-            jobs: keys and payloads.
+            jobs: keys and payloads, as a mapping or in pairs.
             at_a_time: how many are under way at most.
 
         Returns:
@@ -225,7 +226,8 @@ class Node:
         When cancelled, some may have been accepted, and may yet start.
         """
         check_count("at_a_time", at_a_time, least=1)
-        wanted = [(check_key(key), check_payload(payload)) for key, payload in jobs]
+        pairs = cast("Mapping[str, bytes]", jobs).items() if isinstance(jobs, Mapping) else jobs
+        wanted = [(check_key(key), check_payload(payload)) for key, payload in pairs]
         limit = trio.CapacityLimiter(at_a_time)
         outcomes: dict[str, TerzettoError | RedisError | None] = {}
 

@@ -7,6 +7,7 @@ from terzetto._shared._logging import Logger, default_logger
 from terzetto.actor import Child, Ref, Restart, open_child
 from terzetto.errors import InvalidNameError, InvalidOptionError
 from terzetto.pool._actor import NodeActor
+from terzetto.pool._checks import check_client
 from terzetto.pool._core import Options
 from terzetto.pool._names import RESERVED, Names, check_pool, has_hash_tag, tag
 from terzetto.pool._node import Node
@@ -53,6 +54,7 @@ def child(
         InvalidNameError, InvalidOptionError: as `open_node` does.
         SpecError, ChildNameError: as `Child` does.
     """
+    check_client(redis)
     options = Options(
         worker_ttl=worker_ttl,
         worker_shutdown_ttl=worker_shutdown_ttl,
@@ -129,6 +131,7 @@ def open_node(
         InvalidNameError: the pool cannot be called so, on a cluster not without
             a hash tag, or the hash tag is no part of the name.
         InvalidOptionError: an option is out of its range.
+        TypeError: `redis` is no client.
         PoolShutdownError: the pool is being shut down.
     """
     return open_child(

@@ -6,6 +6,7 @@ they come from. Any reader, a Go peer's too, can read that stream. A letter is
 written and its event acknowledged in one script, so an event is dead once.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -85,6 +86,12 @@ def decode_letter(letter_id: bytes, flat: Fields) -> DeadLetter:
     )
 
 
+def _check_letters(letters: Iterable[object]) -> None:
+    for letter in letters:
+        if not isinstance(letter, DeadLetter):
+            raise TypeError(f"give a DeadLetter, as read() does, not {type(letter).__name__}")
+
+
 class DeadLetters:
     """The dead letters of a stream; `Stream.dead_letters` gives it."""
 
@@ -129,13 +136,15 @@ class DeadLetters:
 
         Raises:
             ReplayError: a letter is poison; those before it have been replayed.
+            TypeError: one is no `DeadLetter`; nothing was replayed.
         """
+        _check_letters(letters)
         ids: list[str] = []
         for letter in letters:
             added = await self._stream.redis.run_script(
                 REPLAY,
                 keys=[self.key, self._stream.key],
-                args=[letter.id, max(self._stream.max_len, 0)],
+                args=[letter.id, self._stream.max_len],
             )
             if isinstance(added, int):
                 raise ReplayError(
@@ -150,7 +159,11 @@ class DeadLetters:
         """Delete letters; return how many there were.
 
         Cancelling leaves it open whether they were deleted; it can be done again.
+
+        Raises:
+            TypeError: one is no `DeadLetter`; nothing was deleted.
         """
+        _check_letters(letters)
         if not letters:
             return 0
         removed: int = await self._stream.redis.execute(

@@ -59,12 +59,12 @@ def check_count(option: str, value: int) -> int:
 
 
 def check_length(option: str, value: int) -> int:
-    """Return `value` if it is a whole number, negative or not, that servers can count.
+    """Return `value` if it is a whole number from 0 on that servers can count.
 
     Raises:
         InvalidOptionError: it is not.
     """
-    if not _is_number(value) or value != int(value) or value > _MAX_LENGTH:
+    if not _is_number(value) or value != int(value) or not 0 <= value <= _MAX_LENGTH:
         raise InvalidOptionError(
             f"{option} is {value!r}: give a whole number up to {_MAX_LENGTH}, 0 for no bound"
         )
@@ -77,9 +77,10 @@ def whole_seconds(option: str, value: float | None) -> int:
     Raises:
         InvalidOptionError: it is negative or not finite.
     """
-    if not value:
+    if value is None:
         return 0
-    return max(1, int(check_seconds(option, value)))
+    seconds = check_seconds(option, value, zero=True)
+    return max(1, int(seconds)) if seconds else 0
 
 
 @attrs.frozen(kw_only=True)

@@ -103,8 +103,12 @@ class Sink:
         were acknowledged.
 
         Raises:
+            TypeError: one is no `Event`; nothing was acknowledged.
             LinkClosedError: the link's block has been left.
         """
+        for event in events:
+            if not isinstance(event, Event):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+                raise TypeError(f"give an Event that was taken, not {type(event).__name__}")
         if len(events) == 1:
             return await self._acknowledge(events[0].stream, [events[0].id])
         by_stream: dict[str, list[str]] = {}

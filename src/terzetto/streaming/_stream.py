@@ -19,6 +19,7 @@ from terzetto._shared._encoding import decode_text
 from terzetto._shared._logging import Logger, default_logger
 from terzetto.actor import Child, open_child
 from terzetto.codec import Codec
+from terzetto.errors import InvalidOptionError
 from terzetto.redis import Arg, Redis, Reply
 from terzetto.streaming._checkpoint import Checkpoint
 from terzetto.streaming._dead import DeadLetters
@@ -111,7 +112,7 @@ class Stream:
             name: its name, up to 499 characters without spaces and ``* ? [ ]``.
             redis: the link that this stream, its readers and its sinks use.
             max_len: about how many events to keep; adding trims the oldest,
-                read or not, in steps of the server's choice. 0 or less: all.
+                read or not, in steps of the server's choice. 0: all.
             ttl: seconds until the stream expires, cut to whole ones, at least 1;
                 None or 0: never.
             sliding: each add starts the `ttl` again; otherwise the first one counts.
@@ -119,9 +120,13 @@ class Stream:
 
         Raises:
             InvalidNameError: no stream can have this name.
-            InvalidOptionError: `ttl` is negative or not finite, or `max_len` no whole number.
+            InvalidOptionError: `ttl` is negative or not finite, or `max_len` no whole number
+                from 0 on.
+            TypeError: `redis` is no client.
         """
         self.name = check_stream_name(name)
+        if not isinstance(redis, Redis):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise TypeError(f"a stream needs a client of terzetto.connect(), not {type(redis)!r}")
         self.redis = redis
         self.max_len = check_length("max_len", max_len)
         self.ttl = whole_seconds("ttl", ttl)
@@ -446,7 +451,7 @@ class Stream:
                 once at most.
             max_deliveries: after so many deliveries without an acknowledgement
                 an event goes to the dead letters; None never gives up. What a
-                process had read when it was killed was delivered, too.
+                process had read when it was killed was delivered, too. Not with `no_ack`.
             retry_base: how long an event rests that failed once in `process`,
                 in seconds; it doubles with each delivery, up to the grace period.
             close_grace: how long closing waits for `process` blocks to end, in
@@ -468,6 +473,11 @@ class Stream:
             max_polled=max_polled,
             buffer_size=buffer_size,
         )
+        if no_ack and max_deliveries is not None:
+            raise InvalidOptionError(
+                f"max_deliveries is {max_deliveries!r}: with no_ack each event is delivered once,"
+                " so leave one of them out"
+            )
         intake = Intake(
             self.redis,
             check_sink_name(name),

@@ -33,7 +33,7 @@ from terzetto.tasks._inspection import Inspection
 from terzetto.tasks._memory_broker import MemoryBroker
 from terzetto.tasks._message import TaskInfo, TaskState
 from terzetto.tasks._partitions import check_partitions, partition_names, partition_of
-from terzetto.tasks._redis_broker import RedisBroker
+from terzetto.tasks._redis_broker import broker_of
 from terzetto.tasks._task import Settled, Task, TaskOptions, merge, settle
 from terzetto.tasks._trace import current_trace
 
@@ -180,7 +180,7 @@ class Client:
                 f"replicas is {replicas!r}, replicated_within {replicated_within!r}: give 0 or"
                 " more, and seconds"
             )
-        broker = RedisBroker(redis, logger=logger) if isinstance(redis, Redis) else redis
+        broker = broker_of(redis, logger)
         self._broker = self._inspection = broker
         self._partitions = check_partitions(partitions or {})
         self._inject = inject

@@ -26,7 +26,7 @@ from terzetto.tasks._keys import QueueKeys
 from terzetto.tasks._memory_broker import MemoryBroker
 from terzetto.tasks._message import EnqueueEvent, SchedulerEntry, TaskInfo, TaskState
 from terzetto.tasks._queues import check_queue
-from terzetto.tasks._redis_broker import RedisBroker
+from terzetto.tasks._redis_broker import broker_of
 from terzetto.tasks._task import check_text, encode_payload
 
 PAGE_SIZE: Final = 30
@@ -54,7 +54,7 @@ class Inspector:
     """
 
     def __init__(self, redis: Redis | MemoryBroker, *, logger: Logger | None = None) -> None:
-        self._broker = RedisBroker(redis, logger=logger) if isinstance(redis, Redis) else redis
+        self._broker = broker_of(redis, logger)
 
     def __repr__(self) -> str:
         return f"<Inspector of {self._broker!r}>"
@@ -157,6 +157,7 @@ class Inspector:
             InvalidOptionError: a page or size out of range, a group missing or too much.
         """
         check_queue(queue)
+        _check_state(state)
         name = _check_group(state, group)
         _check_page(page, size)
         found = await self._broker.list_tasks(
@@ -302,6 +303,7 @@ class Inspector:
             raise await self._missing(queue, task_id)
 
     async def _move_all(self, queue: str, state: TaskState, group: str | None, move: Move) -> int:
+        _check_state(state)
         if state not in _MOVABLE[move]:
             raise InvalidOptionError(
                 f"{state.value} tasks cannot be moved by {move.value}: only"
@@ -321,6 +323,13 @@ def _no_queue(queue: str) -> QueueNotFoundError:
 def _check_id(queue: str, task_id: str) -> None:
     check_queue(queue)
     check_text("the id of a task", task_id)
+
+
+def _check_state(state: object) -> None:
+    if not isinstance(state, TaskState):
+        raise InvalidOptionError(
+            f"state is {state!r:.200}: give a TaskState, such as TaskState.PENDING"
+        )
 
 
 def _check_group(state: TaskState, group: str | None) -> str:

@@ -12,7 +12,7 @@ from terzetto.tasks._broker import LEASE_SECONDS, Broker
 from terzetto.tasks._limits import ConcurrencyLimit, RateLimit
 from terzetto.tasks._options import ErrorHandler, Grouping, HealthCheck, ServerOptions
 from terzetto.tasks._queues import DEFAULT_QUEUE
-from terzetto.tasks._redis_broker import RedisBroker
+from terzetto.tasks._redis_broker import broker_of
 from terzetto.tasks._retry import (
     IsFailure,
     RetryDelay,
@@ -209,8 +209,7 @@ async def _open(server: Server, logger: Logger | None) -> AsyncGenerator[Server]
 
 def _server(redis: Redis | Broker, options: ServerOptions, logger: Logger | None) -> Server:
     log = default_logger("tasks") if logger is None else logger
-    broker = RedisBroker(redis, logger=log) if isinstance(redis, Redis) else redis
-    return Server(broker, options, log)
+    return Server(broker_of(redis, log), options, log)
 
 
 def _child(server: Server, name: str, restart: Restart, *, significant: bool) -> Child[Server]:

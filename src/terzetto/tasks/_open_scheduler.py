@@ -13,7 +13,7 @@ from terzetto.errors import InvalidOptionError
 from terzetto.redis import Redis
 from terzetto.tasks._broker import Broker
 from terzetto.tasks._periodic import Periodic
-from terzetto.tasks._redis_broker import RedisBroker
+from terzetto.tasks._redis_broker import broker_of
 from terzetto.tasks._scheduler import (
     AfterEnqueue,
     BeforeEnqueue,
@@ -152,9 +152,8 @@ def _scheduler(
         if function is not None and not is_async(function):
             raise InvalidOptionError(f"{option} is {function!r:.200}: give an async function")
     log = default_logger("tasks") if logger is None else logger
-    broker = RedisBroker(redis, logger=log) if isinstance(redis, Redis) else redis
     scheduler = Scheduler(
-        broker,
+        broker_of(redis, log),
         zone=zone,
         provider=provider,
         sync_interval=sync_interval,

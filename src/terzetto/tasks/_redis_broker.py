@@ -13,13 +13,15 @@ import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import attrs
 
 from terzetto._shared._logging import Logger
+from terzetto.errors import InvalidOptionError
 from terzetto.redis import Arg, Gap, Message, Redis, Subscription
 from terzetto.tasks import _scripts
-from terzetto.tasks._broker import OutcomeWatch, Wakeups
+from terzetto.tasks._broker import Broker, OutcomeWatch, Wakeups
 from terzetto.tasks._broker_values import CancelRequest, Outcome
 from terzetto.tasks._clock import Clock
 from terzetto.tasks._keys import (
@@ -47,6 +49,8 @@ from terzetto.tasks._message import (
 )
 from terzetto.tasks._redis_inspection import RedisInspection
 from terzetto.tasks._redis_upkeep import RedisUpkeep
+
+B = TypeVar("B", bound=Broker)
 
 
 @attrs.define
@@ -249,6 +253,19 @@ class RedisBroker(RedisUpkeep, RedisInspection):
             _scripts.TAKE_RATE, [rate_key(scope)], [now_us, 1_000_000 / per_second, burst]
         )
         return wait_us / 1_000_000
+
+
+def broker_of(redis: Redis | B, logger: Logger | None) -> RedisBroker | B:
+    """Return the broker of a client, or what was given, if that is a broker already.
+
+    Raises:
+        InvalidOptionError: it is neither.
+    """
+    if isinstance(redis, Redis):
+        return RedisBroker(redis, logger=logger)
+    if not hasattr(redis, "enqueue"):
+        raise InvalidOptionError(f"redis is a {type(redis)!r}: give a client of terzetto.connect()")
+    return redis
 
 
 def _read_cancel(item: Message) -> CancelRequest | None:

@@ -129,8 +129,10 @@ def merge(task: Task, options: TaskOptions) -> Mapping[str, Any]:
     """Return the options of a task with those of its enqueueing over them; None is none.
 
     Raises:
-        InvalidOptionError: there is no such option.
+        InvalidOptionError: there is no such option, or `task` is none.
     """
+    if not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidOptionError(f"{task!r:.200} is no Task: give Task('its:type', payload)")
     if not options and not task.options:
         return _NONE
     check_known(options)
