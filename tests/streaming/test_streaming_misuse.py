@@ -25,7 +25,7 @@ async def test_a_sink_does_not_begin_with_a_handler_that_would_fail_with_each_ev
 ) -> None:
     await stream.add("a", b"")
     async with stream.open_sink("k", start=OLDEST, ack_grace_period=1000) as sink:
-        with pytest.raises(TypeError, match="is no handler: give an async function"):
+        with pytest.raises(TypeError, match="a handler is an async function, not"):
             await sink.handle(handler, ordered=ordered)
         (event,) = await sink.read()
         assert event.deliveries == 1
@@ -33,7 +33,7 @@ async def test_a_sink_does_not_begin_with_a_handler_that_would_fail_with_each_ev
 
 async def test_a_typed_stream_makes_no_handler_of_a_sync_function(stream: Stream) -> None:
     wrong: Any = not_async
-    with pytest.raises(TypeError, match="is no handler: give an async function"):
+    with pytest.raises(TypeError, match="a handler is an async function, not"):
         stream.typed(json_codec(int)).handler(wrong)
 
 

@@ -28,7 +28,7 @@ def check_handler(handler: object) -> None:
         TypeError: it is no async function.
     """
     if not is_async(handler):
-        raise TypeError(f"{handler!r:.200} is no handler: give an async function")
+        raise TypeError(f"a handler is an async function, not {handler!r:.200}")
 
 
 class UnreadablePayloadError(InvalidPayloadError):
