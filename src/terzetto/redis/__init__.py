@@ -26,7 +26,7 @@ from terzetto.redis._pubsub import Gap, Message, Subscription
 from terzetto.redis._request import Glance, LinkStatistics, LinkStatus, State
 from terzetto.redis._script import RegisteredScript, Script
 from terzetto.redis._url import CredentialProvider, Credentials
-from terzetto.redis._watching import Watching
+from terzetto.redis._watched_keys import Watching
 from terzetto.redis._wire import Arg, Reply
 
 __all__ = [

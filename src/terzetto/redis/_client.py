@@ -46,7 +46,7 @@ from terzetto.redis._script import RegisteredScript, Script
 from terzetto.redis._shape import Shaper, words
 from terzetto.redis._shards import Shards
 from terzetto.redis._url import Endpoint, Options
-from terzetto.redis._watching import Watching, transact
+from terzetto.redis._watched_keys import Watching, transact
 from terzetto.redis._wire import Arg, Reply, pack, pack_often
 
 T = TypeVar("T")

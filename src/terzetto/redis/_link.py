@@ -36,7 +36,7 @@ from terzetto.redis._queue import BROKEN, MOST_IN_BATCH, RequestQueue
 from terzetto.redis._reader import ReplyReader, malformed
 from terzetto.redis._request import LinkStatus, Seat, State, lost, reason_of, sort_out
 from terzetto.redis._url import Options
-from terzetto.redis._watch import watch
+from terzetto.redis._watchdog import watch
 from terzetto.redis._wire import NEED_MORE, Push, Reply, bounded, drop_push
 
 _REFUSED_PAUSE: Final = 30.0  # seconds until credentials that were refused are tried unasked
