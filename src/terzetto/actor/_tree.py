@@ -185,7 +185,10 @@ class Tree:
             seen.add(name or "")
 
     def rules(self) -> Rules:
-        """Return the part of the options that the policy needs."""
+        """Return the part of the options that the policy needs.
+
+        :meta private:
+        """
         return Rules(
             strategy=self.strategy,
             max_restarts=self.max_restarts,

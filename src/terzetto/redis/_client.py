@@ -250,7 +250,10 @@ class Redis(Posting, AsyncCoreCommands):  # type: ignore[misc] # redis-py's own 
         return RegisteredScript(Script("registered", source), self)
 
     async def call_script(self, script: Script, keys: Sequence[Arg], args: Sequence[Arg]) -> Any:  # noqa: ANN401 - each script has its own reply
-        """Run a script as `run_script` does, and shape its reply as redis-py's commands do."""
+        """Run a script as `run_script` does, and shape its reply as redis-py's commands do.
+
+        :meta private:
+        """
         reply = await self.run_script(script, keys=keys, args=args)
         return self._shaper.shape(("EVALSHA",), reply, {})
 
@@ -269,7 +272,10 @@ class Redis(Posting, AsyncCoreCommands):  # type: ignore[misc] # redis-py's own 
         return reply
 
     async def misplaced(self, error: Exception, sender: Endpoint) -> bool:
-        """Return True if this error reply of `sender` says that another connection could do it."""
+        """Return True if this error reply of `sender` says that another connection could do it.
+
+        :meta private:
+        """
         del sender
         if isinstance(error, ReadOnlyError) or str(error).startswith(_NO_MASTER_NOW):
             locator = self._options.locator
@@ -279,7 +285,10 @@ class Redis(Posting, AsyncCoreCommands):  # type: ignore[misc] # redis-py's own 
         return isinstance(error, BusyLoadingError)
 
     def shared(self, endpoint: Endpoint) -> Link | None:
-        """Return the shared link to a server, if there is one."""
+        """Return the shared link to a server, if there is one.
+
+        :meta private:
+        """
         return self._link if self._link.endpoint == endpoint else None
 
     async def _execute_blocking(self, args: tuple[Arg, ...]) -> Reply:
@@ -288,7 +297,10 @@ class Redis(Posting, AsyncCoreCommands):  # type: ignore[misc] # redis-py's own 
 
     @asynccontextmanager
     async def elsewhere(self, error: AskError, sender: Endpoint) -> AsyncGenerator[Dedicated, None]:
-        """Open a link to the server that a redirection names, for the time of a block."""
+        """Open a link to the server that a redirection names, for the time of a block.
+
+        :meta private:
+        """
         endpoint = named_by(error, sender)
         options = attrs.evolve(self._options, endpoint=endpoint, locator=None, source=None)
         link = Link(options, "asked")

@@ -262,11 +262,17 @@ class ClusterRedis(Redis):
                     break
 
     def shared(self, endpoint: Endpoint) -> Link | None:
-        """Return the shared link to a server, if there is one."""
+        """Return the shared link to a server, if there is one.
+
+        :meta private:
+        """
         return self._topology.links.get(endpoint)
 
     async def misplaced(self, error: Exception, sender: Endpoint) -> bool:
-        """Return True if this error reply of `sender` says that another connection could do it."""
+        """Return True if this error reply of `sender` says that another connection could do it.
+
+        :meta private:
+        """
         if isinstance(error, MovedError):
             await self._moved(error, sender)
             return True

@@ -122,7 +122,10 @@ class Dedicated:
 
     @property
     def holds(self) -> bool:
-        """Whether the server keeps something for the connection: a WATCH, a MULTI or a SELECT."""
+        """Whether the server keeps something for the connection: a WATCH, a MULTI or a SELECT.
+
+        :meta private:
+        """
         return bool(self._held)
 
     @property
@@ -234,7 +237,10 @@ class Dedicated:
         return not isinstance(reply, Exception)
 
     async def execute_asked(self, data: bytes, patience: float) -> Reply:
-        """Run one packed command where a slot is on its way to; errors are returned."""
+        """Run one packed command where a slot is on its way to; errors are returned.
+
+        :meta private:
+        """
         with self._hold(patience):
             if not await self._is_reached():
                 return _UNREACHED
@@ -244,7 +250,10 @@ class Dedicated:
     async def execute_many_asked(
         self, units: Sequence[Sequence[Arg]], patience: float
     ) -> list[Reply | RedisError]:
-        """Run a unit where a slot is on its way to; errors stand in their places."""
+        """Run a unit where a slot is on its way to; errors stand in their places.
+
+        :meta private:
+        """
         unit = asking(units)
         with self._hold(patience):
             if not await self._is_reached():
@@ -267,6 +276,8 @@ class Dedicated:
         """Tell whether a refusal says that another server, or a later time, is the right one.
 
         If so, the link connects anew, or the time has passed.
+
+        :meta private:
         """
         if not await self._others.misplaced(error, self._link.endpoint):
             return False
@@ -303,7 +314,10 @@ class Dedicated:
         return self._epoch
 
     def note(self, commands: Sequence[Sequence[Arg]], replies: Sequence[Reply]) -> None:
-        """Note what the server keeps for the connection after `commands`, or no longer."""
+        """Note what the server keeps for the connection after `commands`, or no longer.
+
+        :meta private:
+        """
         for command, reply in zip(commands, replies, strict=True):
             self._note(command, reply)
 

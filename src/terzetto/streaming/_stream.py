@@ -141,7 +141,10 @@ class Stream:
         return f"<Stream {self.name!r}>"
 
     def consumers(self) -> MapWriter:
-        """Return a writer of the map that lists the consumers of this stream's sinks."""
+        """Return a writer of the map that lists the consumers of this stream's sinks.
+
+        :meta private:
+        """
         return MapWriter(self.redis, consumers_map(self.name), ttl=self.ttl, sliding=self.sliding)
 
     async def add(
