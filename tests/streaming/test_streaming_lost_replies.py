@@ -9,7 +9,7 @@ from terzetto.redis import LinkLostError, connect
 from terzetto.server import EmbeddedServer
 from terzetto.streaming import OLDEST, Event, Reader, Sink, Stream
 from terzetto.streaming._lanes import Lane
-from terzetto.streaming._scripts import HAND_BACK
+from terzetto.streaming._scripts import BURY, HAND_BACK
 from terzetto.testing import Fault, Proxy, open_proxy
 
 Eventually = Callable[[Callable[[], Awaitable[object] | bool]], Awaitable[None]]
@@ -51,6 +51,67 @@ async def test_an_acknowledgement_whose_reply_is_lost_is_made_once(
             assert await sink.ack(events[1]) == 1
         (group,) = (await stream.info()).groups
         assert group.pending == 0
+
+
+@pytest.mark.parametrize("kind", ["matcher", "handler", "ordered handler"])
+async def test_a_dead_letter_whose_reply_is_lost_is_written_once_and_ends_no_loop(
+    proxy: Proxy, far: Stream, stream: Stream, eventually: Eventually, kind: str
+) -> None:
+    done: list[str] = []
+
+    def refuse(event: Event) -> bool:
+        if event.name == "bad":
+            raise ValueError
+        return True
+
+    async def handler(event: Event) -> None:
+        refuse(event)
+        done.append(event.name)
+
+    matcher = refuse if kind == "matcher" else None
+    async with (
+        far.open_sink("k", start=OLDEST, max_deliveries=1, matcher=matcher) as sink,
+        trio.open_nursery() as nursery,
+    ):
+        await stream.add_many([(name, b"", "t") for name in ("a", "bad", "b")])
+        await stream.redis.execute("SCRIPT", "LOAD", BURY.source)
+        rule = proxy.on("EVALSHA", Fault.DROP_REPLY, where=lambda words: b"dead.id" in words)
+        nursery.start_soon(lambda: sink.handle(handler, ordered=kind == "ordered handler"))
+        await rule.wait_hit()
+        await stream.add("c", b"", topic="t")
+        await eventually(lambda: sorted(done) == ["a", "b", "c"])
+
+        async def settled() -> bool:
+            (group,) = (await stream.info()).groups
+            return group.pending == 0
+
+        await eventually(settled)
+        nursery.cancel_scope.cancel()
+    (letter,) = await stream.dead_letters.read()
+    assert (letter.name, letter.deliveries) == ("bad", 1)
+
+
+async def test_without_acknowledgements_a_dead_letter_whose_reply_is_lost_is_not_written_again(
+    proxy: Proxy, far: Stream, stream: Stream, eventually: Eventually
+) -> None:
+    done: list[str] = []
+
+    async def handler(event: Event) -> None:
+        if event.name == "bad":
+            raise ValueError
+        done.append(event.name)
+
+    async with (
+        far.open_sink("k", start=OLDEST, max_deliveries=1, no_ack=True) as sink,
+        trio.open_nursery() as nursery,
+    ):
+        await stream.add_many([(name, b"", "t") for name in ("bad", "a")])
+        await stream.redis.execute("SCRIPT", "LOAD", BURY.source)
+        proxy.on("EVALSHA", Fault.DROP_REPLY, where=lambda words: b"dead.id" in words)
+        nursery.start_soon(lambda: sink.handle(handler, ordered=True))
+        await eventually(lambda: done == ["a"])
+        nursery.cancel_scope.cancel()
+    assert await stream.dead_letters.count() == 1
 
 
 async def test_an_add_whose_reply_is_lost_says_so(

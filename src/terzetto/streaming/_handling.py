@@ -10,7 +10,9 @@ running lane are taken and not done.
 
 An event that fails without order is handed back and rests on the server; with
 order it is tried again in its lane, so that nothing of its topic overtakes it.
-Either way the delivery limit ends it, and the loop goes on.
+Either way the delivery limit ends it, and the loop goes on. So it does where the server
+refuses what becomes of an event: an acknowledgement is sent again later, and a dead letter
+of an ordered lane is tried again in its place.
 
 What is no `Exception`, such as `SystemExit`, ends the loop: the other handlers
 are cancelled, what was in hand is handed back, and the error comes out as it is.
@@ -27,11 +29,14 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
+from redis.exceptions import RedisError
 
 from terzetto._shared._texts import describe_error
+from terzetto.redis import LinkClosedError, LinkLostError
 from terzetto.streaming._claims import HANDED_BACK_MS, retry_delay
 from terzetto.streaming._event import Event
 from terzetto.streaming._intake import Intake
+from terzetto.streaming._pace import Pace
 from terzetto.streaming._typed import Handler, UnreadablePayloadError
 
 if TYPE_CHECKING:
@@ -146,14 +151,41 @@ class OrderedLoop:
                 hopeless = isinstance(error, UnreadablePayloadError)
                 if hopeless or (limit is not None and attempt >= limit):
                     given_up = event._replace(deliveries=attempt)
-                    await self.sink.reject(given_up, f"the handler raised {describe_error(error)}")
+                    await self._bury(given_up, f"the handler raised {describe_error(error)}")
                     return
                 if await self._is_closing_within(retry_delay(attempt, grace, self.retry_base)):
                     return
                 attempt += 1
             else:
-                await self.sink.ack(event)
+                await self._acknowledge(event)
                 return
+
+    async def _acknowledge(self, event: Event) -> None:
+        try:
+            await self.sink.ack(event)
+        except RedisError as error:
+            self._log("acknowledgement failed", event, error)
+            self.sink.ack_nowait(event)
+
+    async def _bury(self, event: Event, why: str) -> None:
+        """Bury an event; where the server refuses that, nothing of its topic overtakes it."""
+        pace = Pace()
+        while True:
+            try:
+                await self.sink.reject(event, why)
+            except RedisError as error:
+                self._log("dead letter not written", event, error)
+                # A reply is lost only without acknowledgements, and then the letter may be there.
+                is_over = isinstance(error, LinkLostError | LinkClosedError)
+                if is_over or await self._is_closing_within(pace.failed()):
+                    return
+            else:
+                return
+
+    def _log(self, what: str, event: Event, error: RedisError) -> None:
+        self.intake.log.warning(
+            what, stream=event.stream, event=event.id, error=describe_error(error)
+        )
 
     async def _is_closing_within(self, seconds: float) -> bool:
         with trio.move_on_after(seconds):

@@ -300,8 +300,13 @@ class Intake:
             await self.bury(group, consumer, letter, why)
 
     async def bury(self, group: Group, consumer: str, letter: Event | Poison, why: str) -> None:
-        """Move an entry to the dead letters of its stream."""
-        buried = await group.bury(consumer, letter, why, owned=not self.no_ack)
+        """Move an entry to the dead letters of its stream.
+
+        A lost reply is asked for again, unless nobody has to have the entry: then each
+        asking would write a letter.
+        """
+        move = partial(group.bury, consumer, letter, why, owned=not self.no_ack)
+        buried = await (move() if self.no_ack else insist(move))
         if buried is not None:
             self.buried += 1
             self.log.warning("dead letter", stream=letter.stream, event=letter.id, why=why)

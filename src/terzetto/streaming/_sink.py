@@ -162,8 +162,13 @@ class Sink:
     async def reject(self, event: Event, why: str) -> None:
         """Move an event that was taken to the dead letters, at once.
 
-        Nothing happens if another instance has it by now. Cancelling leaves it open
-        whether it was moved; one that was not comes again after the grace period.
+        Nothing happens if another instance has it by now. A lost reply is asked for
+        again. Cancelling leaves it open whether it was moved; one that was not comes
+        again after the grace period.
+
+        Raises:
+            redis.exceptions.RedisError: the server refuses it; the event comes again
+                after the grace period. With `no_ack`, also `LinkLostError`.
         """
         group = self._intake.groups.get(event.stream)
         if group is not None:
