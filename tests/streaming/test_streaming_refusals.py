@@ -106,3 +106,66 @@ async def test_what_cannot_be_buried_in_order_is_overtaken_by_nothing_of_its_top
         nursery.cancel_scope.cancel()
     (letter,) = await stream.dead_letters.read()
     assert letter.name == "a"
+
+
+@pytest.mark.parametrize(("block", "way"), [(0.05, "the next read"), (30, "the claims' loop")])
+async def test_acknowledgements_that_the_server_refuses_are_made_again(
+    operator: Redis, stream: Stream, eventually: Eventually, block: float, way: str
+) -> None:
+    async def was_refused() -> bool:
+        return await failed_calls(operator, "xack") > 0
+
+    async def settled() -> bool:
+        return await pending(stream) == 0
+
+    async with stream.open_sink(
+        "k", start=OLDEST, max_deliveries=1, block=block, ack_grace_period=60
+    ) as sink:
+        await stream.add("a", b"")
+        with trio.fail_after(20):
+            event = await anext(sink)
+        await refuse_writes(operator)
+        sink.ack_nowait(event)
+        await eventually(was_refused)
+        await allow_writes(operator)
+        await eventually(settled)
+    assert await stream.dead_letters.count() == 0, way
+
+
+async def test_acknowledgements_that_would_be_refused_for_ever_do_not_pile_up(
+    operator: Redis, stream: Stream, eventually: Eventually
+) -> None:
+    async def was_refused() -> bool:
+        return await failed_calls(operator, "xack") > 0
+
+    async with stream.open_sink("k", start=OLDEST, ack_grace_period=60) as sink:
+        outbox = sink._intake.outbox  # pyright: ignore[reportPrivateUsage] - what waits in it
+        await stream.add("a", b"")
+        with trio.fail_after(20):
+            event = await anext(sink)
+        await operator.execute("CONFIG", "RESETSTAT")
+        await operator.execute("DEL", stream.key)
+        await operator.execute("SET", stream.key, "no stream")
+        sink.ack_nowait(event)
+        await eventually(was_refused)
+        await eventually(lambda: not outbox.streams())
+        await operator.execute("DEL", stream.key)
+
+
+@pytest.mark.parametrize("closing", [False, True])
+async def test_an_acknowledgement_of_a_stream_that_was_removed_is_sent(
+    stream: Stream, eventually: Eventually, *, closing: bool
+) -> None:
+    async def settled() -> bool:
+        return await pending(stream) == 0
+
+    grace = 1000 if closing else 0.5
+    async with stream.open_sink("k", start=OLDEST, ack_grace_period=grace) as sink:
+        await stream.add("a", b"")
+        with trio.fail_after(20):
+            event = await anext(sink)
+        await sink.remove_stream(stream)
+        sink.ack_nowait(event)
+        if not closing:
+            await eventually(settled)
+    assert await settled()

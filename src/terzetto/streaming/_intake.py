@@ -46,7 +46,7 @@ from ulid import ULID
 
 from terzetto._shared._logging import Logger
 from terzetto._shared._texts import describe_error
-from terzetto.redis import Arg, LinkClosedError, Redis
+from terzetto.redis import Arg, LinkClosedError, Redis, Reply
 from terzetto.streaming._buffer import Batch, Buffer, Signal
 from terzetto.streaming._claims import LAPSE, keepalive_interval
 from terzetto.streaming._event import Event, Poison
@@ -111,6 +111,7 @@ class Intake:
         self._had_taker = False
         self._alive_at = float("-inf")
         self._joining = trio.Lock()
+        self._flushing = trio.Lock()
 
     @property
     def has_taker(self) -> bool:
@@ -216,6 +217,8 @@ class Intake:
             delay = interval
             try:
                 await self.show_alive()
+                if not self.lanes:
+                    await self.flush(None)  # there is no claims' loop that would
                 pace.worked()
             except LinkClosedError:
                 return
@@ -396,22 +399,31 @@ class Intake:
         if lane is not None:
             lane.hurry.raise_()
 
-    async def flush(self, lane: Lane) -> None:
+    async def flush(self, lane: Lane | None) -> None:
         """Send what is in the outbox for a lane's streams, and for those that no lane has."""
-        async with lane.flushing:
+        async with self._flushing if lane is None else lane.flushing:
             waiting = self.outbox.streams()
             names = [name for name in waiting if self.lanes.of(name) in {lane, None}]
             acknowledged = self.outbox.take_acknowledged(names)
             if acknowledged:
                 sent = False
                 try:
-                    await self.redis.execute_many(self.acknowledgements(acknowledged))
+                    replies = await self.redis.execute_many(self.acknowledgements(acknowledged))
                     sent = True
                 finally:
                     if not sent:
                         self.outbox.put_back(acknowledged)
+                self.keep_refused(acknowledged, replies)
             for name in names:
                 await self._send_returned(name)
+
+    def keep_refused(
+        self, acknowledged: dict[str, list[str]], replies: Sequence[Reply | RedisError]
+    ) -> None:
+        """Send the acknowledgements again later that the server refused."""
+        refusal = self.outbox.put_back_refused(acknowledged, replies)
+        if refusal is not None:
+            self.log.warning("acknowledgements refused", error=describe_error(refusal))
 
     def acknowledgements(self, acknowledged: Mapping[str, Sequence[str]]) -> list[Sequence[Arg]]:
         """Return the commands that acknowledge events, given by stream."""
@@ -449,7 +461,7 @@ class Intake:
             while self.processing:
                 self._done = trio.Event()
                 await self._done.wait()
-        await for_each(self.lanes, self.flush)
+        await for_each((*self.lanes, None), self.flush)
         async with self._joining:
             self.is_closed = True
             await self._leave()

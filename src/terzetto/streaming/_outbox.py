@@ -3,8 +3,9 @@
 Acknowledgements wait for the next read's write, or for the next look of the
 claims' loop, whichever comes first; events that failed wait for the latter. Who
 sends takes them out first, so that no two send the same; a failed send puts them
-back. The outbox is no record: what never leaves it, as
-in a crash, is pending on the server and comes back by a claim.
+back, and so does a refusal that may pass, such as for want of memory. The outbox is
+no record: what never leaves it, as in a crash, is pending on the server and comes back
+by a claim.
 """
 
 from collections import deque
@@ -13,6 +14,7 @@ from itertools import islice, takewhile
 from typing import TypeAlias
 
 import attrs
+from redis.exceptions import NoPermissionError, RedisError
 
 from terzetto.streaming._event import Event
 
@@ -68,6 +70,23 @@ class Outbox:
         """Keep acknowledgements that could not be sent; sending them twice does no harm."""
         for stream, event_ids in acknowledged.items():
             self.acknowledge(stream, event_ids)
+
+    def put_back_refused(
+        self, acknowledged: dict[str, list[str]], replies: Sequence[object]
+    ) -> RedisError | None:
+        """Keep the acknowledgements whose replies are refusals; return one of these.
+
+        Not where the stream is gone, or the user may not acknowledge: they would be refused
+        for ever, and pile up here.
+        """
+        refusal = None
+        for (stream, event_ids), reply in zip(acknowledged.items(), replies, strict=False):
+            if isinstance(reply, RedisError):
+                refusal = reply
+                lasts = str(reply).startswith(("NOGROUP", "WRONGTYPE"))
+                if not lasts and not isinstance(reply, NoPermissionError):
+                    self.acknowledge(stream, event_ids)
+        return refusal
 
     def put_back_returned(self, stream: str, taken: Sequence[Return]) -> None:
         """Keep returns that could not be sent, before those that came meanwhile."""

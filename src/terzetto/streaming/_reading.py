@@ -73,6 +73,8 @@ async def _turn(intake: Intake, lane: Lane, poll: Poll) -> None:
             intake.outbox.put_back(acknowledged)
     if replies is None:
         return
+    if acknowledged:
+        intake.keep_refused(acknowledged, replies)
     if isinstance(replies[-1], RedisError):
         raise replies[-1]
     reply: dict[bytes, list[Entry]] = replies[-1] or {}

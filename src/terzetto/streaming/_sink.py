@@ -128,8 +128,10 @@ class Sink:
         """Acknowledge an event with the next read's write, or half a second later at most.
 
         Acknowledging many events costs next to nothing this way; a crash
-        meanwhile makes them come again. After the sink has closed this does
-        nothing: the event was handed back.
+        meanwhile makes them come again. What the server refuses, as for want of memory,
+        is sent again until it is taken; not where the user has no permission. Once the
+        sink reads no stream at all, it may take half a grace period. After the sink has
+        closed this does nothing: the event was handed back.
         """
         self._intake.acknowledge_later(event)
 
