@@ -113,3 +113,42 @@ async def test_a_matchers_error_is_told_with_its_text(
         nursery.cancel_scope.cancel()
     (letter,) = await stream.dead_letters.read()
     assert letter.why == "the matcher raised ResponseError: WRONGTYPE a"
+
+
+@pytest.mark.parametrize("kind", ["matcher", "handler", "ordered handler", "reject"])
+async def test_an_error_whose_text_cannot_be_sent_ends_no_loop(
+    stream: Stream, eventually: Eventually, kind: str
+) -> None:
+    done: list[str] = []
+
+    def check(event: Event) -> bool:
+        if event.name == "bad":
+            raise ValueError("bytes \udcff, and \ud800")
+        if event.name == "raw":
+            raise ValueError("bytes \udcff")
+        return True
+
+    async def handler(event: Event) -> None:
+        check(event)
+        done.append(event.name)
+
+    async def are_dead() -> bool:
+        return await stream.dead_letters.count() == 2
+
+    await stream.add_many([("bad", b""), ("raw", b""), ("a", b"")])
+    matcher = check if kind == "matcher" else None
+    async with (
+        stream.open_sink("k", start=OLDEST, max_deliveries=1, matcher=matcher) as sink,
+        trio.open_nursery() as nursery,
+    ):
+        if kind == "reject":
+            with trio.fail_after(20):
+                await sink.reject(await anext(sink), "bytes \udcff, and \ud800")
+                await sink.reject(await anext(sink), "bytes \udcff")
+        nursery.start_soon(lambda: sink.handle(handler, ordered=kind == "ordered handler"))
+        await eventually(are_dead)
+        await eventually(lambda: done == ["a"])
+        nursery.cancel_scope.cancel()
+    whys = {letter.name: letter.why for letter in await stream.dead_letters.read()}
+    assert whys["bad"].endswith("bytes ?, and ?")
+    assert whys["raw"].endswith("bytes \udcff")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from terzetto._shared._encoding import decode_text
+from terzetto._shared._encoding import decode_text, encode_text
 from terzetto.redis import Arg, Reply, Script
 from terzetto.streaming._claims import HANDED_BACK_MS, milliseconds
 from terzetto.streaming._event import Entry, Event, Poison, decode_entries, decode_entry
@@ -148,7 +148,8 @@ class Group:
         None if it was not `consumer`'s any more, or is gone; with `owned` false
         (a sink without acknowledgements) nobody has to have it.
         """
-        notes: list[Arg] = ["dead.id", letter.id, "dead.sink", self.sink, "dead.why", why]
+        notes: list[Arg] = ["dead.id", letter.id, "dead.sink", self.sink]
+        notes += ["dead.why", _sendable(why)]
         notes += ["dead.deliveries", letter.deliveries]
         if isinstance(letter, Poison):
             notes += ["dead.poison", 1]
@@ -166,3 +167,11 @@ class Group:
 
     async def _run(self, script: Script, *args: Arg) -> Reply:
         return await self.stream.redis.run_script(script, keys=[self.stream.key], args=args)
+
+
+def _sendable(text: str) -> bytes:
+    """Return the bytes of a text; where it has none, as an error's text may, ``?`` for those."""
+    try:
+        return encode_text(text)
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")

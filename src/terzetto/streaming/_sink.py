@@ -164,6 +164,8 @@ class Sink:
     async def reject(self, event: Event, why: str) -> None:
         """Move an event that was taken to the dead letters, at once.
 
+        In `why`, surrogates that stand for no byte become question marks.
+
         Nothing happens if another instance has it by now. A lost reply is asked for
         again. Cancelling leaves it open whether it was moved; one that was not comes
         again after the grace period.
