@@ -237,6 +237,65 @@ async def test_many_streams_overfill_a_buffer_by_one_of_each_at_most(
                 await take(taker, 50 * count - taken[place])
 
 
+@pytest.mark.parametrize("kind", ["reader", "sink"])
+async def test_a_stream_that_several_tasks_add_at_once_is_read_once_and_can_be_removed(
+    redis: Redis, stream: Stream, kind: str
+) -> None:
+    other = Stream("other", redis)
+    async with (
+        stream.open_reader(start=OLDEST, block=0.05) as reader,
+        stream.open_sink("k", start=OLDEST, block=0.05) as sink,
+    ):
+        taker: Reader | Sink = reader if kind == "reader" else sink
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(taker.add_stream, other)
+        assert list(taker.streams) == ["s", "other"]
+        await other.add("a", b"")
+        assert [event.name for event in await take(taker, 1)] == ["a"]
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(taker.remove_stream, other)
+        assert list(taker.streams) == ["s"]
+        await stream.add("b", b"")
+        assert [event.name for event in await take(taker, 1)] == ["b"]
+
+
+@pytest.mark.parametrize("kind", ["reader", "sink"])
+async def test_a_stream_is_what_the_last_of_those_made_of_it_who_add_and_remove_it_at_once(
+    redis: Redis, stream: Stream, kind: str
+) -> None:
+    other = Stream("other", redis)
+    listed = "map:stream:other:sinks:content"
+    async with (
+        stream.open_reader(start=OLDEST, block=0.05) as reader,
+        stream.open_sink("k", start=OLDEST, block=0.05) as sink,
+    ):
+        taker: Reader | Sink = reader if kind == "reader" else sink
+
+        for last in (True, False, True):
+            calls = [taker.remove_stream, taker.add_stream]
+            async with trio.open_nursery() as nursery:
+                for call in (calls if last else calls[::-1]) * 2:
+                    nursery.start_soon(call, other)
+                    await trio.lowlevel.checkpoint()
+            assert taker.streams == (("s", "other") if last else ("s",))
+            if kind == "sink":
+                assert await redis.execute("HEXISTS", listed, "k") == int(last)
+        third = Stream("third", redis)
+        async with trio.open_nursery() as nursery:  # also when they wait for another stream
+            for call, changed in (
+                (taker.add_stream, third),
+                (taker.remove_stream, other),
+                (taker.add_stream, other),
+            ):
+                nursery.start_soon(call, changed)
+                await trio.lowlevel.checkpoint()
+        assert taker.streams == ("s", "third", "other")
+        await other.add("a", b"")
+        assert [event.name for event in await take(taker, 1)] == ["a"]
+
+
 async def test_a_reader_or_sink_that_is_closed_takes_no_more_streams(
     redis: Redis, stream: Stream
 ) -> None:

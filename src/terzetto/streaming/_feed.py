@@ -41,7 +41,7 @@ from terzetto._shared._texts import describe_error
 from terzetto.redis import Arg, LinkClosedError, Redis, Reply
 from terzetto.streaming._buffer import Batch, Buffer, Signal
 from terzetto.streaming._delivery import Delivery
-from terzetto.streaming._edges import edges_command, edges_of, read_edges
+from terzetto.streaming._edges import edges_command, edges_of, open_cursor, read_edges
 from terzetto.streaming._event import Entry, Event, decode_entries
 from terzetto.streaming._gap import Cursor, Edges, Gap
 from terzetto.streaming._lanes import Lane, Lanes
@@ -49,7 +49,7 @@ from terzetto.streaming._names import stream_key
 from terzetto.streaming._options import ReadOptions
 from terzetto.streaming._pace import Pace
 from terzetto.streaming._poll import Poll
-from terzetto.streaming._positions import is_after
+from terzetto.streaming._positions import Start, is_after
 from terzetto.streaming._retry import insist
 
 # A batch this long, a full one, or a read after a pause this long may have been
@@ -123,6 +123,7 @@ class Feed:
         self._on_gap = on_gap
         self._buffers: list[Buffer | Delivery] = []
         self._wanted = Signal()
+        self._changing = trio.Lock()  # held while a stream is added or removed
 
     # The callers' side
 
@@ -148,9 +149,12 @@ class Feed:
             self._buffers.remove(buffer)
         self._wanted.raise_()
 
-    async def add(self, cursor: Cursor) -> None:
-        """Read one more stream from now on."""
-        await self._look_around(self.enter(cursor))
+    async def add(self, stream: str, start: Start) -> None:
+        """Read one more stream from now on, unless it is read."""
+        async with self._changing:
+            if stream not in self.cursors:
+                cursor = await open_cursor(self.redis, stream, stream_key(stream), start)
+                await self._look_around(self.enter(cursor))
 
     def enter(self, cursor: Cursor) -> Lane:
         """Put a stream into the table, and into its lane."""
@@ -159,8 +163,9 @@ class Feed:
 
     async def remove(self, stream: str) -> None:
         """Read a stream no more; events of it that are in the buffers stay there."""
-        del self.cursors[stream]
-        await self._look_around(self.lanes.remove(stream))
+        async with self._changing:
+            if self.cursors.pop(stream, None) is not None:
+                await self._look_around(self.lanes.remove(stream))
 
     async def _look_around(self, lane: Lane) -> None:
         self._wanted.raise_()

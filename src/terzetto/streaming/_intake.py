@@ -112,6 +112,7 @@ class Intake:
         self._alive_at = float("-inf")
         self._joining = trio.Lock()
         self._flushing = trio.Lock()
+        self._changing = trio.Lock()  # held while a stream is joined or left
 
     @property
     def has_taker(self) -> bool:
@@ -134,26 +135,33 @@ class Intake:
             self.buffer.reopen()
         await insist(self.show_alive)
         for stream, start in streams:
-            if stream.name not in self.groups:
-                await self.add(stream, start, expire=True)
+            await self.add(stream, start, expire=True)
 
     async def add(self, stream: "Stream", start: Start, *, expire: bool = False) -> None:
-        """Join the sink on one more stream, and read it from the next read on."""
-        group = Group(stream, self.sink)
-        await insist(partial(group.open, self.consumer, start, expire=expire))
-        await insist(partial(self.members.enlist, group, self.consumer))
-        self.groups[stream.name] = group
-        self.leaving.pop(stream.name, None)
-        await self._look_around(self.lanes.add(stream.name))
+        """Join the sink on one more stream, and read it from the next read on; twice is once."""
+        async with self._changing:
+            if stream.name in self.groups:
+                return
+            group = Group(stream, self.sink)
+            await insist(partial(group.open, self.consumer, start, expire=expire))
+            await insist(partial(self.members.enlist, group, self.consumer))
+            self.groups[stream.name] = group
+            self.leaving.pop(stream.name, None)
+            await self._look_around(self.lanes.add(stream.name))
 
     async def remove(self, name: str) -> None:
         """Leave a stream; destroy its group if nobody is left and nothing is pending.
 
         Where that was cancelled, or failed, it goes on with what is left to be done.
         """
-        if name in self.groups:
-            self.leaving[name] = self.groups.pop(name), self.lanes.remove(name)
-        group, lane = self.leaving[name]
+        async with self._changing:
+            if name in self.groups:
+                self.leaving[name] = self.groups.pop(name), self.lanes.remove(name)
+            if name in self.leaving:
+                await self._leave_one(name, *self.leaving[name])
+                del self.leaving[name]
+
+    async def _leave_one(self, name: str, group: Group, lane: Lane) -> None:
         await self._look_around(lane)
         await self.flush(lane)
         for batch in self.buffer.batches():
@@ -162,7 +170,6 @@ class Intake:
         left = await group.leave(self.consumer)
         if await self.members.strike(group, self.consumer) and not left:
             await group.destroy_if_done()
-        self.leaving.pop(name, None)
 
     async def _look_around(self, lane: Lane) -> None:
         """Let the reading loop of a lane see that something has changed."""

@@ -154,17 +154,16 @@ class Reader:
         if stream.name not in feed.cursors:
             check_open(self)
             check_same_link(feed.redis, stream)
-            place = feed.options.start if start is None else start
-            cursor = await open_cursor(feed.redis, stream.name, stream.key, place)
-            await feed.add(cursor)
+        # Even if it reads the stream: another task may be about to remove it.
+        place = feed.options.start if start is None else start
+        await feed.add(stream.name, place)
 
     async def remove_stream(self, stream: "Stream") -> None:
         """Read a stream no more; what was read of it can still be taken.
 
         A stream that it does not read is none of its business, and no error.
         """
-        if stream.name in self._feed.cursors:
-            await self._feed.remove(stream.name)
+        await self._feed.remove(stream.name)
 
     async def save(self, event: Event) -> None:
         """Save the place after `event`: a reader opened with the same checkpoint goes on there.

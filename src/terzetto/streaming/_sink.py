@@ -281,8 +281,9 @@ class Sink:
             check_open(self)
             check_same_link(self._intake.redis, stream)
             check_tag(stream)
-            place = self._intake.options.start if start is None else start
-            await self._intake.add(stream, place)
+        # Even if it reads the stream: another task may be about to remove it.
+        place = self._intake.options.start if start is None else start
+        await self._intake.add(stream, place)
 
     async def remove_stream(self, stream: "Stream") -> None:
         """Leave a stream; what is pending there is handed back.
@@ -293,8 +294,7 @@ class Sink:
         Cancelling may leave it half done: nothing more is read of the stream. Calling this
         again goes on with it, and so does closing the sink.
         """
-        if stream.name in self._intake.groups or stream.name in self._intake.leaving:
-            await self._intake.remove(stream.name)
+        await self._intake.remove(stream.name)
 
 
 @attrs.define
