@@ -311,6 +311,28 @@ async def test_a_checkpoint_is_where_the_next_reader_goes_on(
             await reader.save(event)
 
 
+@pytest.mark.parametrize("start", [OLDEST, NEWEST])
+async def test_a_stream_that_is_added_goes_on_at_its_place_in_the_checkpoint(
+    redis: Redis, stream: Stream, eventually: Eventually, start: Start
+) -> None:
+    other = Stream("other", redis)
+    async with rmap.join("checkpoints", redis) as places:
+        checkpoint = Checkpoint(places, "projection")
+        async with stream.open_reader(start=start, checkpoint=checkpoint) as reader:
+            await reader.add_stream(other)
+            await other.add_many([("a", b""), ("b", b"")])
+            (event,) = await take(reader, 1)
+            await reader.save(event)
+        await eventually(lambda: places.get("projection/other") == event.id)
+        await other.add("c", b"")
+        async with stream.open_reader(start=start, checkpoint=checkpoint) as reader:
+            await reader.add_stream(other)
+            assert names(await take(reader, 2)) == ["b", "c"]
+            await reader.remove_stream(other)
+            await reader.add_stream(other, start=OLDEST)
+            assert names(await take(reader, 3)) == ["a", "b", "c"]
+
+
 async def test_a_closed_reader_ends_its_iterations(stream: Stream) -> None:
     async with stream.open_reader() as reader:
         await stream.add("a", b"")

@@ -1,5 +1,6 @@
 """Sinks: sharing, acknowledging, claims, handing back, and the membership that peers see."""
 
+import logging
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -303,6 +304,35 @@ async def test_streams_are_added_and_removed_while_reading(redis: Redis, stream:
         await sink.ack(event)
         await sink.remove_stream(other)
         assert (await other.info()).groups == ()
+
+
+async def test_a_stream_that_was_removed_does_not_come_back_with_a_restart(
+    redis: Redis, stream: Stream, eventually: Eventually
+) -> None:
+    logged: list[str] = []
+
+    def crash(record: logging.LogRecord) -> bool:
+        logged.append(record.getMessage())
+        if len(logged) == 1:
+            raise RuntimeError("the logger is broken")
+        return True
+
+    logger = logging.getLogger("terzetto.streaming")
+    other = Stream("other", redis)
+    async with stream.open_sink("k", start=OLDEST) as sink, trio.open_nursery() as nursery:
+        await sink.add_stream(other)
+        await sink.remove_stream(stream)
+        logger.addFilter(crash)
+        try:
+            nursery.start_soon(take, sink, 1)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await redis.execute("XGROUP", "DESTROY", other.key, "k")  # which is logged
+            await eventually(lambda: len(logged) > 1)  # and once more after the restart
+        finally:
+            logger.removeFilter(crash)
+        assert sink.streams == ("other",)
+        assert (await stream.info()).groups == ()
+        await other.add("a", b"")
 
 
 async def test_a_closed_sink_ends_its_iterations(stream: Stream) -> None:

@@ -28,7 +28,7 @@ Used by `_reader.py`, the actor and the face.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar, cast
 
@@ -41,7 +41,7 @@ from terzetto._shared._texts import describe_error
 from terzetto.redis import Arg, LinkClosedError, Redis, Reply
 from terzetto.streaming._buffer import Batch, Buffer, Signal
 from terzetto.streaming._delivery import Delivery
-from terzetto.streaming._edges import edges_command, edges_of, open_cursor, read_edges
+from terzetto.streaming._edges import edges_command, edges_of, read_edges
 from terzetto.streaming._event import Entry, Event, decode_entries
 from terzetto.streaming._gap import Cursor, Edges, Gap
 from terzetto.streaming._lanes import Lane, Lanes
@@ -49,7 +49,7 @@ from terzetto.streaming._names import stream_key
 from terzetto.streaming._options import ReadOptions
 from terzetto.streaming._pace import Pace
 from terzetto.streaming._poll import Poll
-from terzetto.streaming._positions import Start, is_after
+from terzetto.streaming._positions import is_after
 from terzetto.streaming._retry import insist
 
 # A batch this long, a full one, or a read after a pause this long may have been
@@ -149,12 +149,11 @@ class Feed:
             self._buffers.remove(buffer)
         self._wanted.raise_()
 
-    async def add(self, stream: str, start: Start) -> None:
+    async def add(self, stream: str, find_place: Callable[[], Awaitable[Cursor]]) -> None:
         """Read one more stream from now on, unless it is read."""
         async with self._changing:
             if stream not in self.cursors:
-                cursor = await open_cursor(self.redis, stream, stream_key(stream), start)
-                await self._look_around(self.enter(cursor))
+                await self._look_around(self.enter(await find_place()))
 
     def enter(self, cursor: Cursor) -> Lane:
         """Put a stream into the table, and into its lane."""

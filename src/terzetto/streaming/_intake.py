@@ -108,6 +108,7 @@ class Intake:
         self.members = Members(redis, sink, grace)
         self.processing: dict[tuple[str, str], Batch] = {}
         self._done = trio.Event()
+        self._has_started = False
         self._had_taker = False
         self._alive_at = float("-inf")
         self._joining = trio.Lock()
@@ -124,7 +125,7 @@ class Intake:
     # Opening and changing
 
     async def open(self, streams: Iterable[tuple["Stream", Start]]) -> None:
-        """Join the sink on streams; on a restart, on those that are not joined yet.
+        """Join the sink on streams, in the first life; in later ones go on with those there are.
 
         After a close, when the tree is started again, it joins as a new consumer.
         """
@@ -134,8 +135,10 @@ class Intake:
             self._alive_at = float("-inf")
             self.buffer.reopen()
         await insist(self.show_alive)
-        for stream, start in streams:
-            await self.add(stream, start, expire=True)
+        if not self._has_started:  # a stream that was removed since does not come back
+            for stream, start in streams:
+                await self.add(stream, start, expire=True)
+            self._has_started = True
 
     async def add(self, stream: "Stream", start: Start, *, expire: bool = False) -> None:
         """Join the sink on one more stream, and read it from the next read on; twice is once."""

@@ -20,7 +20,7 @@ from terzetto.streaming._checkpoint import Checkpoint
 from terzetto.streaming._edges import open_cursor
 from terzetto.streaming._event import Event
 from terzetto.streaming._feed import Feed
-from terzetto.streaming._gap import Gap
+from terzetto.streaming._gap import Cursor, Gap
 from terzetto.streaming._options import ReadOptions, check_count
 from terzetto.streaming._positions import Start
 from terzetto.streaming._subscription import Subscription
@@ -141,8 +141,10 @@ class Reader:
             self._feed.close_buffer(delivery)
 
     async def add_stream(self, stream: "Stream", *, start: Start | None = None) -> None:
-        """Read one more stream, from `start` or, by default, from where this reader starts.
+        """Read one more stream, from `start` if that is given.
 
+        By default it begins at the checkpoint's place for the stream, as `open_reader` does,
+        and where there is none, from where this reader starts.
         A stream that it reads already is left as it is. Cancelling adds nothing,
         or has added it.
 
@@ -155,8 +157,8 @@ class Reader:
             check_open(self)
             check_same_link(feed.redis, stream)
         # Even if it reads the stream: another task may be about to remove it.
-        place = feed.options.start if start is None else start
-        await feed.add(stream.name, place)
+        find_place = partial(_find_place, feed, stream, start, self._checkpoint)
+        await feed.add(stream.name, find_place)
 
     async def remove_stream(self, stream: "Stream") -> None:
         """Read a stream no more; what was read of it can still be taken.
@@ -198,11 +200,7 @@ class _ReaderActor(Actor):
         stream, feed = self.stream, self.feed
         feed.reopen()
         if not feed.cursors and not feed.has_started:
-            saved = None if self.checkpoint is None else self.checkpoint.load(stream.name)
-            start = feed.options.start if saved is None else saved
-            cursor = await open_cursor(feed.redis, stream.name, stream.key, start)
-            cursor.existed |= saved is not None
-            feed.enter(cursor)
+            feed.enter(await _find_place(feed, stream, None, self.checkpoint))
             feed.has_started = True
         feed.lanes.start(ctx.start_soon)
 
@@ -210,6 +208,21 @@ class _ReaderActor(Actor):
         self.feed.lanes.stop()
         if reason in FINAL:
             self.feed.close()
+
+
+async def _find_place(
+    feed: Feed, stream: "Stream", start: Start | None, checkpoint: Checkpoint | None
+) -> Cursor:
+    """Return where to read a stream from: `start`, the place that was saved, or the reader's."""
+    saved = None
+    if start is None and checkpoint is not None:
+        saved = checkpoint.load(stream.name)
+    place = feed.options.start if start is None else start
+    cursor = await open_cursor(
+        feed.redis, stream.name, stream.key, place if saved is None else saved
+    )
+    cursor.existed |= saved is not None
+    return cursor
 
 
 class _Closing(Protocol):
