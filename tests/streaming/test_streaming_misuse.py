@@ -86,8 +86,3 @@ async def test_zero_stands_for_no_bound(redis: Redis) -> None:
     await stream.add_many([("a", b"")] * 1500)
     assert await stream.length() == 1500
     assert await redis.execute("TTL", stream.key) == -1
-
-
-async def test_a_sink_without_acknowledgements_has_no_limit_of_deliveries(stream: Stream) -> None:
-    with pytest.raises(InvalidOptionError, match=r"max_deliveries is 3.*no_ack"):
-        stream.open_sink("k", no_ack=True, max_deliveries=3)

@@ -19,7 +19,6 @@ from terzetto._shared._encoding import decode_text
 from terzetto._shared._logging import Logger, default_logger
 from terzetto.actor import Child, open_child
 from terzetto.codec import Codec
-from terzetto.errors import InvalidOptionError
 from terzetto.redis import Arg, Redis, Reply
 from terzetto.streaming._checkpoint import Checkpoint
 from terzetto.streaming._dead import DeadLetters
@@ -454,7 +453,8 @@ class Stream:
                 once at most.
             max_deliveries: after so many deliveries without an acknowledgement
                 an event goes to the dead letters; None never gives up. What a
-                process had read when it was killed was delivered, too. Not with `no_ack`.
+                process had read when it was killed was delivered, too. With `no_ack` it
+                bounds the tries of `handle` in order, for nothing is delivered twice.
             retry_base: how long an event rests that failed once in `process`,
                 in seconds; it doubles with each delivery, up to the grace period.
             close_grace: how long closing waits for `process` blocks to end, in
@@ -476,11 +476,6 @@ class Stream:
             max_polled=max_polled,
             buffer_size=buffer_size,
         )
-        if no_ack and max_deliveries is not None:
-            raise InvalidOptionError(
-                f"max_deliveries is {max_deliveries!r}: with no_ack each event is delivered once,"
-                " so leave one of them out"
-            )
         intake = Intake(
             self.redis,
             check_sink_name(name),
