@@ -18,6 +18,7 @@ from terzetto._shared._texts import describe_error
 from terzetto.pool._checks import check_bool, check_count, check_seconds
 from terzetto.pool._claims import Claims, Keeper
 from terzetto.pool._codec import Ack, JobBody, encode_ack, encode_envelope
+from terzetto.pool._errors import error_text
 from terzetto.pool._fleet import Fleet
 from terzetto.pool._homes import Home, Homes
 from terzetto.pool._keys import add_if_exists
@@ -229,6 +230,10 @@ class Core:
             self.log.warning(kind, **shown)
         else:
             self.log.debug(kind, **shown)
+
+    def report_crash(self, worker_id: str, kind: Kind, key: str, crash: BaseException) -> None:
+        """Tell of what a job's handler raised."""
+        self.report(kind, key=key, worker_id=worker_id, text=error_text(crash), error=crash)
 
     def warn(self, what: str, key: str, error: Exception) -> None:
         """Log an error about a job, with its traceback."""

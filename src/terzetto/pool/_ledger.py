@@ -17,6 +17,8 @@ import attrs
 import trio
 from redis.exceptions import RedisError
 
+from terzetto.pool._codec import JobBody
+from terzetto.pool._letter import encode_letter
 from terzetto.pool._store import Store
 
 OVER: Final = 3  # a job that was sent again has ended meanwhile
@@ -76,6 +78,22 @@ class Ledger:
     async def keep(self, key: str) -> bool:
         """Take a job off whose event is still pending, or that will be found as an orphan."""
         return await self._apply("keep", key) == 1
+
+    async def give_up(self, job: JobBody, failure: str, *, rest: float) -> bool:
+        """Take a job off that did not start, by a `failure` if that is not empty.
+
+        One that was accepted before stays accepted, and rests as it does after `fail`.
+
+        Returns:
+            True if it failed too often and has become a dead letter.
+        """
+        if job.requeued and failure:
+            return await self.fail(job.key, encode_letter(job, failure), rest=rest)
+        if job.requeued:
+            await self.keep(job.key)
+        else:
+            await self.end(job.key)
+        return False
 
     async def fine(self, key: str) -> None:
         """Note that a job that was sent again has started."""

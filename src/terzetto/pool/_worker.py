@@ -54,7 +54,6 @@ from terzetto.pool._lane import Lanes
 from terzetto.pool._ledger import OVER, Ledger
 from terzetto.pool._letter import encode_letter
 from terzetto.pool._names import INIT, START, STOP, check_key
-from terzetto.pool._observe import Kind
 from terzetto.pool._order import ENDED, REASSERT, RELEASE, RETRY, Order, read_letter
 from terzetto.pool._runner import JobPolicy, Runner, runner_for
 from terzetto.streaming import OLDEST, Event, Stream
@@ -104,7 +103,7 @@ class WorkerActor(Actor):
             self.handler,
             policy=self.policy,
             spawn=ctx.start_soon,
-            restarting=partial(self._report_crash, "job_restarted"),
+            restarting=partial(core.report_crash, self.worker_id, "job_restarted"),
             ended=self._job_ended,
         )
         created = await self._enlist()
@@ -145,18 +144,26 @@ class WorkerActor(Actor):
         core = self.core
         is_heard = bool(self._jobs)  # their hand-over waits for Redis until the grace is over
         patience = min(self.policy.grace, _PARTING) if self._jobs else _PARTING
-        if not self.is_evicted:
-            # The jobs end even when Redis is away; peers then find them orphaned.
-            with trio.move_on_after(patience):
-                await core.store.retire(self.worker_id, self.created)
-                is_heard = True
-        core.workers.pop(self.worker_id, None)
+        try:
+            if not self.is_evicted:
+                # The jobs end even when Redis is away; peers then find them orphaned.
+                with trio.move_on_after(patience):
+                    await core.store.retire(self.worker_id, self.created)
+                    is_heard = True
+        except RedisError as error:
+            core.warn("Redis refused to let a worker leave", "", error)
+        finally:
+            # From here on nothing speaks for it: what Redis still has of it is buried by peers.
+            core.workers.pop(self.worker_id, None)
         if self._drained is not None:
             await self._drained.wait()
         await self._each_job(self._hand_over if self._drained is None else self._stop_for_good)
         # Nothing is left here that Redis has to be waited for: peers tidy up after a TTL.
         with trio.move_on_after(_PARTING if is_heard else 0):
-            await self._withdraw()
+            try:
+                await self._withdraw()
+            except RedisError as error:
+                core.warn("Redis refused to forget a worker", "", error)
         core.report("worker_left", worker_id=self.worker_id)
 
     async def _withdraw(self) -> None:
@@ -342,7 +349,7 @@ class WorkerActor(Actor):
                 return RETRY
             text = error_text(error)
             await self._give_up(job, text)
-            self._report_crash("job_failed", job.key, error)
+            self.core.report_crash(self.worker_id, "job_failed", job.key, error)
             return text
         self._starting.discard(job.key)
         if job.requeued:
@@ -376,14 +383,8 @@ class WorkerActor(Actor):
 
     async def _give_up(self, job: JobBody, failure: str = "") -> None:
         """Undo the ownership of a job that did not start; one that was accepted stays that."""
-        if job.requeued and failure:
-            letter = encode_letter(job, failure)
-            if await self._ledger.fail(job.key, letter, rest=self.core.options.worker_ttl):
-                self.core.report("dead_letter", key=job.key, worker_id=self.worker_id, text=failure)
-        elif job.requeued:
-            await self._ledger.keep(job.key)
-        else:
-            await self._ledger.end(job.key)
+        if await self._ledger.give_up(job, failure, rest=self.core.options.worker_ttl):
+            self.core.report("dead_letter", key=job.key, worker_id=self.worker_id, text=failure)
         self._starting.discard(job.key)
         self._jobs.pop(job.key, None)
 
@@ -421,13 +422,9 @@ class WorkerActor(Actor):
             return error_text(error)
         return ""
 
-    def _report_crash(self, kind: Kind, key: str, crash: BaseException) -> None:
-        text = error_text(crash)
-        self.core.report(kind, key=key, worker_id=self.worker_id, text=text, error=crash)
-
     def _job_ended(self, key: str, crash: BaseException | None) -> None:
         if crash is not None:
-            self._report_crash("job_crashed", key, crash)
+            self.core.report_crash(self.worker_id, "job_crashed", key, crash)
         if not self._leaving:
             self._accept(Order(ENDED, key, error="" if crash is None else error_text(crash)))
 
