@@ -26,6 +26,7 @@ from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context
 from terzetto.errors import ClosedError, TerzettoError
 from terzetto.pool._errors import JobExistsError, PoolFullError, ScheduleStoppedError
+from terzetto.pool._insist import insist
 from terzetto.pool._ticker import Ticker
 from terzetto.pool._ticks import Cadence
 from terzetto.redis import Redis
@@ -241,10 +242,22 @@ class ScheduleActor(Actor):
         self.log.warning(what, schedule=self.name, key=key, error=describe_error(error))
 
     async def _follow_resets(self, ticker: Ticker) -> None:
-        async with self._kept.subscribe() as changes:
+        kept = self._kept
+        async with kept.subscribe() as changes:
+            revision, before = kept.revision, kept.snapshot()
             async for change in changes:
-                if change is Change.RESET:
-                    try:
-                        await ticker.stop()
-                    except ClosedError:
-                        return
+                try:
+                    if change is Change.RESET and kept.revision > revision:
+                        await insist(ticker.stop)
+                    elif change is Change.RESET:
+                        # Nobody reset the map: Redis has lost it, and counts anew.
+                        await self._keep_again(before)
+                except ClosedError:
+                    return
+                revision, before = kept.revision, kept.snapshot()
+
+    async def _keep_again(self, before: Mapping[str, str]) -> None:
+        """Write again which jobs the schedule had started: they go on when Redis loses its data."""
+        for key, since in before.items():
+            if key not in self._kept:
+                await insist(self._kept.set_if_absent, key, since)

@@ -367,6 +367,26 @@ class Store:
             return False
         return True if isinstance(reply, int) else text_of(reply)
 
+    async def mark_ticker(self, ticker: str) -> None:
+        """Note that a ticker is there, beside its last claim, where a stop leaves it."""
+        await self._execute("HSETNX", self._own_key("ticks"), encode_text(ticker), b"")
+
+    async def has_lost_ticker(self, ticker: str, revision: int) -> bool:
+        """Tell whether an entry that is gone was lost by Redis: a stop leaves its mark.
+
+        Args:
+            ticker: its full name.
+            revision: the highest of the map that was seen; Redis lowers it only by losing it.
+        """
+        marked, stored = await self.execute_many(
+            [
+                ("HEXISTS", self._own_key("ticks"), encode_text(ticker)),
+                ("HGET", content_key(self.names.tickers), "=rev"),
+            ]
+        )
+        count = text_of(stored or b"0")
+        return not marked or (int(count) if count.isdecimal() else 0) < revision
+
     async def letters(self) -> dict[str, bytes]:
         """Return the dead letters by job key."""
         content = await self._execute("HGETALL", content_key(self.names.dead_letters))

@@ -23,7 +23,6 @@ from ulid import ULID
 from terzetto.errors import ClosedError
 from terzetto.pool._ticks import Cadence, Entry, moment_of, read_entry
 from terzetto.redis import LinkLostError
-from terzetto.rmap import Map
 
 if TYPE_CHECKING:
     from terzetto.pool._actor import NodeActor
@@ -80,6 +79,8 @@ class Ticks:
         entry = None if value is None else read_entry(value)
         if entry is None or not self._cadence.has(entry):
             await self._set_anew(life)
+        else:
+            await life.core.store.mark_ticker(self._full)
         self._revision = life.tickers.revision
 
     async def _wait_tick(self, life: "NodeActor") -> Entry | None:
@@ -91,7 +92,7 @@ class Ticks:
                 if tick is not None:
                     return tick
             value = await anext(values, None)
-            while value is not None or self._was_lost(tickers):
+            while value is not None or await self._was_lost(life):
                 self._revision = tickers.revision
                 entry = None if value is None else read_entry(value)
                 if value is None or entry is None:
@@ -128,11 +129,18 @@ class Ticks:
                 return None, current
             return (read_entry(claim.seen) if current else None), None
 
-    def _was_lost(self, tickers: Map) -> bool:
-        """Tell whether the entry is gone because Redis lost the map, not because of a stop."""
-        return not tickers.is_closed and tickers.revision < self._revision
+    async def _was_lost(self, life: "NodeActor") -> bool:
+        """Tell whether the entry is gone because Redis lost it, not because of a stop.
+
+        Redis is asked, for the copy may not have heard of it yet, and others may have
+        written since.
+        """
+        if life.tickers.is_closed or life.core.is_shutting_down:
+            return False
+        return await life.core.store.has_lost_ticker(self._full, self._revision)
 
     async def _set_anew(self, life: "NodeActor") -> None:
+        await life.core.store.mark_ticker(self._full)
         entry = self._cadence.first(life.core.clock.now_ns()).encode()
         await _repeat(life.tickers.set_and_wait, self._full, entry)
 
