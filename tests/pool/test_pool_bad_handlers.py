@@ -291,3 +291,53 @@ async def test_a_function_that_says_twice_that_it_has_started_runs_once(redis: R
         with trio.fail_after(20):
             while worker.jobs != ["b"]:  # noqa: ASYNC110 - a state of several tasks
                 await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("closes", [True, False])
+async def test_a_job_that_closed_its_notifications_and_crashed_has_those_that_follow(
+    redis: Redis, *, closes: bool
+) -> None:
+    runs: list[list[bytes]] = []
+
+    async def follow(job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+        runs.append([])
+        task_status.started()
+        try:
+            async for note in job.notifications:
+                runs[-1].append(note)
+                if note == b"bad":
+                    raise ValueError(note)
+        finally:
+            if closes:
+                job.notifications.close()
+
+    async with pool.open_node("p", redis) as node:
+        worker = await node.add_worker(follow, backoff=0.01)
+        await node.dispatch("a")
+        for note in (b"1", b"bad", b"2", b"bad", b"3"):
+            await node.notify("a", note)
+        with trio.fail_after(20):
+            while runs[-1:] != [[b"3"]]:  # noqa: ASYNC110 - a state of several tasks
+                await trio.sleep(0.01)
+        assert runs == [[b"1", b"bad"], [b"2", b"bad"], [b"3"]]
+        assert worker.jobs == ["a"]
+        assert await node.dead_letters() == []
+
+
+async def test_a_job_that_closes_its_notifications_gets_none_and_holds_up_nobody(
+    redis: Redis,
+) -> None:
+    async def deaf(job: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+        job.notifications.close()
+        task_status.started()
+        await trio.sleep_forever()
+
+    async with pool.open_node("p", redis) as node:
+        worker = await node.add_worker(deaf)
+        await node.dispatch("a")
+        for _ in range(3):
+            await node.notify("a", b"note")
+        await node.stop_job("a")
+        with trio.fail_after(20):
+            while worker.jobs:  # noqa: ASYNC110 - a state of several tasks
+                await trio.sleep(0.01)

@@ -163,6 +163,7 @@ class _Task:
     body: JobBody
     send: trio.MemorySendChannel[bytes]
     receive: trio.MemoryReceiveChannel[bytes]
+    """What each run has a clone of, so that one that closes it takes it from no later run."""
     settled: trio.Event = attrs.field(factory=trio.Event)
     status: _Status = attrs.field(
         default=attrs.Factory(lambda self: _Status(self.settled), takes_self=True)
@@ -225,6 +226,9 @@ class TaskRunner:
         if task is None or task.over.is_set():
             await trio.lowlevel.checkpoint()
             return
+        if task.send.statistics().open_receive_channels < 2:  # noqa: PLR2004 - ours, and the run's
+            await trio.lowlevel.checkpoint()  # the job closed its channel: it wants none
+            return
         try:
             task.send.send_nowait(payload)
         except trio.WouldBlock as error:
@@ -232,7 +236,7 @@ class TaskRunner:
                 f"job {key!r} has {_NOTIFICATIONS} notifications unread: this one was dropped"
             ) from error
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            await trio.lowlevel.checkpoint()  # the job closed its channel: it wants none
+            await trio.lowlevel.checkpoint()  # the job is being stopped
 
     async def _run(self, task: _Task) -> None:
         key = task.body.key
@@ -257,14 +261,17 @@ class TaskRunner:
         # taken out of them.
         try:
             with task.scope:
+                notes = task.receive.clone()
                 for attempt in range(self.policy.max_restarts + 1):
-                    job = read_job(task.body, task.receive)
                     try:
-                        await self.function(job, task_status=task.status)
+                        with notes:
+                            job = read_job(task.body, notes)
+                            await self.function(job, task_status=task.status)
                     except Exception as crash:  # noqa: BLE001 - a boundary of user code
                         if not task.status.is_started or attempt == self.policy.max_restarts:
                             return crash
                         self.restarting(task.body.key, crash)
+                        notes = task.receive.clone()  # what comes meanwhile is for the next run
                     else:
                         return None
                     delay = min(self.policy.backoff * 2 ** min(attempt, 20), _LONGEST_DELAY)
