@@ -40,7 +40,7 @@ from terzetto.pool._seat import Seat, WorkerSeat
 from terzetto.pool._store import Store
 from terzetto.pool._upkeep import Upkeep
 from terzetto.pool._worker import WorkerActor
-from terzetto.rmap import Map
+from terzetto.rmap import Change, Map
 from terzetto.rmap import child as map_child
 from terzetto.streaming import NEWEST, OLDEST, Event, Reader, Stream
 
@@ -283,7 +283,9 @@ class NodeActor(Actor):
         async def follow() -> None:
             async with self._maps[name].subscribe() as changes:
                 observe()
-                async for _ in changes:
+                async for change in changes:
+                    if change is Change.RESET:
+                        self.core.losses += 1  # before anybody hears of who is gone
                     observe()
 
         observe()

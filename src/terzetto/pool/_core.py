@@ -133,7 +133,7 @@ class Outbox:
 
 
 class LocalWorker(Keeper, Protocol):
-    """What a node knows of a worker of its own."""
+    """What a node knows of a worker of its own; `created` is what stands in the pool's map."""
 
     @property
     def is_leaving(self) -> bool:
@@ -197,6 +197,8 @@ class Core:
     workers_revision: int = 0
     """The highest revision of the map of workers that was seen; Redis never lowers it
     but by losing the map."""
+    losses: int = 0
+    """How often it was seen that Redis had lost a map of workers or nodes."""
 
     _changed: trio.Event = attrs.field(factory=trio.Event)
 

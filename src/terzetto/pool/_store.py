@@ -37,11 +37,13 @@ MAX_FAILED_STARTS: Final = 5
 class Alive:
     """The answer to a sign of life: the server's clock, and who is still known.
 
-    The revision is that of the map of workers: it falls only when Redis lost it.
+    The revision is that of the map of workers, and `beats` that of the nodes' signs, with this
+    one: the first falls, and the second does not rise, only when Redis lost the map.
     """
 
     server_us: int
     revision: int
+    beats: int
     workers: dict[str, bool]
 
 
@@ -202,10 +204,11 @@ class Store:
                 *(part for worker in workers for part in worker),
             ],
         )
-        server_us, revision, *flags = items_of(reply, 2 + len(workers))
+        server_us, revision, beats, *flags = items_of(reply, 3 + len(workers))
         return Alive(
             int(text_of(server_us)),
             number_of(revision),
+            number_of(beats),
             {worker[0]: flag == 1 for worker, flag in zip(workers, flags, strict=True)},
         )
 

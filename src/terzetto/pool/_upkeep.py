@@ -23,6 +23,7 @@ from redis.exceptions import ResponseError
 from terzetto._shared._texts import describe_error
 from terzetto.pool._codec import encode_envelope
 from terzetto.pool._core import Core
+from terzetto.pool._store import Alive
 
 _BEATS: Final = 3  # signs of life in a TTL
 _LATE: Final = 0.5  # of a TTL: a sign that comes later than this was held up
@@ -40,6 +41,9 @@ class Upkeep:
     is_over: bool = False
     """Whether the node is leaving, so that nothing of it is to be made again."""
     _hurried: trio.Event = attrs.field(factory=trio.Event)
+    _beats: int = 0
+    _losses_met: int = 0
+    """How many losses there had been when all of our workers were last known, or joined again."""
     _orphans: dict[str, float] = attrs.field(factory=dict[str, float])
 
     async def beat(self) -> None:
@@ -48,21 +52,30 @@ class Upkeep:
         if self.is_over:
             return  # or the entry would be there again after the farewell
         workers = [(worker.worker_id, worker.created) for worker in core.workers.values()]
+        losses = core.losses
         alive = await core.store.alive(core.node_id, workers, home=core.home)
         self._make_up_for_silence()
         core.clock.set(alive.server_us)
-        is_lost = alive.revision < core.workers_revision
-        core.workers_revision = alive.revision
+        self._note_losses(alive)
         if core.is_shutting_down:
             return
         for worker_id, known in alive.workers.items():
             worker = core.workers.get(worker_id)
             if worker is None or known:
                 continue
-            if is_lost:
+            if core.losses != self._losses_met:
                 await worker.readmit()
-            else:
+            elif core.fleet.created(worker_id) != worker.created:
                 worker.evict()
+            # Else the map will tell, soon, whether somebody removed it or Redis lost it.
+        self._losses_met = losses
+
+    def _note_losses(self, alive: Alive) -> None:
+        """Look whether Redis counts anew: the copies of the maps may have no sign of it."""
+        core = self.core
+        if alive.revision < core.workers_revision or alive.beats <= self._beats:
+            core.losses += 1
+        core.workers_revision, self._beats = alive.revision, alive.beats
 
     def _make_up_for_silence(self) -> None:
         """Give the others the time since our last beat, if we could not hear them either."""

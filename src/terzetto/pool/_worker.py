@@ -250,7 +250,7 @@ class WorkerActor(Actor):
 
     async def readmit(self) -> None:
         """Join again with all jobs: Redis has lost the pool, and nobody else has them."""
-        if (created := await self._enlist()) is not None:
+        if not self.is_leaving and (created := await self._enlist()) is not None:
             self.created = self._ledger.created = created
             self.reassert(self.settled())
 
