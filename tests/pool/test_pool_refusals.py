@@ -8,6 +8,7 @@ import trio
 
 from terzetto import pool
 from terzetto.redis import Redis, connect
+from terzetto.rmap import join
 from terzetto.server import EmbeddedServer
 
 TTL = 1.0
@@ -69,3 +70,62 @@ async def test_jobs_of_a_worker_that_closes_while_writes_are_refused_run_elsewhe
         await until(lambda: set(staying.jobs) == handler.live == keys)
         await until(lambda: first.pool_workers == second.pool_workers == [staying.id])
         await second.dispatch("new")
+
+
+async def test_a_worker_that_was_evicted_comes_back_once_writes_are_not_refused(
+    redis: Redis,
+) -> None:
+    hold = trio.Event()
+
+    async def run(_: pool.Job, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await hold.wait()
+
+    async with pool.open_node("p", redis, worker_ttl=TTL, ack_grace_period=TTL) as node:
+        evicted, healthy = [await node.add_worker(run) for _ in range(2)]
+        keys = {f"job-{number}" for number in range(12)}
+        await node.dispatch_many((key, b"") for key in sorted(keys))
+        ids = [evicted.id, healthy.id]
+        unmoved = set(healthy.jobs)
+        async with join("p:workers", redis) as workers:
+            await workers.delete(evicted.id)
+        await until(lambda: node.counts.get("worker_evicted"))
+        async with refused_writes(redis):
+            hold.set()
+            await until(lambda: not evicted.jobs)
+            with trio.move_on_after(1.5 * TTL):  # it tries again and again: the span is the test
+                await until(lambda: evicted.id != ids[0])
+            assert unmoved <= set(healthy.jobs)
+        await until(lambda: evicted.id != ids[0])
+        await until(lambda: {*evicted.jobs, *healthy.jobs} == keys)
+        assert healthy.id == ids[1]
+        assert "node_left" not in node.counts
+        await node.dispatch("new")
+
+
+async def test_a_node_that_crashes_while_writes_are_refused_comes_back_after_it(
+    redis: Redis,
+) -> None:
+    handler = Handler()
+    async with pool.open_node("p", redis, worker_ttl=TTL, ack_grace_period=TTL) as node:
+        await node.add_worker(handler)
+        await node.dispatch("a")
+        async with refused_writes(redis):
+            seat = node._seat  # pyright: ignore[reportPrivateUsage] - nothing outside makes a node crash
+            life = await seat.wait_up()
+            life._ctx.start_soon(crash)  # pyright: ignore[reportPrivateUsage] - a fault from inside
+            await until(lambda: seat.life is None)
+            with trio.move_on_after(2 * TTL):  # four starts would have failed: the span is the test
+                await until(lambda: node.is_closed)
+            assert not node.is_closed
+        await until(lambda: "a" in handler.live)
+        await node.dispatch("b")
+
+
+async def crash() -> None:
+    await trio.lowlevel.checkpoint()
+    raise ValueError("a part of the node has a bug")

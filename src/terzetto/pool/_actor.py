@@ -25,6 +25,7 @@ import attrs
 import trio
 from redis.exceptions import RedisError
 
+from terzetto._shared._pause import Pause
 from terzetto.actor import Actor, ActorStoppedError, Child, Context, Stop, Supervisor, Tree
 from terzetto.errors import ClosedError
 from terzetto.pool._claims import Bid, Claims
@@ -34,6 +35,7 @@ from terzetto.pool._dispatch import Waiting
 from terzetto.pool._errors import MalformedBodyError, PoolShutdownError
 from terzetto.pool._fleet import Fleet
 from terzetto.pool._homes import Homes
+from terzetto.pool._insist import insist
 from terzetto.pool._names import ACK, RETURN, SINK, TOLD
 from terzetto.pool._router import Router
 from terzetto.pool._seat import Seat, WorkerSeat
@@ -116,7 +118,7 @@ class NodeActor(Actor):
         for name in (names.shutdown, names.node_keepalive):
             await self._join(name)
         await self._refuse_while_shutting_down()
-        await store.open_stream(names.node_stream(seat.id), seat.id.encode())
+        await self._open_stream(store)
         upkeep = self._upkeep = Upkeep(core=core)
         await upkeep.beat()
         self._follow(names.node_keepalive, self._observe_nodes)
@@ -211,11 +213,30 @@ class NodeActor(Actor):
     async def _mind(self, worker: WorkerSeat) -> None:
         """Bring a worker back that was found to be no longer in the pool."""
         await worker.wait_life_over()
-        if worker.was_evicted and not self._closing:
-            with contextlib.suppress(ActorStoppedError, PoolShutdownError, ClosedError):
-                await self.add_worker(worker)
+        if not worker.was_evicted:
+            return
+        pause = Pause()
+        while worker in self.seat.workers and not self._closing:
+            try:
+                with contextlib.suppress(ActorStoppedError, PoolShutdownError, ClosedError):
+                    await self.add_worker(worker)
+            except RedisError as error:
+                self.core.warn("Redis refused a worker that comes back", "", error)
+                await trio.sleep(pause.failed())
+            else:
+                return
 
     # Opening ------------------------------------------------------------------------
+
+    async def _open_stream(self, store: Store) -> None:
+        """Bring the node's stream into being.
+
+        It is the first that is written. A later life, whose users are there, waits until Redis
+        takes it: to fail again and again would close the node for good.
+        """
+        seat = self.seat
+        write = partial(store.open_stream, seat.names.node_stream(seat.id), seat.id.encode())
+        await (insist(write) if seat.has_lived else write())
 
     async def _refuse_while_shutting_down(self) -> None:
         """Refuse to join a pool that is being shut down; finish a shutdown that was abandoned."""

@@ -75,6 +75,8 @@ class Seat:
     life: "NodeActor | None" = None
     is_shut_down: bool = False
     """Whether the pool was seen to be shutting down; set by the node's actor."""
+    has_lived: bool = False
+    """Whether a life of the node has been up."""
     _numbers: Iterator[int] = attrs.field(factory=count)
     _up: trio.Event = attrs.field(factory=trio.Event)
     _is_closed: bool = False
@@ -100,6 +102,7 @@ class Seat:
     def begin_life(self, life: "NodeActor") -> None:
         """Note the life that begins."""
         self.life = life
+        self.has_lived = True
         self._up.set()
 
     def end_life(self, *, final: bool) -> None:
