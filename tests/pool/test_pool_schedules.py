@@ -424,3 +424,76 @@ async def test_a_plan_that_is_none_is_logged_and_asked_for_again(
         async with node.open_schedule("s", 0.1, plan):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - that is the test
             await until(lambda: {"good", "call 3"} <= handler.live.keys())
     assert "a plan failed" in caplog.text or "a planned job" in caplog.text
+
+
+@attrs.define
+class Slow(Handler):
+    """Its starts wait until they are let go, and fail if it refuses."""
+
+    hold: trio.Event = attrs.field(factory=trio.Event)
+    refuses: bool = False
+
+    async def start(self, job: pool.Job) -> None:
+        await self.hold.wait()
+        if self.refuses:
+            raise ValueError("not here")
+        await super().start(job)
+
+
+async def test_a_schedule_owns_a_job_that_was_slow_to_start(redis: Redis) -> None:
+    handler = Slow()
+    wanted = {"slow": b""}
+
+    async def plan() -> pool.JobPlan:
+        await trio.lowlevel.checkpoint()
+        return pool.JobPlan(start=dict(wanted), stop_others=True)
+
+    async with pool.open_node("p", redis, worker_ttl=2, ack_grace_period=0.2) as node:
+        await node.add_worker(handler)
+        # The first plan is carried out when this is entered: its dispatch gives up by then.
+        async with node.open_schedule("s", 0.1, plan) as schedule:
+            assert not handler.live
+            await until(lambda: schedule.keys == ["slow"])
+            handler.hold.set()
+            await until(lambda: "slow" in handler.live)
+            del wanted["slow"]
+            await until(lambda: not handler.live)
+            await until(lambda: not schedule.keys)
+
+
+async def test_a_schedule_owns_no_job_that_was_slow_and_did_not_start(redis: Redis) -> None:
+    handler = Slow(refuses=True)
+
+    async def plan() -> pool.JobPlan:
+        await trio.lowlevel.checkpoint()
+        return pool.JobPlan(start={"slow": b""}, stop_others=True)
+
+    async with pool.open_node("p", redis, worker_ttl=2, ack_grace_period=0.2) as node:
+        await node.add_worker(handler)
+        async with node.open_schedule("s", 0.1, plan) as schedule:
+            await until(lambda: schedule.keys == ["slow"])
+            handler.hold.set()
+            await until(lambda: not schedule.keys)
+
+
+async def test_a_schedule_owns_a_job_whose_key_could_not_be_written_at_once(
+    redis: Redis,
+) -> None:
+    handler = Handler()
+    wanted: dict[str, bytes] = {}
+
+    async def plan() -> pool.JobPlan:
+        await trio.lowlevel.checkpoint()
+        return pool.JobPlan(start=dict(wanted), stop_others=True)
+
+    async with pool.open_node("p", redis, worker_ttl=2, ack_grace_period=1) as node:
+        await node.add_worker(handler)
+        async with node.open_schedule("s", 0.1, plan) as schedule:
+            # No map can be written while its hash is none.
+            await redis.execute("SET", "map:p:s:content", "none")
+            wanted["a"] = b""
+            await until(lambda: "a" in handler.live)
+            await redis.execute("DEL", "map:p:s:content")
+            await until(lambda: schedule.keys == ["a"])
+            wanted.clear()
+            await until(lambda: not handler.live)

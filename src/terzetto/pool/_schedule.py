@@ -25,7 +25,13 @@ from terzetto._shared._pause import Pause
 from terzetto._shared._texts import describe_error
 from terzetto.actor import Actor, Context
 from terzetto.errors import ClosedError, TerzettoError
-from terzetto.pool._errors import JobExistsError, PoolFullError, ScheduleStoppedError
+from terzetto.pool._errors import (
+    DispatchUnknownError,
+    JobExistsError,
+    JobStartError,
+    PoolFullError,
+    ScheduleStoppedError,
+)
 from terzetto.pool._insist import insist
 from terzetto.pool._ticker import Ticker
 from terzetto.pool._ticks import Cadence
@@ -141,6 +147,8 @@ class ScheduleActor(Actor):
     _ctx: Context["ScheduleActor"] = attrs.field(init=False)
     _kept: Map = attrs.field(init=False)
     _ticker: Ticker | None = None
+    _unwritten: set[str] = attrs.field(factory=set[str])
+    """The keys of jobs that this node has started and that do not stand in the map yet."""
 
     async def started(self, ctx: Context["ScheduleActor"]) -> None:
         """Call the plan a first time; join the ticker."""
@@ -220,13 +228,27 @@ class ScheduleActor(Actor):
     ) -> None:
         try:
             async with limit:
-                await self._dispatch(key, payload, give_up_at)
-            await self._kept.set(key, datetime.now(UTC).isoformat())
-        except JobExistsError:
-            return
+                await self._start_or_know(key, payload, give_up_at)
+            if key in self._unwritten:
+                await self._kept.set(key, datetime.now(UTC).isoformat())
+                self._unwritten.discard(key)
         except (TerzettoError, RedisError, TypeError) as error:
             # A TypeError says that the key is no str, or the payload no bytes.
             self._warn("a planned job did not start", key, error)
+
+    async def _start_or_know(self, key: str, payload: bytes, give_up_at: float) -> None:
+        """Dispatch a job; note the key if the job runs, or may yet run, because of that."""
+        try:
+            await self._dispatch(key, payload, give_up_at)
+        except JobExistsError:
+            return  # somebody else's, or noted before
+        except JobStartError:
+            if key in self._kept:
+                await self._kept.delete(key)  # it was not known before whether it would start
+            raise
+        except DispatchUnknownError as error:
+            self._warn("it is not known yet whether a planned job has started", key, error)
+        self._unwritten.add(key)
 
     async def _dispatch(self, key: str, payload: bytes, give_up_at: float) -> None:
         """Dispatch a job, again while the pool is full, until it is time to give up."""
