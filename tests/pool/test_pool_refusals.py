@@ -129,3 +129,45 @@ async def test_a_node_that_crashes_while_writes_are_refused_comes_back_after_it(
 async def crash() -> None:
     await trio.lowlevel.checkpoint()
     raise ValueError("a part of the node has a bug")
+
+
+async def test_a_ticker_whose_entry_is_gone_or_broken_goes_on_after_a_refusal(
+    redis: Redis,
+) -> None:
+    async with (
+        pool.open_node("p", redis, worker_ttl=30) as node,
+        node.open_ticker("t", 0.05) as ticker,
+        join("p:tickers", redis) as tickers,
+    ):
+        await anext(ticker)
+        await tickers.set_and_wait("p:t", "nonsense")
+        async with refused_writes(redis):
+            with trio.move_on_after(0.5) as refused:  # it tries to heal it: the span is the test
+                await anext(ticker)
+            assert refused.cancelled_caught
+        with trio.fail_after(30):
+            ticks = [await anext(ticker) for _ in range(3)]
+        assert ticks == sorted(set(ticks))
+
+
+async def test_a_plan_stops_its_schedule_once_writes_are_not_refused(redis: Redis) -> None:
+    calls: list[int] = []
+
+    async def plan() -> pool.JobPlan:
+        await trio.lowlevel.checkpoint()
+        calls.append(1)
+        if len(calls) == 2:
+            await redis.execute("CONFIG", "SET", "min-replicas-to-write", 1)
+        return pool.JobPlan(stop_schedule=len(calls) > 1)
+
+    async with (
+        pool.open_node("p", redis, worker_ttl=30) as node,
+        node.open_schedule("s", 0.1, plan) as schedule,
+    ):
+        await until(lambda: len(calls) > 1)
+        with trio.move_on_after(0.5):  # it tries again and again: the span is the test
+            await until(lambda: schedule.is_stopped)
+        assert not schedule.is_stopped
+        assert len(calls) == 2
+        await redis.execute("CONFIG", "SET", "min-replicas-to-write", 0)
+        await until(lambda: schedule.is_stopped)

@@ -124,7 +124,7 @@ async def test_an_entry_that_is_broken_is_healed_and_one_that_is_there_is_adopte
                 assert await redis.execute("HGET", ENTRY, "p:t") == entry
         async with node.open_ticker("t", 0.1) as ticker:
             await anext(ticker)
-            for broken in ("", "0|0s", "nonsense"):
+            for broken in ("", "0|0s", "nonsense", "0|1s|CRON_TZ=UTC 0 0 30 2 *"):
                 await redis.execute("HSET", ENTRY, "p:t", broken)
                 await redis.execute("HINCRBY", ENTRY, "=rev", 1)
                 with trio.fail_after(30):

@@ -122,6 +122,7 @@ def test_cron_specs_that_no_ticker_can_have_are_refused() -> None:
         "1|1s|often",
         "1|1s|@every 1h",
         "1|0s|CRON_TZ=UTC 0 0 * * *",
+        "0|1s|CRON_TZ=UTC 0 0 30 2 *",
         "999999999999999999999|1s",
         "-99999999999999999999|1s",
     ],

@@ -12,7 +12,7 @@ from terzetto.redis import LinkLostError
 T = TypeVar("T")
 
 
-async def insist(write: Callable[..., Awaitable[T]], *args: str) -> T:
+async def insist(write: Callable[..., Awaitable[T]], *args: object) -> T:
     """Write until it is known to have happened; for what does no harm when it is done twice.
 
     A lost reply is made good at once, with the next connection; what Redis refuses is tried

@@ -73,12 +73,13 @@ Plan: TypeAlias = Callable[[], Awaitable[JobPlan]]
 
 
 def _check_plan(plan: object) -> JobPlan:
-    """Return what a plan gave if it can be carried out.
+    """Return what a plan gave if it can be carried out, with a start and a stop of our own.
 
     Its keys and payloads are looked at one by one, later: a bad one holds up no other.
 
     Raises:
         TypeError: it is no `JobPlan`, or has no mapping and sequence in it.
+        Exception: whatever its mapping or sequence raises when it is read.
     """
     if not isinstance(plan, JobPlan):
         raise TypeError(f"a plan returns a JobPlan, not {type(plan).__name__}")
@@ -86,7 +87,7 @@ def _check_plan(plan: object) -> JobPlan:
         raise TypeError(f"start maps keys to payloads: it cannot be a {type(plan.start).__name__}")
     if isinstance(plan.stop, str | bytes) or not isinstance(plan.stop, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise TypeError(f"stop is a sequence of keys: it cannot be a {type(plan.stop).__name__}")
-    return plan
+    return attrs.evolve(plan, start=dict(plan.start), stop=list(plan.stop))
 
 
 @attrs.define(eq=False)
@@ -181,7 +182,7 @@ class ScheduleActor(Actor):
             return
         await self._carry_out(plan)
         if plan.stop_schedule:
-            await self._kept.reset()
+            await insist(self._kept.reset)
 
     async def _ask_plan(self, *, most: int | None = None) -> JobPlan | None:
         """Call the plan, again if it fails, `most` times or until the next tick is due."""

@@ -21,6 +21,7 @@ from redis.exceptions import ResponseError
 from ulid import ULID
 
 from terzetto.errors import ClosedError
+from terzetto.pool._insist import insist
 from terzetto.pool._ticks import Cadence, Entry, moment_of, read_entry
 from terzetto.redis import LinkLostError
 
@@ -78,7 +79,7 @@ class Ticks:
         value = life.tickers.get(self._full)
         entry = None if value is None else read_entry(value)
         if entry is None or not self._cadence.has(entry):
-            await self._set_anew(life)
+            await _repeat(self._set_anew, life)
         else:
             await life.core.store.mark_ticker(self._full)
         self._revision = life.tickers.revision
@@ -96,7 +97,7 @@ class Ticks:
                 self._revision = tickers.revision
                 entry = None if value is None else read_entry(value)
                 if value is None or entry is None:
-                    await self._set_anew(life)
+                    await insist(self._set_anew, life)
                     value = tickers.get(self._full)
                     continue
                 wait = (entry.due_ns - life.core.clock.now_ns()) / 1e9
@@ -137,12 +138,12 @@ class Ticks:
         """
         if life.tickers.is_closed or life.core.is_shutting_down:
             return False
-        return await life.core.store.has_lost_ticker(self._full, self._revision)
+        return await insist(life.core.store.has_lost_ticker, self._full, self._revision)
 
     async def _set_anew(self, life: "NodeActor") -> None:
         await life.core.store.mark_ticker(self._full)
         entry = self._cadence.first(life.core.clock.now_ns()).encode()
-        await _repeat(life.tickers.set_and_wait, self._full, entry)
+        await life.tickers.set_and_wait(self._full, entry)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -191,7 +192,7 @@ class Ticker:
         await self._ticks.stop()
 
 
-async def _repeat(write: Callable[..., Awaitable[object]], *args: str) -> None:
+async def _repeat(write: Callable[..., Awaitable[object]], *args: object) -> None:
     """Write to the map until it is known to have happened; doing it twice does no harm."""
     while True:
         with suppress(LinkLostError):

@@ -89,7 +89,7 @@ def read_entry(value: str) -> Entry | None:
     """Read a stored entry.
 
     None if it is none, if its interval is not above zero, or if it has a cron spec
-    that cannot be read.
+    that cannot be read or never comes.
     """
     time, bar, rest = value.partition("|")
     duration, second_bar, spec = rest.partition("|")
@@ -97,7 +97,9 @@ def read_entry(value: str) -> Entry | None:
         return None
     try:
         crontab = parse_schedule(spec) if second_bar else None
-        moment_of(int(time) * 1000)
+        due = moment_of(int(time) * 1000)
+        if isinstance(crontab, Crontab):
+            _next_match(crontab, due)
         interval_ns = parse_duration(duration)
     except (ValueError, OverflowError):
         return None
