@@ -397,12 +397,17 @@ class Node:
                     plan=plan,
                     cadence=cadence,
                     open_ticker=partial(self._new_ticker, name, cadence),
+                    read_epoch=self._read_epoch,
                     state=state,
                 ),
                 name=f"schedule {name}".replace("/", "|"),
                 face=lambda _: Schedule(name, state),
             )
         )
+
+    async def _read_epoch(self) -> str:
+        life = await self._seat.wait_up()
+        return await life.core.store.epoch()
 
     async def _new_ticker(self, name: str, cadence: Cadence) -> Ticker:
         ticks = Ticks(self._seat, full_name(self.pool, name), cadence)

@@ -11,6 +11,7 @@ another node's.
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
@@ -144,6 +145,7 @@ class ScheduleActor(Actor):
     plan: Plan
     cadence: Cadence
     open_ticker: Callable[[], Awaitable[Ticker]]
+    read_epoch: Callable[[], Awaitable[str]]
     state: ScheduleState
     _ctx: Context["ScheduleActor"] = attrs.field(init=False)
     _kept: Map = attrs.field(init=False)
@@ -265,19 +267,17 @@ class ScheduleActor(Actor):
         self.log.warning(what, schedule=self.name, key=key, error=describe_error(error))
 
     async def _follow_resets(self, ticker: Ticker) -> None:
-        kept = self._kept
-        async with kept.subscribe() as changes:
-            revision, before = kept.revision, kept.snapshot()
-            async for change in changes:
-                try:
-                    if change is Change.RESET and kept.revision > revision:
-                        await insist(ticker.stop)
-                    elif change is Change.RESET:
-                        # Nobody reset the map: Redis has lost it, and counts anew.
-                        await self._keep_again(before)
-                except ClosedError:
-                    return
-                revision, before = kept.revision, kept.snapshot()
+        async with self._kept.subscribe() as changes:
+            with suppress(ClosedError):
+                epoch, before = await insist(self.read_epoch), self._kept.snapshot()
+                async for change in changes:
+                    if change is Change.RESET:
+                        known, epoch = epoch, await insist(self.read_epoch)
+                        if epoch == known or self.node.is_shut_down:
+                            await insist(ticker.stop)
+                        else:  # nobody reset the map: Redis has lost it
+                            await self._keep_again(before)
+                    before = self._kept.snapshot()
 
     async def _keep_again(self, before: Mapping[str, str]) -> None:
         """Write again which jobs the schedule had started: they go on when Redis loses its data."""

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Final, cast
 
 import attrs
+from ulid import ULID
 
 from terzetto._shared._encoding import decode_text, encode_text
 from terzetto.pool import _scripts
@@ -389,6 +390,14 @@ class Store:
         )
         count = text_of(stored or b"0")
         return not marked or (int(count) if count.isdecimal() else 0) < revision
+
+    async def epoch(self) -> str:
+        """Return the name of the time since Redis lost the pool's data, or since this was asked."""
+        key = self._own_key("ticks")  # where no ticker's name has a "="
+        _, stored = await self.execute_many(
+            [("HSETNX", key, "=epoch", str(ULID())), ("HGET", key, "=epoch")]
+        )
+        return text_of(stored)
 
     async def letters(self) -> dict[str, bytes]:
         """Return the dead letters by job key."""
