@@ -17,6 +17,7 @@ reply is tried again, for each task apart, until it is written or the lease is l
 At the end of a life, the functions that run have `shutdown_timeout` to finish;
 then they are cancelled and their tasks handed back. A function that ignores its
 cancellation is waited for, as trio does, and its lease is not given away meanwhile.
+If the life ended by a crash, the next hands back what was not written in that time.
 
 Nothing that a function raises crashes the crew, but for KeyboardInterrupt.
 """
@@ -97,8 +98,16 @@ class CrewActor(Actor):
         """Be there for the fetcher."""
         self._ctx = ctx
         ctx.start_soon(self._write_successes)
+        self._hand_back_left()
         self.core.crew = self
         self.core.work.ring()
+
+    def _hand_back_left(self) -> None:
+        """Hand back what a crew that crashed has left: nobody else would settle it."""
+        for attempt in self.core.running.values():
+            self.core.counts.handed_back += 1
+            requeue = partial(self.core.broker.requeue, attempt.lease)
+            self._ctx.start_soon(self._settle, attempt, requeue)
 
     async def stopping(self, reason: Stop) -> None:  # noqa: ARG002 - all reasons are alike
         """Let what runs finish for a while, then hand it back."""
