@@ -278,11 +278,24 @@ class CrewActor(Actor):
         """Write an outcome, if there is one to write; then the attempt is over."""
         try:
             if write is not None:
-                await self._write(attempt, write)
+                try:
+                    await self._write(attempt, write)
+                except LinkClosedError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - it cannot be sent: the task fails by that
+                    await self._write_failure(attempt, error)
             if attempt.places:
                 await self.limiter.leave(attempt)
         finally:
             self.core.settled(attempt)
+
+    async def _write_failure(self, attempt: Attempt, error: Exception) -> None:
+        """Write that a task failed whose outcome could not be written."""
+        outcome = await self._judge(attempt, error)
+        if isinstance(outcome, Completion):
+            outcome = self._alone(outcome)
+        if outcome is not None:
+            await self._write(attempt, outcome)
 
     async def _write_successes(self) -> None:
         """Write successes, as many at once as there are, for ever."""
@@ -296,7 +309,7 @@ class CrewActor(Actor):
                     await self._write_batch(batch)
                 except LinkClosedError:
                     raise
-                except RedisError:
+                except Exception:  # noqa: BLE001 - what one of them has brought about
                     # Each for itself, lest one that is refused hold up the others.
                     for attempt, each in batch:
                         self._ctx.start_soon(self._settle, attempt, self._alone(each))

@@ -161,6 +161,9 @@ class Router:
     def use(self, *middleware: Middleware) -> None:
         """Wrap every function, those registered later too; the first given is outermost.
 
+        What the outermost returns is the result, bytes or None; with anything else the
+        task fails with `InvalidPayloadError`.
+
         Raises:
             InvalidOptionError: one of them cannot be called; none is added.
         """
@@ -197,7 +200,7 @@ class Router:
         def wrap(handle: Handle) -> Handle:
             for each in reversed(middleware):
                 handle = each(handle)
-            return handle
+            return _checked(handle) if middleware else handle
 
         handles = {name: wrap(route.bind(run_sync(route))) for name, route in routes.items()}
         unknown = wrap(_refuse)
@@ -232,6 +235,21 @@ def check_router(router: object) -> Router:
     if router.needs_processes:
         check_main_module()
     return router
+
+
+def _checked(handle: Handle) -> Handle:
+    """Return `handle` for one that middleware wraps, which may return anything."""
+
+    async def check(context: TaskContext) -> bytes | None:
+        result = await handle(context)
+        if result is None or type(result) is bytes:
+            return result
+        raise InvalidPayloadError(
+            f"the middleware of {context.type!r} returned a {type(result).__name__}: "
+            "a result is bytes or None"
+        )
+
+    return check
 
 
 async def _refuse(context: TaskContext) -> bytes | None:
