@@ -1,24 +1,34 @@
 """What goes wrong with one task, or with what runs them, holds up and costs no other."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import attrs
 import pytest
 import trio
+from redis.exceptions import ResponseError
 from trio.testing import MockClock
 
-from terzetto.tasks import RateLimit, Router, TaskContext, TaskMessage, TaskState
+from terzetto.redis import Redis, connect
+from terzetto.tasks import ConcurrencyLimit, RateLimit, Router, TaskContext, TaskMessage, TaskState
 from terzetto.tasks._broker_values import Completion, Lease
+from terzetto.tasks._redis_broker import RedisBroker
 from terzetto.tasks._router import Handle
 from terzetto.tasks.testing import MemoryBroker
 from tests.tasks.conftest import AnyBroker
-from tests.tasks.serving import put, reaches, serving, task
+from tests.tasks.serving import put, reaches, serving, task, until_true
 
 
 @pytest.fixture
 async def memory(autojump_clock: MockClock) -> MemoryBroker:
     return MemoryBroker()
+
+
+@pytest.fixture
+async def redis(single_url: str) -> AsyncGenerator[Redis]:
+    async with connect(single_url) as client:
+        await client.execute("FLUSHALL")
+        yield client
 
 
 # A crew that crashes -------------------------------------------------------------------
@@ -140,3 +150,86 @@ async def test_a_success_that_cannot_be_written_fails_its_own_task_only(
         await server.shutdown()
     assert failed is not None
     assert failed.message.error == "OverflowError: cannot be packed"
+
+
+# Limits that Redis does not count -----------------------------------------------------------
+
+
+NO_MEMORY = (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"))
+SERVERS = [f"~asynq:{name}" for name in ("{*", "servers*", "workers*", "queues")]
+NO_KEY = (
+    ("ACL", "SETUSER", "limited", "on", ">word", *SERVERS, "&*", "+@all"),
+    ("ACL", "SETUSER", "limited", "allkeys"),
+)
+RATE = RateLimit(name="many", count=1000, pattern="x")
+PLACES = ConcurrencyLimit(name="many", count=1000, pattern="x")
+REFUSALS = {
+    "rate, no memory": (RATE, "default", NO_MEMORY),
+    "rate, no permission": (RATE, "limited", NO_KEY),
+    "concurrency, no permission": (PLACES, "limited", NO_KEY),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+async def test_tasks_that_redis_does_not_count_for_a_limit_wait_and_use_up_no_retry(
+    redis: Redis, kind: str
+) -> None:
+    """They crashed the crew one after the other, and were archived without having run."""
+    limit, user, (refuse, allow) = REFUSALS[kind]
+    router, ran = Router(), list[bytes]()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        ran.append(payload)
+
+    await put(RedisBroker(redis), *(task(max_retry=0) for _ in range(12)))
+    await redis.execute(*refuse)
+    try:
+        async with (
+            connect(redis.url.replace("//", f"//{user}:word@")) as restricted,
+            serving(RedisBroker(restricted), router, limits=[limit]) as server,
+        ):
+            await until_true(lambda: server.statistics().postponed >= 12)
+            assert not ran
+            await redis.execute(*allow)
+            await until_true(lambda: len(ran) == 12)
+            await server.shutdown()
+            assert server.statistics().recovered == 0
+    finally:
+        await redis.execute(*NO_MEMORY[1])
+        await redis.execute("ACL", "DELUSER", "limited")
+
+
+async def test_a_place_that_redis_does_not_free_costs_no_task(place: AnyBroker) -> None:
+    """It expires; that of a lost attempt is given up likewise."""
+    router, ran, over = Router(), list[bytes](), trio.Event()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        ran.append(payload)
+
+    @router.task("beside")
+    async def beside(payload: bytes) -> None:
+        ran.append(payload)
+        await over.wait()
+
+    @attrs.define
+    class Keeping:
+        place: AnyBroker
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.place, name)
+
+        async def release(self, scope: str, holder: str) -> None:
+            raise ResponseError("NOPERM")
+
+    keeping: Any = Keeping(place)
+    limit = ConcurrencyLimit(name="two", pattern="x", count=2)
+    await put(place, task("beside", b"beside"))
+    tasks = await put(place, *(task(max_retry=0) for _ in range(4)))
+    async with serving(keeping, router, limits=[limit]) as server:
+        for task_id in tasks:
+            await reaches(place, task_id, None)
+        over.set()
+        await server.shutdown()
+    assert ran == [b"beside", *[b""] * 4]

@@ -5,16 +5,26 @@ limits were given; a place that was taken before another limit said no is given
 back. A task that may not run goes back for a while. For a rate, those that this
 server sends back are spaced out, each one turn after the other, so that a long
 queue behind a slow rate does not come back as a whole every second.
+
+What Redis refuses to count (out of memory, a key that is not permitted) goes back
+likewise. Places that it refuses to free are free when they expire.
 """
+
+from typing import Final
 
 import attrs
 import trio
+from redis.exceptions import RedisError
 
+from terzetto._shared._logging import Logger
 from terzetto._shared._texts import describe_error
+from terzetto.redis import LinkClosedError
 from terzetto.tasks._attempt import Attempt
 from terzetto.tasks._core import Core
 from terzetto.tasks._limits import ConcurrencyLimit, RateLimit, later
 from terzetto.tasks._message import TaskMessage
+
+_REFUSED: Final = 2.0  # seconds until Redis is asked again about a task that it refused to count
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -27,6 +37,18 @@ class Limiter:
 
     async def admit(self, attempt: Attempt) -> float:
         """Return 0.0 if the attempt may begin, else in how many seconds to try again."""
+        try:
+            return await self._ask(attempt)
+        except LinkClosedError:
+            raise
+        except RedisError as error:
+            self._log(attempt).warning(
+                "Redis refuses to count a task for its limits: it waits",
+                error=describe_error(error),
+            )
+            return later(_REFUSED)
+
+    async def _ask(self, attempt: Attempt) -> float:
         task = attempt.lease.message
         for limit in self.core.options.limits:
             if isinstance(limit, RateLimit):
@@ -45,7 +67,16 @@ class Limiter:
         """Give up the places of an attempt that is over; those of a lost one too."""
         places, attempt.places = attempt.places, ()
         for scope in places:
-            await self.core.broker.release(scope, attempt.lease.token)
+            try:
+                await self.core.broker.release(scope, attempt.lease.token)
+            except LinkClosedError:
+                raise
+            except RedisError as error:
+                self._log(attempt).warning(
+                    "Redis refuses to free the place of a task: it expires",
+                    scope=scope,
+                    error=describe_error(error),
+                )
 
     async def renew(self) -> None:
         """Keep the places of everything that runs for another while."""
@@ -56,6 +87,9 @@ class Limiter:
                     scope = self._scope(limit, attempt.lease.message)
                     if scope in attempt.places:
                         await self._take(limit, scope, attempt)
+
+    def _log(self, attempt: Attempt) -> Logger:
+        return self.core.log.bind(task_id=attempt.lease.message.id)
 
     def _scope(self, limit: RateLimit | ConcurrencyLimit, task: TaskMessage) -> str | None:
         try:
