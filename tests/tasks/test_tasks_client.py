@@ -22,6 +22,7 @@ from terzetto.tasks import (
     TaskFailedError,
     TaskHandle,
     TaskIdConflictError,
+    TaskInfo,
     TaskNotFoundError,
     TaskState,
     open_server,
@@ -376,6 +377,31 @@ async def test_a_result_is_waited_for(working: tuple[Client, Broker], retention:
             await until_watched(broker, handle)
             await run_one(broker, result=b"42")
     assert results == [b"42"]
+
+
+async def test_a_result_that_comes_while_the_task_is_looked_at_is_not_missed(
+    working: tuple[Client, Broker],
+) -> None:
+    """The task is gone then, and its end was told just before."""
+    client, broker = working
+
+    @attrs.define
+    class Late:
+        """Answers when the task is done."""
+
+        broker: Any
+
+        async def read_task(self, queue: str, task_id: str) -> TaskInfo | None:
+            if await self.broker.read_task(queue, task_id):
+                await run_one(broker, result=b"42")
+            found: TaskInfo | None = await self.broker.read_task(queue, task_id)
+            return found
+
+    late: Any = Late(broker)
+    made = await client.enqueue(Task("t"))
+    handle = TaskHandle(broker, late, made.id, made.queue, made.state)
+    with trio.fail_after(PATIENCE):
+        assert await handle.result() == b"42"
 
 
 async def test_a_result_that_is_there_is_returned(working: tuple[Client, Broker]) -> None:

@@ -76,6 +76,11 @@ class Wakeups(Protocol):
 class OutcomeWatch(Protocol):
     """The end of one task, as those hear of it who watch. Ends written by Go are not heard."""
 
+    @property
+    def was_there(self) -> bool:
+        """Whether there was such a task when watching began, or began again."""
+        ...
+
     async def wait(self) -> Outcome | None:
         """Wait for the end; None after an outage: look for yourself, then wait again."""
         ...

@@ -14,12 +14,13 @@ from terzetto._shared._logging import Logger
 from terzetto.codec import Codec
 from terzetto.errors import InvalidOptionError
 from terzetto.redis import Redis
-from terzetto.tasks._broker import Broker
+from terzetto.tasks._broker import Broker, OutcomeWatch
 from terzetto.tasks._broker_values import (
     CancelRequest,
     Conflict,
     Duplicate,
     Enqueue,
+    Outcome,
     Placed,
     Placement,
 )
@@ -109,15 +110,30 @@ class TaskHandle:
                 with trio.move_on_after(patience):
                     outcome = await watch.wait()
                     if outcome is not None:
-                        if outcome.state is TaskState.ARCHIVED:
-                            raise TaskFailedError(self.id, outcome.error)
-                        return outcome.result
-                info = await self.info()
+                        return self._read(outcome)
+                info = await self._inspection.read_task(self.queue, self.id)
+                if info is None:
+                    return await self._wait_last(watch)
                 if info.state is TaskState.COMPLETED:
                     return info.result
                 if info.state is TaskState.ARCHIVED:
                     raise TaskFailedError(self.id, info.message.error)
                 patience = min(2 * patience, _LAST_LOOK)
+
+    async def _wait_last(self, watch: OutcomeWatch) -> bytes | None:
+        """Wait for the word of an end that came between two looks; it may be on its way."""
+        outcome = None
+        if watch.was_there:
+            with trio.move_on_after(_LAST_LOOK):
+                outcome = await watch.wait()
+        if outcome is None:
+            raise self._gone()
+        return self._read(outcome)
+
+    def _read(self, outcome: Outcome) -> bytes | None:
+        if outcome.state is TaskState.ARCHIVED:
+            raise TaskFailedError(self.id, outcome.error)
+        return outcome.result
 
     async def cancel(self, *, drop: bool = False) -> None:
         """Ask for it to be cancelled, if it is running.

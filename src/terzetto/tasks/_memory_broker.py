@@ -75,6 +75,7 @@ class _Wakeups:
 @attrs.define(eq=False)
 class _Watch:
     receive: trio.MemoryReceiveChannel[Outcome]
+    was_there: bool
     has_looked: bool = False
 
     async def wait(self) -> Outcome | None:
@@ -155,7 +156,8 @@ class MemoryBroker(MemoryInspection):
         watches = self._watches.setdefault((queue, task_id), set())
         watches.add(send)
         try:
-            yield _Watch(receive)
+            found = self.queues.get(queue)
+            yield _Watch(receive, was_there=found is not None and task_id in found.tasks)
         finally:
             watches.discard(send)
             if not watches:

@@ -87,13 +87,14 @@ class _Watch:
     queue: str
     task_id: str
     looked: bool = False
+    was_there: bool = False
 
     async def wait(self) -> Outcome | None:
         """See `OutcomeWatch.wait`."""
         if not self.looked:
             # From here on the end is told; what was there before has to be looked at.
             key = self.broker.keys(self.queue).task(self.task_id)
-            await self.broker.run(_scripts.WATCH, [key], [])
+            self.was_there = bool(await self.broker.run(_scripts.WATCH, [key], []))
             self.looked = True
             return None
         item = await anext(self.subscription)
