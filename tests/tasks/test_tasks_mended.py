@@ -12,7 +12,7 @@ import pytest
 
 from terzetto.redis import Redis, connect
 from terzetto.tasks import Client, Inspector, Task, TaskState, WorkerInfo
-from terzetto.tasks import _redis_inspection as inspection
+from terzetto.tasks import _redis_base as base
 from terzetto.tasks import _redis_upkeep as upkeep
 from terzetto.tasks import _redis_work as work
 from terzetto.tasks._broker_values import Enqueue
@@ -93,6 +93,37 @@ async def test_a_task_that_cannot_be_read_is_archived_and_can_be_deleted(
     assert await broker.move_task("q", "bad", Move.DELETE) is TaskState.ARCHIVED
 
 
+async def test_a_task_of_a_group_that_cannot_be_read_is_archived_and_not_deleted_with_its_batch(
+    broker: RedisBroker, redis: Redis
+) -> None:
+    await broker.enqueue([entry(name, group="g") for name in ("good", "bad", "better")])
+    await redis.execute("HSET", "asynq:{q}:t:bad", "msg", b"\xff\xff")
+
+    batch = await broker.take_batch("q", "g", max_size=3, grace=60)
+
+    assert batch is not None
+    assert sorted(message.id for message in batch.messages) == ["better", "good"]
+    assert await broker.finish_batch(batch, entry("one"))
+    assert await redis.execute("HGET", "asynq:{q}:t:bad", "msg") == b"\xff\xff"
+    assert await redis.execute("ZRANGE", "asynq:{q}:archived", 0, -1) == [b"bad"]
+    assert await broker.move_task("q", "bad", Move.DELETE) is TaskState.ARCHIVED
+
+
+async def test_a_group_of_which_nothing_can_be_read_is_no_batch(
+    broker: RedisBroker, redis: Redis
+) -> None:
+    """It would go back to its group again and again."""
+    await broker.enqueue([entry("bad", group="g")])
+    await redis.execute("HSET", "asynq:{q}:t:bad", "msg", b"\xff\xff")
+
+    assert await broker.take_batch("q", "g", max_size=1, grace=60) is None
+
+    assert await redis.execute("ZRANGE", "asynq:{q}:archived", 0, -1) == [b"bad"]
+    assert await redis.execute("KEYS", "asynq:{q}:*g:*") == []
+    assert await redis.execute("ZCARD", "asynq:{q}:aggregation_sets") == 0
+    assert await broker.list_groups("q") == []
+
+
 # -------------------------------------------------------------------- locks
 
 
@@ -155,7 +186,7 @@ async def test_the_lock_of_a_later_task_counts_from_when_it_is_due(
 # ------------------------------------------------------------------ archive
 
 
-@pytest.mark.parametrize("module", [work, inspection, upkeep])
+@pytest.mark.parametrize("module", [work, base, upkeep])
 async def test_trimming_the_archive_leaves_nothing_behind(
     broker: RedisBroker,
     redis: Redis,
@@ -171,7 +202,7 @@ async def test_trimming_the_archive_leaves_nothing_behind(
 
     if module is work:
         await broker.archive(await take_one(broker), error="no")
-    elif module is inspection:
+    elif module is base:
         await broker.move_task("q", "t3", Move.ARCHIVE)
     else:
         await broker.archive(await take_one(broker), error="no")

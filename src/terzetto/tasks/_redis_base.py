@@ -11,7 +11,7 @@ import trio
 from terzetto._shared._logging import Logger, default_logger
 from terzetto.redis import Arg, LinkLostError, Redis, Reply, Script
 from terzetto.tasks._clock import Clock, ServerClock
-from terzetto.tasks._keys import DAY, STATISTICS_DAYS, QueueKeys
+from terzetto.tasks._keys import DAY, MAX_ARCHIVED, STATISTICS_DAYS, QueueKeys
 
 CHUNK: Final = 200  # tasks of one script, so that others are not kept waiting
 TOKENS: Final = "lease-"
@@ -70,6 +70,26 @@ class RedisBase:
             text = time.strftime("%Y-%m-%d", time.gmtime(number * DAY))
             self._day = (number, text)
         return self._day[1], int(now) + STATISTICS_DAYS * DAY
+
+    async def move_one_words(
+        self, queue: str, task_id: bytes, move: str
+    ) -> tuple[list[Arg], list[Arg]]:
+        """Return keys and arguments of the script that moves one task."""
+        now = await self._time()
+        keys = self.keys(queue)
+        names: list[Arg] = [keys.tasks.encode() + task_id]
+        names += [keys.pending, keys.archived, keys.groups, keys.sets]
+        return names, [
+            task_id,
+            move,
+            keys.prefix,
+            keys.tasks,
+            int(now),
+            nanoseconds(now),
+            keys.wake_channel,
+            int(now) - STATISTICS_DAYS * DAY,
+            MAX_ARCHIVED,
+        ]
 
     async def run(
         self,

@@ -159,23 +159,8 @@ class RedisInspection(RedisBase):
 
     async def move_task(self, queue: str, task_id: str, move: Move) -> TaskState | None:
         """See `Inspection.move_task`."""
-        now = await self._time()
-        keys = self.keys(queue)
-        reply = await self.redis.run_script(
-            _scripts.MOVE_ONE,
-            keys=[keys.task(task_id), keys.pending, keys.archived, keys.groups, keys.sets],
-            args=[
-                task_id,
-                move.value,
-                keys.prefix,
-                keys.tasks,
-                int(now),
-                nanoseconds(now),
-                keys.wake_channel,
-                int(now) - STATISTICS_DAYS * DAY,
-                MAX_ARCHIVED,
-            ],
-        )
+        keys, args = await self.move_one_words(queue, task_id.encode(), move.value)
+        reply = await self.redis.run_script(_scripts.MOVE_ONE, keys=keys, args=args)
         state = reply.decode()
         if state.startswith("!"):
             raise TaskStateError(

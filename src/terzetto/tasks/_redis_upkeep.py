@@ -102,25 +102,35 @@ class RedisUpkeep(RedisProducing, RedisWork):
         keys = self.keys(queue)
         set_id = str(uuid.uuid4())
         deadline = int(now + BATCH_SECONDS)
-        bodies = await self.run(
+        reply = await self.run(
             _scripts.TAKE_BATCH,
             [keys.group(group), keys.aggregation_set(group, set_id), keys.sets, keys.groups],
             [now, max_size, max_delay, grace, deadline, group, keys.tasks, "0"],
             again=7,
         )
         messages: list[TaskMessage] = []
-        for body in bodies:
+        for task_id, body in zip(reply[::2], reply[1::2], strict=True):
             try:
                 messages.append(TaskMessage.decode(body))
             except MessageError as error:
                 self._logger.warning(
-                    "left a task out that cannot be read", queue=queue, group=group, exc_info=error
+                    "archived a task that cannot be read",
+                    queue=queue,
+                    group=group,
+                    task_id=task_id,
+                    exc_info=error,
                 )
+                await self._archive_unread(queue, task_id)
         if not messages:
             return None
         return Batch(
             queue=queue, group=group, set_id=set_id, messages=tuple(messages), deadline=deadline
         )
+
+    async def _archive_unread(self, queue: str, task_id: bytes) -> None:
+        """Take a task out of its batch, with which it would be deleted, and archive it as it is."""
+        names, args = await self.move_one_words(queue, task_id, "archive")
+        await self.run(_scripts.MOVE_ONE, names, args)
 
     async def finish_batch(self, batch: Batch, aggregate: Enqueue) -> Placement | None:
         """See `Broker.finish_batch`."""

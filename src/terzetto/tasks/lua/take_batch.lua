@@ -2,13 +2,18 @@
 -- KEYS: 1 tasks of the group, 2 the new set, 3 sets, 4 groups
 -- ARGV: 1 now, 2 greatest size or 0, 3 longest delay or 0, 4 grace, 5 deadline, 6 group,
 --       7 prefix of task keys, 8 '1' if this may have run before
--- Returns the msgs of the tasks taken, in the order in which they joined; none if it is not time
+-- Returns id, msg of each task taken, in the order in which they joined; none if it is not time
 
 local function messages()
   local found = {}
   for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
     local msg = redis.call('HGET', ARGV[7] .. id, 'msg')
-    if msg then found[#found + 1] = msg else redis.call('ZREM', KEYS[2], id) end
+    if msg then
+      found[#found + 1] = id
+      found[#found + 1] = msg
+    else
+      redis.call('ZREM', KEYS[2], id)
+    end
   end
   return found
 end
