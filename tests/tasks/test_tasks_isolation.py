@@ -1,6 +1,6 @@
 """What goes wrong with one task, or with what runs them, holds up and costs no other."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import attrs
@@ -233,3 +233,51 @@ async def test_a_place_that_redis_does_not_free_costs_no_task(place: AnyBroker) 
         over.set()
         await server.shutdown()
     assert ran == [b"beside", *[b""] * 4]
+
+
+# Errors that can hardly be read -------------------------------------------------------------
+
+
+def nested(depth: int, copies: int = 1) -> Exception:
+    error: ExceptionGroup[Exception] = ExceptionGroup("g", [ValueError("x")])
+    for _ in range(depth):
+        error = ExceptionGroup[Exception]("g", [error] * copies)
+    return error
+
+
+def deep() -> BaseException:
+    return nested(3000)
+
+
+def shared() -> BaseException:
+    """Return a group in which one error is a billion times."""
+    return nested(30, copies=2)
+
+
+def deep_exit() -> BaseException:
+    return BaseExceptionGroup("g", [SystemExit(), nested(3000)])
+
+
+@pytest.mark.parametrize("make", [deep, shared, deep_exit])
+async def test_an_error_of_many_errors_decides_about_its_own_task_only(
+    place: AnyBroker, make: Callable[[], BaseException]
+) -> None:
+    router, ran, over = Router(), list[bytes](), trio.Event()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        raise make()
+
+    @router.task("beside")
+    async def beside(payload: bytes) -> None:
+        ran.append(payload)
+        await over.wait()
+
+    beside_id, failing = await put(place, task("beside"), task())
+    async with serving(place, router, retry_delay=late):
+        failed = await reaches(place, failing, TaskState.RETRY)
+        over.set()
+        await reaches(place, beside_id, None)
+    assert failed is not None
+    assert "ExceptionGroup: g (" in failed.message.error
+    assert len(ran) == 1

@@ -28,7 +28,7 @@ import operator
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, TypeAlias, cast
+from typing import Final, TypeAlias
 
 import attrs
 import trio
@@ -45,7 +45,7 @@ from trio.lowlevel import (
 
 from terzetto._shared._logging import Logger
 from terzetto._shared._pause import Pause
-from terzetto._shared._texts import describe_error
+from terzetto._shared._texts import describe_error, each_error, printable
 from terzetto.actor import Actor, Context, Stop
 from terzetto.redis import LinkClosedError
 from terzetto.tasks._attempt import Attempt, HandedBackError, attempt_deadline
@@ -362,14 +362,15 @@ class CrewActor(Actor):
             context.log.warning("a hook of the server's did not work", text=verdict.complaint)
         if verdict.fate is Fate.DONE:
             return Completion(lease, retain=False)
+        shown = printable(error)
         if verdict.fate is Fate.ARCHIVE or attempt.drop:
             core.counts.archived += 1
-            context.log.warning("a task failed for good", error=verdict.text, exc_info=error)
+            context.log.warning("a task failed for good", error=verdict.text, exc_info=shown)
             return partial(core.broker.archive, lease, error=verdict.text)
         core.counts.retried += 1
         if verdict.is_failure:
             context.log.warning(
-                "a task failed", error=verdict.text, retry_in=verdict.delay, exc_info=error
+                "a task failed", error=verdict.text, retry_in=verdict.delay, exc_info=shown
             )
         else:
             context.log.info("a task is put off", error=verdict.text, retry_in=verdict.delay)
@@ -400,7 +401,9 @@ class CrewActor(Actor):
             raise
         except BaseException as raised:  # a boundary of user code
             own = _own_error(raised)
-            context.log.warning("the error handler failed", error=error_text(own), exc_info=own)
+            context.log.warning(
+                "the error handler failed", error=error_text(own), exc_info=printable(own)
+            )
             return
         if scope.cancelled_caught:
             context.log.warning("the error handler took too long", seconds=_HOOK_PATIENCE)
@@ -458,7 +461,4 @@ def _own_error(raised: BaseException) -> BaseException:
 
 
 def _holds(raised: BaseException, kind: type[BaseException]) -> bool:
-    if isinstance(raised, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", raised)
-        return group.subgroup(kind) is not None
-    return isinstance(raised, kind)
+    return any(isinstance(each, kind) for each in each_error(raised))

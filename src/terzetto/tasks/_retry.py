@@ -189,7 +189,26 @@ class RetryPolicy:
 
 
 def says(error: BaseException, kind: type[SkipRetry | RevokeTask]) -> bool:
-    """Tell whether an error is, wraps, or as a group holds, one of `kind`."""
+    """Tell whether an error is, wraps, or as a group holds, one of `kind`.
+
+    Beyond a hundred causes, or a hundred groups in groups, nothing is looked at.
+    """
+    return _says(error, kind, _DEEPEST, {})
+
+
+def _says(
+    error: BaseException, kind: type[SkipRetry | RevokeTask], depth: int, known: dict[int, bool]
+) -> bool:
+    if id(error) in known or depth == 0:
+        return known.get(id(error), False)
+    known[id(error)] = False  # what an error says that is in itself
+    known[id(error)] = says_it = _chain_says(error, kind, depth, known)
+    return says_it
+
+
+def _chain_says(
+    error: BaseException, kind: type[SkipRetry | RevokeTask], depth: int, known: dict[int, bool]
+) -> bool:
     link: BaseException | None = error
     for _ in range(_DEEPEST):
         if link is None:
@@ -198,7 +217,7 @@ def says(error: BaseException, kind: type[SkipRetry | RevokeTask]) -> bool:
             return True
         if isinstance(link, BaseExceptionGroup):
             group = cast("BaseExceptionGroup[BaseException]", link)
-            members = [says(member, kind) for member in group.exceptions]
+            members = [_says(member, kind, depth - 1, known) for member in group.exceptions]
             if all(members) if kind is RevokeTask else any(members):
                 return True
         link = link.__cause__
