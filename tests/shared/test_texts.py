@@ -59,3 +59,12 @@ def test_an_ordinary_group_can_be_written_and_one_in_a_circle_of_causes_too() ->
     error = ExceptionGroup("two", [ValueError("x"), OSError("y")])
     error.exceptions[0].__cause__ = error
     assert printable(error) is error
+
+
+class ExitingError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("as told")
+
+
+def test_an_error_whose_text_ends_the_program_is_told_without_it() -> None:
+    assert describe_error(ExitingError()) == "ExitingError: its text cannot be had: SystemExit"

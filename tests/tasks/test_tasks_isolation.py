@@ -10,12 +10,23 @@ from redis.exceptions import ResponseError
 from trio.testing import MockClock
 
 from terzetto.redis import Redis, connect
-from terzetto.tasks import ConcurrencyLimit, RateLimit, Router, TaskContext, TaskMessage, TaskState
+from terzetto.tasks import (
+    ConcurrencyLimit,
+    Grouping,
+    Periodic,
+    RateLimit,
+    Router,
+    Task,
+    TaskContext,
+    TaskMessage,
+    TaskState,
+    open_scheduler,
+)
 from terzetto.tasks._broker_values import Completion, Lease
 from terzetto.tasks._redis_broker import RedisBroker
 from terzetto.tasks._router import Handle
 from terzetto.tasks.testing import MemoryBroker
-from tests.tasks.conftest import AnyBroker
+from tests.tasks.conftest import START, AnyBroker
 from tests.tasks.serving import put, reaches, serving, task, until_true
 
 
@@ -281,3 +292,61 @@ async def test_an_error_of_many_errors_decides_about_its_own_task_only(
     assert failed is not None
     assert "ExceptionGroup: g (" in failed.message.error
     assert len(ran) == 1
+
+
+# Hooks that raise what is no Exception ----------------------------------------------------------
+
+
+def leave(*_: object) -> Any:  # noqa: ANN401 - it never returns
+    raise SystemExit("as told")
+
+
+async def leave_later(*_: object) -> Any:  # noqa: ANN401 - it never returns
+    await trio.lowlevel.checkpoint()
+    leave()
+
+
+HOOKS: dict[str, dict[str, object]] = {
+    "retry_delay": {"retry_delay": leave},
+    "is_failure": {"is_failure": leave},
+    "error_handler": {"error_handler": leave_later},
+    "health_check": {"health_check": leave_later, "health_interval": 0.2},
+    "key": {"limits": [ConcurrencyLimit(name="l", count=1, pattern="x", key=leave)]},
+    "aggregate": {"grouping": Grouping(aggregate=leave_later, max_size=1)},
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+async def test_a_hook_that_wants_to_end_the_program_ends_no_task(
+    place: AnyBroker, hook: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    router, ran, over = Router(), list[bytes](), trio.Event()
+
+    @router.task("x")
+    async def work(payload: bytes) -> None:
+        raise ValueError("no")
+
+    @router.task("beside")
+    async def beside(payload: bytes) -> None:
+        ran.append(payload)
+        await over.wait()
+
+    beside_id, failing, _ = await put(place, task("beside"), task(), task("grouped", group="g"))
+    async with serving(place, router, **HOOKS[hook]):
+        await reaches(place, failing, TaskState.RETRY)
+        await until_true(lambda: any("SystemExit" in each.message for each in caplog.records))
+        over.set()
+        await reaches(place, beside_id, None)
+    assert len(ran) == 1
+
+
+async def test_hooks_of_a_scheduler_that_want_to_end_the_program_do_not(
+    autojump_clock: MockClock,
+) -> None:
+    memory = MemoryBroker(start=START)
+    entries = [Periodic("@every 1m", Task("x"))]
+    async with open_scheduler(
+        memory, entries=entries, before_enqueue=leave_later, after_enqueue=leave_later
+    ):
+        await trio.sleep(5 * 60 + 1)
+    assert len(await memory.dequeue(["default"], 10)) == 5

@@ -26,7 +26,9 @@ def _describe(error: BaseException, depth: int, room: int) -> str:
         return f"{name}: {group.message} ({_describe_members(group, depth, room)})"
     try:
         text = str(error)
-    except Exception as raised:  # noqa: BLE001 - the text of a user's error is user code
+    except KeyboardInterrupt:
+        raise
+    except BaseException as raised:  # noqa: BLE001 - the text of a user's error is user code
         text = f"its text cannot be had: {type(raised).__name__}"
     return f"{name}: {text}" if text else name
 

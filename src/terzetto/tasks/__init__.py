@@ -11,9 +11,6 @@ from terzetto.tasks._client import (
 from terzetto.tasks._context import (
     TaskContext,
 )
-from terzetto.tasks._crew import (
-    TaskExitError,
-)
 from terzetto.tasks._errors import (
     DuplicateTaskError,
     MessageError,
@@ -102,6 +99,9 @@ from terzetto.tasks._task import (
 from terzetto.tasks._trace import (
     current_trace,
     tracing,
+)
+from terzetto.tasks._user_code import (
+    TaskExitError,
 )
 
 __all__ = [

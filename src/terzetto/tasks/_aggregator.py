@@ -10,9 +10,8 @@ from typing import Final
 
 import attrs
 import trio
-from redis.exceptions import RedisError
 
-from terzetto._shared._texts import describe_error
+from terzetto._shared._texts import describe_error, printable
 from terzetto.actor import Actor, Context, Stop
 from terzetto.redis import LinkClosedError
 from terzetto.tasks._broker_values import Batch, Enqueue, Placed
@@ -21,6 +20,7 @@ from terzetto.tasks._core import Core
 from terzetto.tasks._options import Grouping
 from terzetto.tasks._task import TaskOptions, merge, settle
 from terzetto.tasks._upkeep import repeat
+from terzetto.tasks._user_code import raise_foreign
 
 _LONGEST_TICK: Final = 7.0
 _PASSES: Final = 3  # batches that are aggregated at once
@@ -92,11 +92,12 @@ class AggregatorActor(Actor):
                 log.warning("a group took too long to aggregate: its tasks go back to it")
         except LinkClosedError:
             raise
-        except (RedisError, Exception) as error:
+        except BaseException as error:  # a boundary of user code
+            raise_foreign(error)
             log.warning(
                 "a group could not be aggregated: its tasks go back to it",
                 error=describe_error(error),
-                exc_info=error,
+                exc_info=printable(error),
             )
         finally:
             self._release(token)

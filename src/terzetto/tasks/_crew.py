@@ -23,7 +23,6 @@ Nothing that a function raises crashes the crew, but for KeyboardInterrupt.
 """
 
 import contextvars
-import math
 import operator
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -45,7 +44,7 @@ from trio.lowlevel import (
 
 from terzetto._shared._logging import Logger
 from terzetto._shared._pause import Pause
-from terzetto._shared._texts import describe_error, each_error, printable
+from terzetto._shared._texts import describe_error, printable
 from terzetto.actor import Actor, Context, Stop
 from terzetto.redis import LinkClosedError
 from terzetto.tasks._attempt import Attempt, HandedBackError, attempt_deadline
@@ -61,6 +60,7 @@ from terzetto.tasks._retry import (
     error_text,
 )
 from terzetto.tasks._trace import follow_trace
+from terzetto.tasks._user_code import own_error, raise_foreign
 
 LAST_WORDS: Final = 5.0
 """Seconds that outcomes and hand-backs have to be written when a life ends."""
@@ -73,10 +73,6 @@ _TOO_EARLY: Final = 0.001  # seconds before its deadline that an attempt may be 
 
 Write: TypeAlias = Callable[[], Awaitable[bool]]
 """Writes an outcome; returns False if the lease is lost."""
-
-
-class TaskExitError(Exception):
-    """A task function raised what is no `Exception`, such as SystemExit; it is the cause."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -215,7 +211,7 @@ class CrewActor(Actor):
                 except KeyboardInterrupt:
                     raise
                 except BaseException as raised:  # noqa: BLE001 - see above
-                    error = _own_error(raised)
+                    error = own_error(raised)
                 outcome = await self._conclude(attempt, result, error)
             else:
                 core.counts.postponed += 1
@@ -397,12 +393,10 @@ class CrewActor(Actor):
         try:
             with trio.move_on_after(_HOOK_PATIENCE) as scope:
                 await hook(context, error)
-        except KeyboardInterrupt:
-            raise
         except BaseException as raised:  # a boundary of user code
-            own = _own_error(raised)
+            raise_foreign(raised)
             context.log.warning(
-                "the error handler failed", error=error_text(own), exc_info=printable(own)
+                "the error handler failed", error=error_text(raised), exc_info=printable(raised)
             )
             return
         if scope.cancelled_caught:
@@ -445,20 +439,3 @@ def _is_untouched(context: contextvars.Context, fresh: contextvars.Context) -> b
     Variables are added at most: a function has no token that could take out one of ours.
     """
     return len(context) == len(fresh) and all(map(operator.is_, context.values(), fresh.values()))
-
-
-def _own_error(raised: BaseException) -> BaseException:
-    """Return the error that a function is judged by; raise what belongs to a scope around it."""
-    if isinstance(raised, Exception):
-        return raised
-    if _holds(raised, KeyboardInterrupt):
-        raise raised
-    if _holds(raised, trio.Cancelled) and trio.current_effective_deadline() == -math.inf:
-        raise raised
-    error = TaskExitError(f"the task function raised {describe_error(raised)}")
-    error.__cause__ = raised
-    return error
-
-
-def _holds(raised: BaseException, kind: type[BaseException]) -> bool:
-    return any(isinstance(each, kind) for each in each_error(raised))

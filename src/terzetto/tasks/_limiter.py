@@ -94,7 +94,9 @@ class Limiter:
     def _scope(self, limit: RateLimit | ConcurrencyLimit, task: TaskMessage) -> str | None:
         try:
             return limit.scope(task)
-        except Exception as error:  # noqa: BLE001 - a boundary of user code: the key function
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a boundary of user code: the key function
             self.core.log.warning(
                 "the key of a limit failed: the task is not limited by it",
                 limit=limit.name,

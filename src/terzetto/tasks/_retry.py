@@ -173,7 +173,9 @@ class RetryPolicy:
     def _ask_failure(self, error: BaseException, complaints: list[str]) -> bool:
         try:
             return bool(self.is_failure(error))
-        except Exception as own:  # noqa: BLE001 - a boundary of user code
+        except KeyboardInterrupt:
+            raise
+        except BaseException as own:  # noqa: BLE001 - a boundary of user code
             complaints.append(f"is_failure raised {describe_error(own)}")
             return True
 
@@ -183,7 +185,9 @@ class RetryPolicy:
             if 0 <= delay < math.inf:
                 return min(float(delay), _LONGEST_DELAY)
             complaints.append(f"retry_delay returned {delay!r}")
-        except Exception as own:  # noqa: BLE001 - a boundary of user code
+        except KeyboardInterrupt:
+            raise
+        except BaseException as own:  # noqa: BLE001 - a boundary of user code
             complaints.append(f"retry_delay raised {describe_error(own)}")
         return default_retry_delay(task.retried, error, task)
 

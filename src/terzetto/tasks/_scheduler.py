@@ -30,7 +30,7 @@ from redis.exceptions import RedisError
 
 from terzetto._shared._logging import Logger
 from terzetto._shared._pause import Pause
-from terzetto._shared._texts import describe_error
+from terzetto._shared._texts import describe_error, printable
 from terzetto.actor import Actor, Context, Ref, Stop
 from terzetto.errors import ClosedError, InvalidOptionError, TerzettoError
 from terzetto.redis import LinkClosedError
@@ -41,6 +41,7 @@ from terzetto.tasks._host import host_name
 from terzetto.tasks._message import EnqueueEvent, SchedulerEntry, TaskInfo, TaskState
 from terzetto.tasks._periodic import Periodic, Plan, plan
 from terzetto.tasks._task import Task, TaskOptions
+from terzetto.tasks._user_code import raise_foreign
 
 Provider: TypeAlias = Callable[[], Awaitable[Iterable[Periodic]]]
 """Says what the entries of a scheduler are at this moment."""
@@ -336,11 +337,12 @@ class SchedulerActor(Actor):
             await trio.sleep(self.face.sync_interval)
             try:
                 await self._sync(provider, is_first=False)
-            except Exception as error:  # a boundary of user code
+            except BaseException as error:  # a boundary of user code
+                raise_foreign(error)
                 self.face.log.warning(
                     "the entries could not be asked for: they stay as they are",
                     error=describe_error(error),
-                    exc_info=error,
+                    exc_info=printable(error),
                 )
 
     async def _sync(self, provider: Provider, *, is_first: bool) -> None:
@@ -389,8 +391,13 @@ async def _call(hook: Callable[[], Awaitable[object]], log: Logger) -> None:
     try:
         with trio.move_on_after(_HOOK_PATIENCE) as scope:
             await hook()
-    except Exception as error:  # a boundary of user code
-        log.warning("a hook of the scheduler failed", error=describe_error(error), exc_info=error)
+    except BaseException as error:  # a boundary of user code
+        raise_foreign(error)
+        log.warning(
+            "a hook of the scheduler failed",
+            error=describe_error(error),
+            exc_info=printable(error),
+        )
         return
     if scope.cancelled_caught:
         log.warning("a hook of the scheduler took too long", seconds=_HOOK_PATIENCE)

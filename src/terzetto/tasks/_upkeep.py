@@ -21,7 +21,7 @@ import trio
 from redis.exceptions import RedisError
 
 from terzetto._shared._pause import Pause
-from terzetto._shared._texts import describe_error
+from terzetto._shared._texts import describe_error, printable
 from terzetto.actor import Actor, ActorStoppedError, Context, Stop
 from terzetto.redis import LinkClosedError
 from terzetto.tasks._broker import BATCH
@@ -29,6 +29,7 @@ from terzetto.tasks._broker_values import CancelRequest, Lease
 from terzetto.tasks._core import Core
 from terzetto.tasks._limiter import Limiter
 from terzetto.tasks._retry import Fate, LeaseLostError, TaskCancelledError
+from terzetto.tasks._user_code import raise_foreign
 
 _DEAF: Final = 0.1  # seconds until cancels are listened for again
 _FAREWELL: Final = 2.0  # seconds to delete what a server has said of itself
@@ -235,8 +236,11 @@ class Upkeep:
         try:
             with trio.move_on_after(options.health_interval):
                 await options.health_check(error)
-        except Exception as own:  # a boundary of user code
-            core.log.warning("the health check failed", error=describe_error(own), exc_info=own)
+        except BaseException as own:  # a boundary of user code
+            raise_foreign(own)
+            core.log.warning(
+                "the health check failed", error=describe_error(own), exc_info=printable(own)
+            )
         return options.health_interval
 
     async def hear_cancels(self) -> float:
