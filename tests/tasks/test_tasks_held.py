@@ -89,7 +89,8 @@ class Watched:
     gives: trio.Event = attrs.field(factory=trio.Event)
     """Set: requests are answered."""
     crash: trio.Event | None = None
-    """If there is one, the next write of successes waits for it, and fails."""
+    """If there is one, the next write of successes waits for it; then none works until a crash."""
+    is_broken: bool = False
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.place, name)
@@ -107,8 +108,20 @@ class Watched:
         if self.crash is not None:
             crash, self.crash = self.crash, None
             await crash.wait()
+            self.is_broken = True
             raise OSError("a bug")
         return await self.place.complete_many(completions)
+
+    async def complete(self, lease: Lease, *, result: bytes | None, retain: bool) -> bool:
+        if self.is_broken:
+            raise OSError("a bug")
+        return await self.place.complete(lease, result=result, retain=retain)
+
+    async def retry(self, lease: Lease, **how: Any) -> bool:  # noqa: ANN401 - passed on
+        if self.is_broken:
+            self.is_broken = False
+            raise OSError("a bug")
+        return await self.place.retry(lease, **how)
 
 
 @pytest.fixture
