@@ -12,6 +12,7 @@ from terzetto.redis import Redis, connect
 from terzetto.server import EmbeddedServer
 from terzetto.streaming import OLDEST, Event, Gap, Reader, Stream, Subscription
 from terzetto.testing import open_proxy
+from tests.redis.moving import wait_blocked
 
 PATIENCE = 20.0
 
@@ -76,9 +77,9 @@ async def test_what_the_function_raises_ends_its_delivery_and_nothing_else(
     found = Collector()
     async with stream.open_reader() as reader, trio.open_nursery() as nursery:
         nursery.start_soon(deliver, reader, found.take)
-        await trio.testing.wait_all_tasks_blocked()
-        connections = await redis.execute("CLIENT", "LIST")
         with trio.fail_after(PATIENCE):
+            await wait_blocked(redis)  # by its link the reader reads
+            connections = await redis.execute("CLIENT", "LIST")
             async with trio.open_nursery() as adding:
                 adding.start_soon(stream.add_many, [("a", b""), ("b", b"")])
                 with pytest.raises(LookupError, match="a"):
