@@ -232,7 +232,7 @@ async def test_a_server_that_hangs_and_is_given_up_moves_stale_since_nowhere(
             while proxy.accepted < connections + 2:  # both have been given up
                 assert config.stale_since is not None
                 assert config.stale_since <= held_at
-                await trio.sleep(0.01)
+                await trio.sleep(0.01)  # it is looked at all the while, not awaited
         proxy.release()
         await becomes(config, stale=False)
 
@@ -249,7 +249,7 @@ async def test_errors_and_what_is_no_message_do_not_make_a_copy_exact(
             while caplog.text.count("the map cannot be read") < 4:
                 await redis.execute("PUBLISH", updates_channel("m"), "junk")
                 await redis.execute("PUBLISH", updates_channel("m"), "reset:1")
-                await trio.sleep(0.01)
+                await trio.sleep(0.01)  # as above
                 assert config.stale_since == since
         await redis.execute("DEL", content_key("m"))
         await becomes(config, stale=False)

@@ -33,7 +33,7 @@ def who(payload: bytes) -> bytes:
 def hang(payload: bytes) -> None:
     Path(payload.decode()).write_text(str(os.getpid()))
     while True:
-        time.sleep(60)
+        time.sleep(60)  # until its process is killed
 
 
 def fail(payload: bytes) -> None:

@@ -31,7 +31,7 @@ def memory() -> MemoryBroker:
 
 
 async def aggregate(group: str, tasks: Sequence[TaskMessage]) -> Task:
-    raise NotImplementedError
+    pytest.fail("it was called")
 
 
 async def work(payload: bytes) -> None: ...

@@ -122,7 +122,7 @@ class Pipeline(AsyncCoreCommands):
         queued, self._queued = self._queued, []
         try:
             replies = await self._run([words(args) for args, _, _ in queued])
-        except BaseException as error:
+        except BaseException as error:  # raised again: what was queued has to say why, too
             for _, _, handle in queued:
                 handle.fail(error)
             raise

@@ -23,6 +23,7 @@ from terzetto.tasks._attempt import Attempt
 from terzetto.tasks._core import Core
 from terzetto.tasks._limits import ConcurrencyLimit, RateLimit, later
 from terzetto.tasks._message import TaskMessage
+from terzetto.tasks._user_code import raise_foreign
 
 _REFUSED: Final = 2.0  # seconds until Redis is asked again about a task that it refused to count
 
@@ -94,9 +95,8 @@ class Limiter:
     def _scope(self, limit: RateLimit | ConcurrencyLimit, task: TaskMessage) -> str | None:
         try:
             return limit.scope(task)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # noqa: BLE001 - a boundary of user code: the key function
+            raise_foreign(error)
             self.core.log.warning(
                 "the key of a limit failed: the task is not limited by it",
                 limit=limit.name,
